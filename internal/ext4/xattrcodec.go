@@ -3,7 +3,6 @@ package ext4
 import (
 	"bytes"
 	"cmp"
-	"encoding/binary"
 	"slices"
 	"strings"
 )
@@ -12,16 +11,7 @@ import (
 // one block that several inodes may share. Both hold entries from the front and
 // values from the back. The format is documented in the kernel's
 // Documentation/filesystems/ext4/attributes.rst.
-const (
-	xattrEntrySize   = 16 // without the name
-	xattrBlockHeader = 32
-
-	// of the block's header
-	xattrRefCountAt = 4
-	xattrBlocksAt   = 8
-	xattrHashAt     = 12
-	xattrChecksumAt = 16
-)
+const xattrEntrySize = 16 // without the name
 
 // An attribute's name is kept as a number for what it begins with, and the
 // rest.
@@ -80,9 +70,7 @@ func (x xattr) fullName() (string, bool) {
 func (x xattr) same(other xattr) bool { return x.index == other.index && x.name == other.name }
 
 // size is what the attribute takes in its region.
-func (x xattr) size() int { return pad4(xattrEntrySize+len(x.name)) + pad4(len(x.value)) }
-
-func pad4(n int) int { return (n + 3) &^ 3 }
+func (x xattr) size() int { return align4(xattrEntrySize+len(x.name)) + align4(len(x.value)) }
 
 // xattrsSize is what a region of these attributes needs, with the zero word
 // that ends the entries.
@@ -102,7 +90,7 @@ func decodeXattrs(buf []byte, first int) (list []xattr, problem string) {
 		if at+4 > len(buf) {
 			return nil, "attribute entries run past their region"
 		}
-		if binary.LittleEndian.Uint32(buf[at:]) == 0 {
+		if le32(buf, at) == 0 {
 			return list, ""
 		}
 		if at+xattrEntrySize > len(buf) {
@@ -112,10 +100,10 @@ func decodeXattrs(buf []byte, first int) (list []xattr, problem string) {
 		if nameEnd > len(buf) {
 			return nil, "attribute name runs past its region"
 		}
-		if binary.LittleEndian.Uint32(buf[at+4:]) != 0 {
+		if le32(buf, at+4) != 0 {
 			return nil, "attribute value in an inode of its own"
 		}
-		offset, size := int(binary.LittleEndian.Uint16(buf[at+2:])), uint64(binary.LittleEndian.Uint32(buf[at+8:]))
+		offset, size := int(le16(buf, at+2)), uint64(le32(buf, at+8))
 		x := xattr{index: buf[at+1], name: string(buf[at+xattrEntrySize : nameEnd])}
 		if size > 0 {
 			if offset < first || uint64(offset)+size > uint64(len(buf)) {
@@ -124,7 +112,7 @@ func decodeXattrs(buf []byte, first int) (list []xattr, problem string) {
 			x.value = bytes.Clone(buf[offset : offset+int(size)])
 		}
 		list = append(list, x)
-		at = pad4(nameEnd)
+		at = align4(nameEnd)
 	}
 }
 
@@ -140,15 +128,15 @@ func encodeXattrs(buf []byte, first int, list []xattr, hashes bool) bool {
 		buf[at], buf[at+1] = uint8(len(x.name)), x.index
 		copy(buf[at+xattrEntrySize:], x.name)
 		if len(x.value) > 0 {
-			top -= pad4(len(x.value))
+			top -= align4(len(x.value))
 			copy(buf[top:], x.value)
-			binary.LittleEndian.PutUint16(buf[at+2:], uint16(top))
+			put16(buf, at+2, uint16(top))
 		}
-		binary.LittleEndian.PutUint32(buf[at+8:], uint32(len(x.value)))
+		put32(buf, at+8, uint32(len(x.value)))
 		if hashes {
-			binary.LittleEndian.PutUint32(buf[at+12:], x.hash())
+			put32(buf, at+12, x.hash())
 		}
-		at += pad4(xattrEntrySize + len(x.name))
+		at += align4(xattrEntrySize + len(x.name))
 	}
 	return true
 }
@@ -159,10 +147,10 @@ func (x xattr) hash() uint32 {
 	for i := 0; i < len(x.name); i++ {
 		hash = hash<<5 ^ hash>>27 ^ uint32(x.name[i])
 	}
-	padded := make([]byte, pad4(len(x.value)))
+	padded := make([]byte, align4(len(x.value)))
 	copy(padded, x.value)
 	for ; len(padded) > 0; padded = padded[4:] {
-		hash = hash<<16 ^ hash>>16 ^ binary.LittleEndian.Uint32(padded)
+		hash = hash<<16 ^ hash>>16 ^ le32(padded, 0)
 	}
 	return hash
 }
@@ -174,14 +162,14 @@ func encodeXattrBlock(block []byte, list []xattr) bool {
 	slices.SortStableFunc(list, func(a, b xattr) int {
 		return cmp.Or(cmp.Compare(a.index, b.index), cmp.Compare(len(a.name), len(b.name)), cmp.Compare(a.name, b.name))
 	})
-	if xattrsSize(list) > len(block)-xattrBlockHeader {
+	if xattrsSize(list) > len(block)-xattrHeaderLen {
 		return false
 	}
-	clear(block[:xattrBlockHeader])
-	encodeXattrs(block, xattrBlockHeader, list, true)
-	binary.LittleEndian.PutUint32(block, xattrMagic)
-	binary.LittleEndian.PutUint32(block[xattrRefCountAt:], 1)
-	binary.LittleEndian.PutUint32(block[xattrBlocksAt:], 1)
+	clear(block[:xattrHeaderLen])
+	encodeXattrs(block, xattrHeaderLen, list, true)
+	put32(block, xbMagic, xattrMagic)
+	put32(block, xbRefcount, 1)
+	put32(block, xbBlocks, 1)
 	// An entry without a hash (the kernel's sign that a block is not to be
 	// shared) makes the block's hash zero.
 	var hash uint32
@@ -193,19 +181,19 @@ func encodeXattrBlock(block []byte, list []xattr) bool {
 		}
 		hash = hash<<16 ^ hash>>16 ^ one
 	}
-	binary.LittleEndian.PutUint32(block[xattrHashAt:], hash)
+	put32(block, xbHash, hash)
 	return true
 }
 
 // decodeXattrBlock reads the attributes of a whole block.
 func decodeXattrBlock(block []byte) (list []xattr, problem string) {
 	switch {
-	case binary.LittleEndian.Uint32(block) != xattrMagic:
+	case le32(block, xbMagic) != xattrMagic:
 		return nil, "no attribute block's magic number"
-	case binary.LittleEndian.Uint32(block[xattrBlocksAt:]) != 1:
+	case le32(block, xbBlocks) != 1:
 		return nil, "an attribute block of more than one block"
-	case binary.LittleEndian.Uint32(block[xattrRefCountAt:]) == 0:
+	case le32(block, xbRefcount) == 0:
 		return nil, "an attribute block nobody holds"
 	}
-	return decodeXattrs(block, xattrBlockHeader)
+	return decodeXattrs(block, xattrHeaderLen)
 }
