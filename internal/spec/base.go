@@ -1,0 +1,111 @@
+package spec
+
+import (
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+var (
+	imageNamePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,63}$`)
+	sha256Pattern    = regexp.MustCompile(`^[0-9a-f]{64}$`)
+)
+
+// imageSuffixes are the endings by which a word is a file, not a name.
+var imageSuffixes = []string{".img", ".xz", ".gz", ".zst", ".zip"}
+
+func (d *decoder) image(v item) string {
+	lower := strings.ToLower(v.text)
+	file := strings.ContainsAny(v.text, "/~"+string(filepath.Separator))
+	for _, suffix := range imageSuffixes {
+		file = file || strings.HasSuffix(lower, suffix)
+	}
+	switch {
+	case strings.Contains(v.text, "://"):
+		return d.imageURL(v)
+	case file:
+		path, _ := d.existingFile(v, "the image")
+		return path
+	case !imageNamePattern.MatchString(v.text):
+		d.problem(v, "%s is no image: name a file (./raspios.img.xz), an https URL, or an entry of Raspberry Pi's OS list", quote(v.text))
+	default:
+		d.notBuilt(v, "the look-up of names in Raspberry Pi's OS list (name a file or an https URL)")
+	}
+	return v.text
+}
+
+func (d *decoder) imageURL(v item) string {
+	u, err := url.Parse(v.text)
+	switch {
+	case err != nil || u.Hostname() == "":
+		d.problem(v, "this is not a URL") // the parser's error may quote a password
+	case u.User != nil:
+		d.problem(v, "a URL with a user or password in it would end up in the manifest: download the file, and name it here")
+	case u.Scheme == "https":
+	case u.Scheme == "http" && loopback(u.Hostname()):
+	case u.Scheme == "http":
+		d.problem(v, "http can be tampered with on the way: use https")
+	default:
+		d.problem(v, "%s is not supported: use an https URL, or a file", quote(u.Scheme+"://"))
+	}
+	if u != nil && u.Fragment != "" {
+		d.problem(v, "a URL of a file has no # part: remove it")
+	}
+	return v.text
+}
+
+func loopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	a, err := netip.ParseAddr(host)
+	return err == nil && a.IsLoopback()
+}
+
+func (d *decoder) sha256(v item) string {
+	digest := strings.TrimPrefix(strings.ToLower(v.text), "sha256:")
+	if !sha256Pattern.MatchString(digest) {
+		d.problem(v, "%s is not a SHA-256 digest: 64 hexadecimal digits, as `sha256sum` prints them", quote(v.text))
+	}
+	return digest
+}
+
+// checkBase looks at an image and its digest together.
+func (d *decoder) checkBase(at item, b *Base) {
+	image, there := d.at[join(at.path, "image")]
+	if there && b.Kind() == BaseURL && b.SHA256 == "" && !d.problemsUnder(image.path) {
+		d.problem(image, "a URL needs its digest: add `sha256:` as the publisher gives it")
+	}
+}
+
+// existingFile resolves the path of a file that must be there.
+func (d *decoder) existingFile(v item, what string) (string, bool) {
+	path, err := d.resolvePath(v.text)
+	if err != nil {
+		d.problem(v, "%s", err)
+		return "", false
+	}
+	info, err := os.Stat(path)
+	switch {
+	case os.IsNotExist(err):
+		d.problem(v, "%s %s does not exist%s", what, quote(v.text), d.relativeTo(v.text))
+	case err != nil:
+		d.problem(v, "%s %s cannot be read: %s", what, quote(v.text), reason(err))
+	case !info.Mode().IsRegular():
+		d.problem(v, "%s is %s, not a file", quote(v.text), fileKind(info.Mode()))
+	default:
+		return path, true
+	}
+	return path, false
+}
+
+// relativeTo reminds of where relative paths begin, when one leads nowhere.
+func (d *decoder) relativeTo(path string) string {
+	if filepath.IsAbs(path) || strings.HasPrefix(path, "~") {
+		return ""
+	}
+	return " (paths are relative to the folder of " + filepath.Base(d.cluster.File) + ")"
+}

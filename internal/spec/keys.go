@@ -1,0 +1,400 @@
+package spec
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"hatchery/internal/clusterctrl"
+)
+
+// The models of a controller and of a slot.
+var (
+	controllerModels = []string{"auto", "zero", "zero-w", "zero-2-w", "2", "3", "4", "5"}
+	slotModels       = []string{"zero", "zero-w", "zero-2-w"}
+)
+
+// keys is the table of all keys of cluster.yaml, bound to the cluster that
+// they fill.
+func (c *Cluster) keys() []key {
+	return []key{
+		{
+			name: "name", syntax: "a name", example: "homelab",
+			about:    "The cluster's name. Lower-case letters, digits and hyphens, at most 63. It is part of every certificate, so changing it later means a new identity (the folder `identity/`) for all nodes.",
+			required: "give the cluster a name, such as `name: homelab`",
+			text:     func(d *decoder, v item) { c.Name = d.clusterName(v) },
+		},
+		{
+			name: "domain", syntax: "a domain name", example: "chappa.ai", elsewise: "none",
+			about: "A domain for the nodes' full names in `/etc/hosts` and `ssh_config`. Nothing asks that it exist in the DNS.",
+			text:  func(d *decoder, v item) { c.Domain = d.domain(v) },
+		},
+		{
+			name:     "base",
+			about:    "The operating system image that everything is built from. A controller or slot may have a `base` of its own.",
+			required: "name the image to build from, such as `base: {image: ./raspios.img.xz}`",
+			keys:     baseKeys(&c.Base),
+			end:      func(d *decoder, at item) { d.checkBase(at, &c.Base) },
+		},
+		{
+			name:  "user",
+			about: "The account that you log in with, the same on every node.",
+			keys: []key{
+				{
+					name: "name", syntax: "a user name", example: "pi", initial: "pi",
+					about: "The account's name. Neither root nor one of the system's own accounts and groups.",
+					text:  func(d *decoder, v item) { c.User.Name = d.userName(v) },
+				},
+				{
+					name: "authorized_keys", syntax: "a list of files and key lines", example: "[~/.ssh/id_ed25519.pub]", elsewise: "none; then `password_hash` is needed",
+					about: "The public SSH keys that may log in. Each entry is a file, which may hold several keys, or a line as it stands in such a file, options included. `~` is your home folder.",
+					items: func(d *decoder, v []item) { c.User.AuthorizedKeys = d.authorizedKeys(v) },
+				},
+				{
+					name: "password_hash", syntax: "a crypt(5) hash", example: "$6$hatchery$vMJ4wnbRE3YYXAwIjL3sJsTALk.ROHlCL2uBdtRLxjJoljMzFG2bcrwUdRcwb01BCK/EeAQczCmVAV6qvUUMZ0", elsewise: "no password: only keys can log in", secret: true,
+					about: "The account's password, hashed: `mkpasswd -m yescrypt` or `openssl passwd -6` prints one. A plain password is refused.",
+					text:  func(d *decoder, v item) { c.User.PasswordHash = d.passwordHash(v) },
+				},
+				{
+					name: "sudo", syntax: "one of", example: "password", choices: []string{"password", "passwordless"}, elsewise: "`passwordless` without a `password_hash`, else `password`",
+					about: "Whether sudo asks for the password. With `password` and no `password_hash` nobody can use sudo.",
+					text:  func(_ *decoder, v item) { c.User.SudoPassword = v.text == "password" },
+				},
+			},
+		},
+		{
+			name:  "controller",
+			about: "The Raspberry Pi that carries the HAT.",
+			keys:  c.Controller.keys(),
+			end:   func(d *decoder, _ item) { d.checkAddress(&c.Controller) },
+		},
+		{
+			name: "slots", placeholder: "pN", elsewise: "`p1` to `p4`, each with its defaults",
+			about:  "The Pi Zeros on the HAT, by slot: `p1` to `p252`; a HAT has four. Those that are named are built. `p2:` with nothing after it is slot 2 with its defaults.",
+			entry:  func(d *decoder, name item) (key, bool) { return d.slot(name) },
+			sample: func() key { return key{keys: new(Slot).keys("the slot's name, such as `p2`")} },
+			end: func(d *decoder, at item) {
+				if len(d.cluster.Slots) == 0 && len(d.problems) == 0 {
+					d.problem(at, "no slot is named: leave the key out for p1 to p4, or name some")
+				}
+			},
+		},
+		{
+			name:  "hat",
+			about: "The HAT, where it cannot be found out by itself.",
+			keys: []key{
+				{
+					name: "version", syntax: "`auto` or a version", example: "auto", initial: "auto", unbuilt: "the control of the HAT's power", builtFor: "auto",
+					about: "The ClusterHAT's version as printed on the board, such as 2.6. The wiring of the slots differs between versions.",
+					text:  func(d *decoder, v item) { c.HAT.Version = d.hatVersion(v) },
+				},
+				{
+					name: "hub", syntax: "`auto` or a USB path", example: "auto", initial: "auto", unbuilt: "the control of the HAT's power", builtFor: "auto",
+					about: "Where the HAT's USB hub hangs, as the kernel names it, such as 1-1.4.",
+					text:  func(d *decoder, v item) { c.HAT.Hub = d.hub(v) },
+				},
+			},
+		},
+		{
+			name: "dns", syntax: "a list of IP addresses", example: "[192.168.42.1]", elsewise: "the nodes ask the controller, which asks whom its own network tells it to",
+			about: "The DNS servers, at most three.",
+			items: func(d *decoder, v []item) { c.DNS = d.dns(v) },
+		},
+		{
+			name: "timezone", syntax: "a time zone", example: "Europe/London", initial: "Etc/UTC",
+			about: "The nodes' time zone, as in the tz database.",
+			text:  func(d *decoder, v item) { c.Timezone = d.timezone(v) },
+		},
+		{
+			name: "locale", syntax: "a locale", example: "en_GB.UTF-8", initial: "C.UTF-8",
+			about: "The nodes' language and encoding. It must be in the base image: locales are not compiled.",
+			text:  func(d *decoder, v item) { c.Locale = d.locale(v) },
+		},
+		{
+			name:  "boot",
+			about: "Additions to the boot partition of every node.",
+			keys: []key{
+				{
+					name: "gpu_mem", syntax: "a whole number", example: "16", initial: "16",
+					about: "The memory that the graphics processor keeps for itself, in MiB: 16 to 384. A node has no screen.",
+					whole: func(d *decoder, v item, n int) { c.Boot.GPUMem = d.gpuMem(v, n) },
+				},
+				{
+					name: "cmdline", syntax: "a list of words", example: "[quiet]", elsewise: "none",
+					about: "Words for the kernel's command line (`cmdline.txt`).",
+					items: func(d *decoder, v []item) { c.Boot.Cmdline = d.cmdline(v) },
+				},
+				{
+					name: "config", syntax: "a list of lines", example: "[\"dtparam=audio=off\"]", elsewise: "none",
+					about: "Lines for the firmware (`config.txt`), in this order.",
+					items: func(d *decoder, v []item) { c.Boot.Config = d.config(v) },
+				},
+			},
+		},
+		{
+			name:  "docker",
+			about: "The Docker engine in the images.",
+			keys: []key{
+				{
+					name: "packages", syntax: "a list of packages", example: "[docker.io]", initial: "docker.io", unbuilt: "the installation of Docker",
+					about: "The packages to install, with what they depend on.",
+					items: func(d *decoder, v []item) { c.Docker.Packages = d.packages(v) },
+				},
+				{
+					name: "source", syntax: "one of", example: "base", choices: []string{"base"}, initial: "base", unbuilt: "the installation of Docker",
+					about: "Where the packages come from: `base` is the package sources that the base image names itself.",
+					text:  func(_ *decoder, v item) { c.Docker.Source = v.text },
+				},
+				{
+					name: "preload", syntax: "a list of image references", example: "[\"alpine:3.20\"]", elsewise: "none", unbuilt: "the installation of Docker",
+					about: "Container images that every node has from the start.",
+					items: func(d *decoder, v []item) { c.Docker.Preload = d.imageReferences(v) },
+				},
+			},
+		},
+		{
+			name:  "swarm",
+			about: "The Docker Swarm that the nodes form.",
+			keys: []key{
+				labelsKey(&c.Swarm.Labels, "Labels that every node of the swarm gets."),
+				{
+					name: "cert_expiry", syntax: "a duration", example: "8760h", initial: "8760h", unbuilt: "the forming of the swarm",
+					about: "How long a node's swarm certificate is valid: at least `1h`. A node that is off for longer than that has to join anew, which it does by itself.",
+					text:  func(d *decoder, v item) { c.Swarm.CertExpiry = d.certExpiry(v) },
+				},
+				{
+					name: "offline", syntax: "true or false", example: "false", elsewise: "`false`", unbuilt: "the forming of the swarm",
+					about: "Whether the swarm does without the internet.",
+					flag:  func(b bool) { c.Swarm.Offline = b },
+				},
+			},
+		},
+		{
+			name: "overlays", syntax: "a list of folders", example: "[./my-files]", elsewise: "none",
+			about: "Folders with files of your own, laid over all others in this order. What lies in a folder's `common/` goes to every node, in `controller/`, `node/` (all slots) and `p1/` … to those.",
+			items: func(d *decoder, v []item) { c.Overlays = d.overlays(v) },
+		},
+		{
+			name: "workloads", syntax: "a list of files", example: "[./stacks/traefik.yml]", elsewise: "none", unbuilt: "the running of workloads",
+			about: "Compose files that are applied once the swarm is up.",
+			items: func(d *decoder, v []item) { c.Workloads = d.workloads(v) },
+		},
+	}
+}
+
+func (c *Controller) keys() []key {
+	wifi, base := new(Wifi), new(Base)
+	return []key{
+		{
+			name: "hostname", syntax: "a host name", example: "hammond", initial: ControllerName,
+			about: "The controller's host name: letters, digits and hyphens, at most 63.",
+			text:  func(d *decoder, v item) { c.Hostname = d.hostname(v, ControllerName) },
+		},
+		{
+			name: "model", syntax: "one of", example: "auto", choices: controllerModels, initial: "auto",
+			about: "The Raspberry Pi's model. `auto` makes an image that starts on any of them that the base supports.",
+			text:  func(_ *decoder, v item) { c.Model = v.text },
+		},
+		{
+			name: "network", syntax: "one of", example: "cnat", choices: []string{"cnat", "cbridge"}, initial: "cnat",
+			about: "How the nodes reach the world. With `cnat` they are behind the controller's address; with `cbridge` they are in the controller's own network and get their addresses there.",
+			text:  func(_ *decoder, v item) { c.Network = v.text },
+		},
+		{
+			name: "address", syntax: "`dhcp` or an address with its network", example: "192.168.42.10/24", initial: "dhcp",
+			about: "The controller's IPv4 address in your network. 172.19.180.0/24 and 172.19.181.0/24 are the cluster's own.",
+			text:  func(d *decoder, v item) { c.Address = d.address(v) },
+		},
+		{
+			name: "gateway", syntax: "an IP address", example: "192.168.42.1", elsewise: "the first address of the network of `address`",
+			about: "The router, where `address` is not `dhcp`.",
+			text:  func(d *decoder, v item) { c.Gateway = d.gateway(v) },
+		},
+		{
+			name: "wifi", elsewise: "cable", begin: func() { c.Wifi = wifi },
+			about: "The Wi-Fi network that the controller joins; only with `network: cnat`, since Wi-Fi cannot be bridged.",
+			keys: []key{
+				{
+					name: "ssid", syntax: "text", example: "chappa-ai", required: "write the network's name",
+					about: "The network's name, 1 to 32 bytes.",
+					text:  func(d *decoder, v item) { wifi.SSID = d.ssid(v) },
+				},
+				{
+					name: "psk", syntax: "text", example: "\"correct horse\"", required: "write the network's password; open networks are not supported", secret: true,
+					about: "The network's password, 8 to 63 characters, or the key computed from it, 64 hexadecimal digits.",
+					text:  func(d *decoder, v item) { wifi.PSK = d.psk(v) },
+				},
+				{
+					name: "country", syntax: "two letters", example: "GB", required: "name the country, such as GB: without it the radio stays off",
+					about: "The country that the radio's rules are of, by its ISO 3166 code.",
+					text:  func(d *decoder, v item) { wifi.Country = d.country(v) },
+				},
+			},
+		},
+		ownBaseKey(base, func() { c.Base = base }),
+	}
+}
+
+// keys are a slot's keys; whoever reads the table without a file tells what
+// its default host name is called.
+func (s *Slot) keys(hostname string) []key {
+	base := new(Base)
+	return []key{
+		{
+			name: "hostname", syntax: "a host name", example: "oneil", elsewise: hostname,
+			about: "The node's host name: letters, digits and hyphens, at most 63. No two may be equal.",
+			text:  func(d *decoder, v item) { s.Hostname = d.hostname(v, clusterctrl.SlotName(s.Number)) },
+		},
+		{
+			name: "model", syntax: "one of", example: "zero", choices: slotModels, initial: "zero",
+			about: "The board in the slot.",
+			text:  func(_ *decoder, v item) { s.Model = v.text },
+		},
+		{
+			name: "root", syntax: "one of", example: "card", choices: []string{"card", "netboot", "ephemeral"}, initial: "card", unbuilt: "booting without a card", builtFor: "card",
+			about: "Where the node's root file system is: on its SD `card`, on the controller (`netboot`), or in memory over one on the controller, gone when the power is (`ephemeral`).",
+			text:  func(_ *decoder, v item) { s.Root = v.text },
+		},
+		labelsKey(&s.Labels, "Labels of the node in the swarm, for placing services."),
+		ownBaseKey(base, func() { s.Base = base }),
+	}
+}
+
+func baseKeys(b *Base) []key {
+	return []key{
+		{
+			name: "image", syntax: "a file, an https URL or a name", example: "./raspios.img.xz", required: "name a file, an https URL or an entry of Raspberry Pi's OS list",
+			about: "The image: a file or an https URL (`.img`, `.img.xz`, `.img.gz`, `.img.zst`, `.zip`), or a name of Raspberry Pi's OS list such as raspios_lite_armhf (names are not built yet). A word without a slash and without one of these endings is a name.",
+			text:  func(d *decoder, v item) { b.Image = d.image(v) },
+		},
+		{
+			name: "sha256", syntax: "64 hexadecimal digits", example: strings.Repeat("0123456789abcdef", 4), elsewise: "a file is taken as it is; a URL needs it",
+			about: "The SHA-256 digest of the image as it is downloaded, still compressed. An image with another digest is refused.",
+			text:  func(d *decoder, v item) { b.SHA256 = d.sha256(v) },
+		},
+	}
+}
+
+func ownBaseKey(b *Base, begin func()) key {
+	return key{
+		name: "base", elsewise: "the cluster's `base`", begin: begin,
+		about: "A base image for this one alone.",
+		keys:  baseKeys(b),
+		end:   func(d *decoder, at item) { d.checkBase(at, b) },
+	}
+}
+
+func labelsKey(labels *map[string]string, about string) key {
+	return key{
+		name: "labels", elsewise: "none", placeholder: "LABEL", unbuilt: "the forming of the swarm",
+		about: about,
+		entry: func(d *decoder, name item) (key, bool) { return d.label(name, labels) },
+		sample: func() key {
+			return key{syntax: "text", example: "ssd", about: "A label and its value. In the label letters, digits, `.`, `-` and `_`."}
+		},
+	}
+}
+
+// hatVersion and the functions below check values whose rule fits in a line
+// or two; those with more to them have files of their own.
+func (d *decoder) hatVersion(v item) string {
+	if v.text != "auto" && !hatVersionPattern.MatchString(v.text) {
+		d.problem(v, "%s is not a version of the HAT: write auto, or a version such as 2.6", quote(v.text))
+	}
+	return v.text
+}
+
+func (d *decoder) hub(v item) string {
+	if v.text != "auto" && !usbPathPattern.MatchString(v.text) {
+		d.problem(v, "%s is not a USB path: write auto, or a path such as 1-1.4", quote(v.text))
+	}
+	return v.text
+}
+
+func (d *decoder) timezone(v item) string {
+	if len(v.text) > 64 || !timezonePattern.MatchString(v.text) {
+		d.problem(v, "%s is not a time zone: write one such as Europe/London (`timedatectl list-timezones` lists them)", quote(v.text))
+	}
+	return v.text
+}
+
+func (d *decoder) locale(v item) string {
+	if len(v.text) > 64 || !localePattern.MatchString(v.text) {
+		d.problem(v, "%s is not a locale: write one such as en_GB.UTF-8", quote(v.text))
+	}
+	return v.text
+}
+
+func (d *decoder) packages(items []item) []string {
+	var packages []string
+	for _, it := range items {
+		if !packagePattern.MatchString(it.text) {
+			d.problem(it, "%s is not the name of a Debian package", quote(it.text))
+		}
+		packages = append(packages, it.text)
+	}
+	return packages
+}
+
+func (d *decoder) imageReferences(items []item) []string {
+	var references []string
+	for _, it := range items {
+		if len(it.text) > 512 || !referencePattern.MatchString(it.text) {
+			d.problem(it, "%s is not a container image: write one such as alpine:3.20", quote(it.text))
+		}
+		references = append(references, it.text)
+	}
+	return references
+}
+
+// minCertExpiry is what Docker takes at least.
+const minCertExpiry = time.Hour
+
+func (d *decoder) certExpiry(v item) time.Duration {
+	expiry, err := time.ParseDuration(v.text)
+	switch {
+	case err != nil:
+		d.problem(v, "%s is not a duration: write one such as 8760h", quote(v.text))
+	case expiry < minCertExpiry:
+		d.problem(v, "%s is too short: Docker wants at least 1h", quote(v.text))
+	}
+	return expiry
+}
+
+func (d *decoder) gpuMem(v item, n int) int {
+	if n < 16 || n > 384 {
+		d.problem(v, "%d is out of range: 16 to 384 MiB, since a Zero has 512 in all", n)
+	}
+	return n
+}
+
+// label reads one label's name; its value is read by the key that it gives.
+func (d *decoder) label(name item, labels *map[string]string) (key, bool) {
+	switch {
+	case len(name.text) > 128 || !labelPattern.MatchString(name.text):
+		d.problem(name, "%s is not a label: letters, digits, and between them . - _", quote(name.text))
+		return key{}, false
+	case hasReservedNamespace(name.text):
+		d.problem(name, "labels that begin with com.docker., io.docker. and org.dockerproject. are Docker's own: choose another")
+		return key{}, false
+	}
+	return key{text: func(d *decoder, v item) {
+		if len(v.text) > 256 || strings.IndexFunc(v.text, func(r rune) bool { return !strconv.IsPrint(r) }) >= 0 {
+			d.problem(v, "a label's value is one line of at most 256 bytes")
+			return
+		}
+		if *labels == nil {
+			*labels = map[string]string{}
+		}
+		(*labels)[name.text] = v.text
+	}}, true
+}
+
+func hasReservedNamespace(label string) bool {
+	for _, reserved := range []string{"com.docker.", "io.docker.", "org.dockerproject."} {
+		if strings.HasPrefix(strings.ToLower(label), reserved) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,236 @@
+// Package spec is cluster.yaml: the one file that says what a cluster is. It
+// reads the file, fills in the defaults, and checks everything that can be
+// checked without opening an image; all problems of a file are found in one
+// go, each with its line and column.
+//
+// What the keys are, what they mean and how they are checked stands in one
+// table ([Cluster] bound to it in keys.go). The decoder walks that table, and
+// so do the reference page ([WriteReference]) and the file that `hatchery
+// init` writes ([Template]), so the three cannot disagree.
+package spec
+
+import (
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"hatchery/internal/clusterctrl"
+)
+
+// A Cluster is a valid cluster.yaml with its defaults filled in.
+type Cluster struct {
+	File       string // the file's path, as it was given to Load
+	Name       string // lower-case label
+	Domain     string // "" where there is none
+	Base       Base
+	User       User
+	Controller Controller
+	Slots      []Slot // sorted by number
+	HAT        HAT
+	DNS        []netip.Addr
+	Timezone   string
+	Locale     string
+	Boot       Boot
+	Docker     Docker
+	Swarm      Swarm
+	Overlays   []string // absolute paths of folders that exist
+	Workloads  []string // absolute paths of files that exist
+
+	dir     string
+	unbuilt []Problem
+}
+
+// Base is the image that targets are built from.
+type Base struct {
+	// Image is an https URL (http only to this machine), the absolute path of
+	// a file that exists, or a name of Raspberry Pi's OS list; see [Base.Kind].
+	Image  string
+	SHA256 string // of the file as it is downloaded, lower-case hex; "" where none was given
+}
+
+// BaseKind tells the three forms of [Base.Image] apart.
+type BaseKind int
+
+// The forms of an image.
+const (
+	BaseFile BaseKind = iota // an absolute path
+	BaseURL
+	BaseName // an entry of Raspberry Pi's OS list
+)
+
+// Kind says what form the image has.
+func (b Base) Kind() BaseKind {
+	switch {
+	case strings.Contains(b.Image, "://"):
+		return BaseURL
+	case filepath.IsAbs(b.Image):
+		return BaseFile
+	}
+	return BaseName
+}
+
+// User is the account that every node gets.
+type User struct {
+	Name           string
+	AuthorizedKeys []string // lines of authorized_keys, options kept; files are already read
+	PasswordHash   string   // crypt(5); "" means no password log-in
+	SudoPassword   bool     // sudo asks for the password
+}
+
+// Controller is the Raspberry Pi that carries the HAT.
+type Controller struct {
+	Hostname string
+	Model    string       // auto, zero, zero-w, zero-2-w, 2, 3, 4, 5
+	Network  string       // cnat or cbridge
+	Address  netip.Prefix // zero: by DHCP
+	Gateway  netip.Addr   // valid exactly where Address is
+	Wifi     *Wifi        // nil: cable
+	Base     *Base        // nil: the cluster's
+}
+
+// Wifi is the network that the controller joins.
+type Wifi struct {
+	SSID    string // 1 to 32 bytes
+	PSK     string // 8 to 63 characters, or 64 hex digits: the key itself
+	Country string // ISO 3166, upper case
+}
+
+// Slot is one Pi Zero of the HAT.
+type Slot struct {
+	Number   int
+	Hostname string
+	Model    string // zero, zero-w, zero-2-w
+	Root     string // card, netboot, ephemeral
+	Labels   map[string]string
+	Base     *Base // nil: the cluster's
+}
+
+// HAT says which board it is where it cannot be told by itself.
+type HAT struct {
+	Version string // auto, or a version: 2.6
+	Hub     string // auto, or the USB path of its hub: 1-1.4
+}
+
+// Boot is what is added to the boot partition's files.
+type Boot struct {
+	GPUMem  int      // MiB
+	Cmdline []string // words of cmdline.txt
+	Config  []string // lines of config.txt
+}
+
+// Docker is the engine that goes into the images.
+type Docker struct {
+	Packages []string
+	Source   string
+	Preload  []string // image references
+}
+
+// Swarm is how the swarm is made.
+type Swarm struct {
+	Labels     map[string]string // of every node
+	CertExpiry time.Duration
+	Offline    bool
+}
+
+// A Target is one image to be built: the controller or a slot.
+type Target struct {
+	Name     string // "controller", "p1" … "p252"
+	Slot     int    // 0: the controller
+	Hostname string
+	Model    string
+	Root     string // card for the controller
+	Base     Base
+	Labels   map[string]string
+}
+
+// ControllerName is the controller's name as a target.
+const ControllerName = "controller"
+
+// Dir is the absolute path of the folder that the file lies in; relative
+// paths in the file are relative to it, and identity/ lies there.
+func (c *Cluster) Dir() string { return c.dir }
+
+// Unbuilt lists the settings of the file that are valid but have no effect in
+// this version of hatchery, in the order of the file. They must not be passed
+// over in silence: a user who asked for them believes that they work.
+func (c *Cluster) Unbuilt() []Problem { return c.unbuilt }
+
+// Targets lists what the cluster consists of: the controller, then the slots
+// by number.
+func (c *Cluster) Targets() []Target {
+	base := func(own *Base) Base {
+		if own != nil {
+			return *own
+		}
+		return c.Base
+	}
+	targets := []Target{{
+		Name: ControllerName, Hostname: c.Controller.Hostname, Model: c.Controller.Model,
+		Root: "card", Base: base(c.Controller.Base),
+	}}
+	for _, s := range c.Slots {
+		targets = append(targets, Target{
+			Name: clusterctrl.SlotName(s.Number), Slot: s.Number, Hostname: s.Hostname,
+			Model: s.Model, Root: s.Root, Base: base(s.Base), Labels: s.Labels,
+		})
+	}
+	return targets
+}
+
+// Select gives the targets with the given names, each once and in the order
+// of [Cluster.Targets]; no names means all. A name that is no target gives an
+// [UnknownTargetError].
+func (c *Cluster) Select(names []string) ([]Target, error) {
+	all := c.Targets()
+	if len(names) == 0 {
+		return all, nil
+	}
+	wanted := map[string]bool{}
+	for _, name := range names {
+		wanted[name] = true
+	}
+	var selected []Target
+	for _, t := range all {
+		if wanted[t.Name] {
+			selected = append(selected, t)
+			delete(wanted, t.Name)
+		}
+	}
+	for _, name := range names { // in the caller's order, so that the error is the same every time
+		if wanted[name] {
+			return nil, c.unknownTarget(name, all)
+		}
+	}
+	return selected, nil
+}
+
+func (c *Cluster) unknownTarget(name string, all []Target) error {
+	e := &UnknownTargetError{Name: name}
+	for _, t := range all {
+		e.Known = append(e.Known, t.Name)
+		if strings.EqualFold(t.Hostname, name) || strings.EqualFold(t.Name, name) {
+			e.Meant = t.Name
+		}
+	}
+	return e
+}
+
+// An UnknownTargetError is a name that is no target of the cluster.
+type UnknownTargetError struct {
+	Name  string
+	Known []string // the targets that there are
+	Meant string   // the target whose host name was given; "" where it is none's
+}
+
+func (e *UnknownTargetError) Error() string {
+	if e.Meant != "" {
+		return fmt.Sprintf("%q is not a target: did you mean %s?", e.Name, e.Meant)
+	}
+	known := e.Known
+	if len(known) > 8 {
+		known = append(append([]string{}, known[:6]...), "…", known[len(known)-1])
+	}
+	return fmt.Sprintf("%q is not a target of this cluster: there are %s", e.Name, strings.Join(known, ", "))
+}
