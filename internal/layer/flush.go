@@ -1,0 +1,200 @@
+package layer
+
+import (
+	"fmt"
+	"os"
+)
+
+// A state is what one flush makes durable.
+type state struct {
+	slot     slot
+	segment  []byte
+	ref      segmentRef
+	chain    []segmentRef
+	dirty    []dirtyBucket
+	obsolete []release // free once the state is durable
+}
+
+// Flush makes everything durable that was written before it was called; it
+// costs what changed since the last one. Where it fails for want of space,
+// nothing is lost and it may be tried again; where a sync fails, the layer
+// takes no more writes ([ErrFailed]), since no one knows what is on the disk.
+func (l *Layer) Flush() error {
+	l.flushing.Lock()
+	defer l.flushing.Unlock()
+	s, err := l.begin()
+	if s == nil || err != nil {
+		return err
+	}
+	// Writers go on from here; what they write belongs to the next state.
+	fatal, err := l.commit(s)
+
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if err != nil {
+		l.undo(s, fatal, err)
+		return fmt.Errorf("cannot flush %s: %w", l.file.Name(), err)
+	}
+	l.settle(s)
+	return nil
+}
+
+// begin takes what changed since the last state; nil where nothing did.
+func (l *Layer) begin() (*state, error) {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if l.closed {
+		return nil, os.ErrClosed
+	}
+	if l.sealed.Load() {
+		return nil, nil
+	}
+	if err := l.writable(); err != nil {
+		return nil, err
+	}
+	if l.table.changed == 0 {
+		return nil, nil
+	}
+	dirty := l.table.takeDirty()
+	var records []record
+	kind := uint32(kindDelta)
+	if len(l.chain) == 0 || len(l.chain) >= maxChain {
+		kind = kindCheckpoint
+	} else {
+		records = l.changes(dirty)
+		// Deltas longer in sum than the map, and than a few blocks, are not
+		// worth keeping.
+		deltas := len(records)
+		for _, ref := range l.chain[1:] {
+			deltas += int(ref.count)
+		}
+		if deltas > int(l.chain[0].count)+16*BlockSize/recordSize {
+			kind = kindCheckpoint
+		}
+	}
+	if kind == kindCheckpoint {
+		records = records[:0]
+		for r := range l.table.all() {
+			records = append(records, r)
+		}
+	}
+	s, err := l.prepare(kind, records, l.table.stored)
+	if err != nil {
+		l.unchanged(dirty)
+		return nil, err
+	}
+	s.dirty = dirty
+	s.obsolete = append(s.obsolete, l.pending...)
+	l.pending = nil
+	return s, nil
+}
+
+// changes gives the records of dirty blocks.
+func (l *Layer) changes(dirty []dirtyBucket) []record {
+	var out []record
+	for _, d := range dirty {
+		for block, n := range d.runs() {
+			for n > 0 {
+				place, part, _ := l.table.find(block, n) // what is dirty is mapped
+				next := record{uint32(block), uint32(part), place}
+				if k := len(out) - 1; k >= 0 && continues(out[k], next) {
+					out[k].count += next.count
+				} else {
+					out = append(out, next)
+				}
+				block, n = block+part, n-part
+			}
+		}
+	}
+	return out
+}
+
+// prepare finds a place for a segment and makes the slot that refers to it.
+func (l *Layer) prepare(kind uint32, records []record, stored int64) (*state, error) {
+	s := &state{}
+	var prev segmentRef
+	if kind == kindDelta {
+		prev = l.chain[len(l.chain)-1]
+		s.chain = append(s.chain, l.chain...)
+	} else {
+		for _, ref := range l.chain {
+			s.obsolete = append(s.obsolete, release{span: span{uint32(ref.block), ref.blocks}})
+		}
+	}
+	generation := l.generation + 1
+	s.segment, s.ref = encodeSegment(generation, kind, prev, records)
+	var err error
+	if s.ref.block, err = l.space.takeRow(int64(s.ref.blocks)); err != nil {
+		return nil, err
+	}
+	s.chain = append(s.chain, s.ref)
+	s.slot = slot{generation: generation, segments: uint32(len(s.chain)), last: s.ref, stored: uint64(stored)}
+	return s, nil
+}
+
+// commit writes a state; fatal says that an error leaves open which state is
+// on the disk.
+func (l *Layer) commit(s *state) (fatal bool, err error) {
+	// Whole blocks, so that the file ends with one.
+	segment := make([]byte, int64(s.ref.blocks)*BlockSize)
+	copy(segment, s.segment)
+	if _, err := l.file.WriteAt(segment, s.ref.block*BlockSize); err != nil {
+		return false, err
+	}
+	if err := l.file.Sync(); err != nil {
+		return true, err
+	}
+	if _, err := l.file.WriteAt(s.slot.encode(l.headerSum), s.slot.block()*BlockSize); err != nil {
+		return true, err
+	}
+	if err := l.file.Sync(); err != nil {
+		return true, err
+	}
+	// A hole less is no reason to fail: the blocks are used again.
+	for _, hole := range punchable(s.obsolete) {
+		_ = l.file.Punch(int64(hole.start)*BlockSize, int64(hole.n)*BlockSize)
+	}
+	return false, nil
+}
+
+// settle makes the state that was committed the present one.
+func (l *Layer) settle(s *state) {
+	l.generation = s.slot.generation
+	l.chain = s.chain
+	l.space.release(spansOf(s.obsolete)...)
+}
+
+// undo takes back a state that could not be committed.
+func (l *Layer) undo(s *state, fatal bool, err error) {
+	if fatal {
+		l.failed = err
+		return
+	}
+	l.unchanged(s.dirty)
+	l.space.release(span{uint32(s.ref.block), s.ref.blocks})
+	for _, r := range s.obsolete {
+		if !l.inChain(r.span) {
+			l.pending = append(l.pending, r)
+		}
+	}
+}
+
+// unchanged marks as dirty again what was taken for a state that did not come
+// about.
+func (l *Layer) unchanged(dirty []dirtyBucket) {
+	for _, d := range dirty {
+		for block, n := range d.runs() {
+			l.table.mark(block, n)
+		}
+	}
+}
+
+// inChain says whether s is a segment of the present chain.
+func (l *Layer) inChain(s span) bool {
+	for _, ref := range l.chain {
+		if ref.block == int64(s.start) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package sparse
+
+func (c *copier) data(off, n int64) error { return c.through(off, n) }
