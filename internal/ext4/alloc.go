@@ -48,8 +48,8 @@ func (fs *FS) findRun(goal uint64, want uint32, keepHeld bool) (group, off, n ui
 		at := uint32(0)
 		if k == 0 {
 			at = uint32(goal - fs.groupFirst(g))
-			if !bitSet(bm, at) {
-				return g, at, min(want, nextSet(bm, at, limit)-at), nil
+			if run := nextSet(bm, at, limit) - at; run >= min(want, 64) {
+				return g, at, min(want, run), nil
 			}
 		}
 		longest := uint32(0)

@@ -35,6 +35,7 @@ type FS struct {
 	cache    map[uint64]*block
 	cacheMax int
 	spare    [][]byte // for undo
+	chunk    []byte   // of a file's content
 	tx       *transaction
 
 	groups     []groupState
@@ -43,7 +44,8 @@ type FS struct {
 	dirs       map[uint32]*directory
 	dirNames   int // in dirs
 	now        time.Time
-	generation uint32 // operations that made an inode
+	generation uint32            // operations that made an inode
+	deindexed  map[uint32]uint32 // directories that lost their index, and their generation
 }
 
 // Open opens the file system in dev's first size bytes for editing. Nothing
