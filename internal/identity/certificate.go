@@ -1,0 +1,216 @@
+package identity
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"hatchery/internal/clusterctrl"
+)
+
+// Certificates are valid at any time: a Pi Zero has no clock of its own and
+// wakes up in the past, and what ends a certificate is its generation. The
+// end is RFC 5280's for "no well-defined expiration" (section 4.1.2.5).
+var (
+	notBefore = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+	notAfter  = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+)
+
+// newSerial is a serial number as RFC 5280 wants it: positive, at most 20
+// bytes, never given twice.
+func newSerial() (*big.Int, error) {
+	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 126))
+	if err != nil {
+		return nil, err
+	}
+	return n.Add(n, big.NewInt(1)), nil
+}
+
+// newAuthority makes the authority's certificate, PEM.
+func newAuthority(cluster string, key *ecdsa.PrivateKey) ([]byte, error) {
+	serial, err := newSerial()
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.Certificate{
+		SerialNumber:          serial,
+		Subject:               pkix.Name{CommonName: "hatchery cluster " + cluster},
+		NotBefore:             notBefore,
+		NotAfter:              notAfter,
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		MaxPathLenZero:        true, // it signs targets, not other authorities
+	}
+	return signed(template, template, &key.PublicKey, key)
+}
+
+func signed(template, parent *x509.Certificate, public crypto.PublicKey, key *ecdsa.PrivateKey) ([]byte, error) {
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, key)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
+}
+
+// TargetURI is the name that a target's certificate carries in its subject
+// alternative names: hatchery://homelab/slot/2/generation/7. The controller is
+// slot 0. The service reads slot and generation from there, and only there.
+func TargetURI(cluster string, slot, generation int) *url.URL {
+	return &url.URL{Scheme: "hatchery", Host: cluster, Path: fmt.Sprintf("/slot/%d/generation/%d", slot, generation)}
+}
+
+// certificateFor is what a target's certificate says. Nodes present it to the
+// controller as clients, and serve with it too: the controller hands swarm
+// backups to them. A node's names and address are its own only, so it cannot
+// pass for the controller.
+func (s *Store) certificateFor(t target, generation int) *x509.Certificate {
+	address := clusterctrl.ControllerAddr()
+	if t.slot > 0 {
+		address = clusterctrl.SlotAddr(t.slot)
+	}
+	names := []string{t.name}
+	if host := strings.ToLower(t.hostname); host != t.name {
+		names = []string{host, t.name}
+	}
+	return &x509.Certificate{
+		Subject:               pkix.Name{CommonName: t.name},
+		NotBefore:             notBefore,
+		NotAfter:              notAfter,
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true,
+		URIs:                  []*url.URL{TargetURI(s.cluster, t.slot, generation)},
+		DNSNames:              names,
+		IPAddresses:           []net.IP{address.AsSlice()},
+	}
+}
+
+// says tells whether a certificate says what it should.
+func says(have, want *x509.Certificate) bool {
+	return have.Subject.CommonName == want.Subject.CommonName &&
+		have.NotBefore.Equal(want.NotBefore) && have.NotAfter.Equal(want.NotAfter) &&
+		have.KeyUsage == want.KeyUsage && slices.Equal(have.ExtKeyUsage, want.ExtKeyUsage) && !have.IsCA &&
+		slices.Equal(have.DNSNames, want.DNSNames) &&
+		slices.EqualFunc(have.URIs, want.URIs, func(a, b *url.URL) bool { return a.String() == b.String() }) &&
+		slices.EqualFunc(have.IPAddresses, want.IPAddresses, net.IP.Equal)
+}
+
+// certificate gives the certificate of a target's key. It is issued once and
+// kept, since no two signatures are equal and images should be; it is issued
+// anew, for the same key, when the target's names change.
+func (s *Store) certificate(name string, key *ecdsa.PrivateKey, want *x509.Certificate) ([]byte, error) {
+	there, err := s.exists(name)
+	if err != nil {
+		return nil, err
+	}
+	if there {
+		data, err := s.read(name)
+		if err != nil {
+			return nil, err
+		}
+		have, err := parseCertificate(data)
+		if err != nil {
+			return nil, &DamagedError{s.path(name), err.Error()}
+		}
+		if !key.PublicKey.Equal(have.PublicKey) {
+			return nil, &DamagedError{s.path(name), "is not the certificate of the key beside it"}
+		}
+		if have.CheckSignatureFrom(s.ca) != nil {
+			return nil, &DamagedError{s.path(name), "was not signed by " + caKeyFile}
+		}
+		if says(have, want) {
+			return data, nil
+		}
+	}
+	want.SerialNumber, err = newSerial()
+	if err != nil {
+		return nil, err
+	}
+	data, err := signed(want, s.ca, &key.PublicKey, s.caKey)
+	if err != nil {
+		return nil, fmt.Errorf("cannot issue %s: %w", s.path(name), err)
+	}
+	return data, s.write(name, data)
+}
+
+// key reads an ECDSA P-256 key, or makes it where that is allowed.
+func (s *Store) key(name string, mayMake bool) (*ecdsa.PrivateKey, error) {
+	if mayMake {
+		err := s.createOnce(name, func() ([]byte, error) {
+			key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+			if err != nil {
+				return nil, err
+			}
+			der, err := x509.MarshalPKCS8PrivateKey(key)
+			if err != nil {
+				return nil, err
+			}
+			return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	data, err := s.read(name)
+	if err != nil {
+		return nil, err
+	}
+	key, err := parseKey(data)
+	if err != nil {
+		return nil, &DamagedError{s.path(name), err.Error()}
+	}
+	return key, nil
+}
+
+func parseKey(data []byte) (*ecdsa.PrivateKey, error) {
+	der, err := onlyBlock(data, "PRIVATE KEY")
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		return nil, errors.New("holds no private key that can be read")
+	}
+	key, ok := parsed.(*ecdsa.PrivateKey)
+	if !ok || key.Curve != elliptic.P256() {
+		return nil, errors.New("holds another kind of key than ECDSA P-256")
+	}
+	return key, nil
+}
+
+func parseCertificate(data []byte) (*x509.Certificate, error) {
+	der, err := onlyBlock(data, "CERTIFICATE")
+	if err != nil {
+		return nil, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, errors.New("holds no certificate that can be read")
+	}
+	return cert, nil
+}
+
+// onlyBlock gives the content of a PEM file that holds one block.
+func onlyBlock(data []byte, kind string) ([]byte, error) {
+	block, rest := pem.Decode(data)
+	if block == nil {
+		return nil, errors.New("is not a PEM file")
+	}
+	if block.Type != kind || len(strings.TrimSpace(string(rest))) > 0 {
+		return nil, fmt.Errorf("is not a PEM file with one %s", strings.ToLower(kind))
+	}
+	return block.Bytes, nil
+}
