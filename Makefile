@@ -1,0 +1,68 @@
+# hatchery's commands. Each can be used alone and installs what it needs, from
+# Debian's packages only.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := build
+
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+GOENV := CGO_ENABLED=0
+BASE := $(shell testdata/base/make --print 2>/dev/null)
+
+# What tests, demo and benchmarks call besides Go.
+PACKAGES := acl attr bmap-tools btrfs-progs ca-certificates dnsmasq-base dosfstools e2fsprogs fdisk iproute2 \
+	libcap2-bin mtools nftables openssh-client openssh-server openssl procps strace sudo systemd time unzip \
+	xfsprogs xz-utils zip zstd
+
+## help: this list
+help:
+	@sed -n 's/^## //p' Makefile
+
+.PHONY: help deps base print-base build demo test test-fast bench fuzz lint vuln clean
+
+## deps: the Debian packages that tests, demo and benchmarks need
+deps:
+	@.ci/install $(PACKAGES)
+
+## base: the stand-in base image, made once and kept under build/
+base:
+	@$(SUDO) testdata/base/make
+
+## print-base: where the stand-in base image lies
+print-base:
+	@testdata/base/make --print
+
+## build: bin/hatchery
+build:
+	$(GOENV) go build -trimpath -o bin/hatchery ./cmd/hatchery
+
+## demo: five images from the stand-in base, and what came out
+demo: deps base build
+	@examples/demo/run "$$(testdata/base/make --print)"
+
+## test: everything, as CI runs it
+test: deps base lint
+	@.ci/test
+
+## test-fast: no root, no base image, no tools beyond e2fsprogs, dosfstools, mtools
+test-fast:
+	go test ./...
+
+## bench: benchmarks, and whole commands against the peer tools
+bench: deps base build
+	@.ci/bench "$$(testdata/base/make --print)"
+
+## fuzz: every fuzz target for FUZZTIME (default 10m) and the long random suites
+fuzz: deps
+	@.ci/fuzz $${FUZZTIME:-10m} long
+
+## lint: gofmt, vet for every system that hatchery is built for, staticcheck
+lint:
+	@.ci/lint
+
+## vuln: known vulnerabilities (needs the Go vulnerability database)
+vuln:
+	go run golang.org/x/vuln/cmd/govulncheck@latest ./...
+
+clean:
+	rm -rf bin out build/demo

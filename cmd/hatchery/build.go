@@ -1,0 +1,85 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"hatchery/imagebuilder"
+	"hatchery/internal/spec"
+)
+
+func newBuild(s *settings) *cobra.Command {
+	var options imagebuilder.Options
+	c := &cobra.Command{
+		Use:   "build [TARGET...]",
+		Short: "Make the images of the controller and the slots",
+		Long: `build makes an image for the controller and one for every slot, or for the
+targets named (controller, p1, p2, …). It opens the base image, verifies and
+decompresses it once into a cache, and edits the file systems in it by itself:
+no root, no mount, no emulator.
+
+An image that exists is brought up to date by rewriting only what changed; one
+that was changed by somebody else is written afresh. Interrupted at any point,
+it leaves no partial image, and the next run goes on.
+
+Beside the images it writes manifest.json (what went in), ssh_config,
+known_hosts and inventory.ini (Ansible). The cluster's keys are made on the
+first run and kept in identity/ beside the cluster file: back that folder up.`,
+		Example: `  hatchery build                   # all of them, into out/
+  hatchery build p2                # only that slot
+  hatchery build p2 --renew        # with a new key, after 'hatchery revoke p2'
+  hatchery build --layers-only     # only what changes of the base, no images`,
+		RunE: func(c *cobra.Command, targets []string) error {
+			cluster, err := spec.Load(s.file)
+			if err != nil {
+				return err
+			}
+			if options.Renew && len(targets) == 0 {
+				return usageError{errors.New("--renew needs the targets that get a new key, e.g. `hatchery build p2 --renew`")}
+			}
+			options.Targets = targets
+			display := s.display(c)
+			options.Progress = display
+			begun := time.Now()
+			result, err := imagebuilder.Build(c.Context(), cluster, options)
+			display.Close()
+			if err != nil {
+				return err
+			}
+			for _, w := range result.Warnings {
+				fmt.Fprintln(c.ErrOrStderr(), "hatchery: warning:", w)
+			}
+			if s.json {
+				out := json.NewEncoder(c.OutOrStdout())
+				out.SetIndent("", "  ")
+				return out.Encode(result)
+			}
+			printBuild(c, result, time.Since(begun))
+			return nil
+		},
+	}
+	flags := c.Flags()
+	flags.StringVarP(&options.Out, "output", "o", "out", "the output folder")
+	flags.StringVar(&options.Cache, "cache", "", "the cache folder (default: hatchery in the user's cache folder)")
+	flags.BoolVar(&options.LayersOnly, "layers-only", false, "write the layers, but no images")
+	flags.BoolVar(&options.Renew, "renew", false, "give the targets named a new key and the next generation")
+	return c
+}
+
+func printBuild(c *cobra.Command, result *imagebuilder.Result, took time.Duration) {
+	w := c.OutOrStdout()
+	fmt.Fprintf(w, "%-10s  %-14s  %-9s  %9s  %9s  %s\n", "TARGET", "HOSTNAME", "STATE", "SIZE", "CHANGED", "FILE")
+	for _, t := range result.Targets {
+		file := t.Image
+		if file == "" {
+			file = t.Layer
+		}
+		fmt.Fprintf(w, "%-10s  %-14s  %-9s  %5d MiB  %5d KiB  %s\n", t.Target, t.Hostname, t.State, t.Size>>20, t.LayerBytes>>10, file)
+	}
+	fmt.Fprintf(w, "Built in %.1f s: layers %.1f s, images %.1f s. Next: flash an image onto each card with any tool,\nor read %s to see what went in.\n",
+		took.Seconds(), result.LayerSeconds, result.ImageSeconds, result.Manifest)
+}

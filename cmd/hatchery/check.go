@@ -1,0 +1,80 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"hatchery/internal/spec"
+)
+
+func newCheck(s *settings) *cobra.Command {
+	return &cobra.Command{
+		Use:   "check",
+		Short: "Say everything that is wrong with the cluster file",
+		Long: `check reads the cluster file and the files that it names, and prints every
+mistake in it at once, as FILE:LINE:COLUMN: KEY: what is wrong. It writes
+nothing. Exit code 2 where there is a mistake.`,
+		Example: `  hatchery check
+  hatchery check -f lab/cluster.yaml --json`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cluster, err := spec.Load(s.file)
+			if s.json {
+				return checkJSON(c, s.file, cluster, err)
+			}
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%s is valid: cluster %s\n", s.file, cluster.Name)
+			for _, t := range cluster.Targets() {
+				fmt.Fprintf(c.OutOrStdout(), "  %-10s  %s\n", t.Name, t.Hostname)
+			}
+			return nil
+		},
+	}
+}
+
+// problem is one mistake, as `check --json` prints it.
+type problem struct {
+	File    string `json:"file"`
+	Line    int    `json:"line"`
+	Column  int    `json:"column"`
+	Path    string `json:"path"`
+	Message string `json:"message"`
+}
+
+func checkJSON(c *cobra.Command, file string, cluster *spec.Cluster, err error) error {
+	report := struct {
+		File     string    `json:"file"`
+		Valid    bool      `json:"valid"`
+		Cluster  string    `json:"cluster,omitempty"`
+		Targets  []string  `json:"targets,omitempty"`
+		Problems []problem `json:"problems"`
+	}{File: file, Valid: err == nil, Problems: []problem{}}
+	var mistakes *spec.Errors
+	if errors.As(err, &mistakes) {
+		for _, p := range mistakes.Problems {
+			report.Problems = append(report.Problems, problem{p.File, p.Line, p.Column, p.Path, p.Message})
+		}
+	} else if err != nil {
+		return err
+	}
+	if cluster != nil && err == nil {
+		report.Cluster = cluster.Name
+		for _, t := range cluster.Targets() {
+			report.Targets = append(report.Targets, t.Name)
+		}
+	}
+	out := json.NewEncoder(c.OutOrStdout())
+	out.SetIndent("", "  ")
+	if werr := out.Encode(report); werr != nil {
+		return werr
+	}
+	if err != nil {
+		return errors.Join(errReported, err)
+	}
+	return nil
+}

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"hatchery/imagebuilder"
+	"hatchery/imagebuilder/baseimage"
+	"hatchery/internal/spec"
+)
+
+func TestExitCode(t *testing.T) {
+	for _, test := range []struct {
+		summary string
+		err     error
+		code    int
+	}{
+		{"a failure", errors.New("disk full"), exitFailed},
+		{"a wrong call", usageError{errors.New("unknown flag")}, exitUsage},
+		{"a cluster file's mistakes", fmt.Errorf("cannot build: %w", &spec.Errors{}), exitUsage},
+		{"an unknown target", &spec.UnknownTargetError{}, exitUsage},
+		{"a foreign base image", fmt.Errorf("cannot build p1: %w", &imagebuilder.InputError{Err: errors.New("GPT")}), exitUsage},
+		{"a wrong digest", &baseimage.InputError{Err: errors.New("digest")}, exitUsage},
+		{"mistakes already printed", errors.Join(errReported, &spec.Errors{}), exitUsage},
+	} {
+		if code := exitCode(test.err); code != test.code {
+			t.Errorf("%s: exit code %d, want %d", test.summary, code, test.code)
+		}
+	}
+	if code := run(context.Background(), []string{"no-such-verb"}, discard{}, discard{}); code != exitUsage {
+		t.Errorf("an unknown verb: exit code %d, want %d", code, exitUsage)
+	}
+}
+
+type discard struct{}
+
+func (discard) Write(p []byte) (int, error) { return len(p), nil }

@@ -1,0 +1,45 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"hatchery/internal/imagetest"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"hatchery": func() { os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr)) },
+	})
+}
+
+// TestScripts runs the command line as a user does. The scripts find a small
+// Raspberry Pi OS image at $BASE and a public key at $HOME/.ssh/id_ed25519.pub.
+func TestScripts(t *testing.T) {
+	base := imagetest.Bookworm(t)
+	testscript.Run(t, testscript.Params{
+		Dir:           "testdata/script",
+		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
+		Setup: func(env *testscript.Env) error {
+			home := filepath.Join(env.WorkDir, "home")
+			env.Setenv("HOME", home)
+			env.Setenv("XDG_CACHE_HOME", filepath.Join(env.WorkDir, "cache"))
+			env.Setenv("SOURCE_DATE_EPOCH", "1763769600")
+			env.Setenv("BASE", base)
+			if err := os.MkdirAll(filepath.Join(home, ".ssh"), 0o700); err != nil {
+				return err
+			}
+			if err := os.WriteFile(filepath.Join(home, ".ssh", "id_ed25519.pub"), []byte(testKey), 0o644); err != nil {
+				return err
+			}
+			yaml := "name: homelab\nbase: {image: " + base + "}\nuser: {authorized_keys: [~/.ssh/id_ed25519.pub]}\n"
+			return os.WriteFile(filepath.Join(env.WorkDir, "cluster.yaml"), []byte(yaml), 0o644)
+		},
+	})
+}
+
+const testKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJx5a0Vd1zXVx6y0dJmQ8Qm3i1r7pM0ZbS2jJx0k7r3E test@example\n"

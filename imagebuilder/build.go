@@ -1,0 +1,276 @@
+package imagebuilder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"hatchery/imagebuilder/baseimage"
+	"hatchery/internal/atomicfile"
+	"hatchery/internal/identity"
+	"hatchery/internal/layer"
+	"hatchery/internal/progress"
+	"hatchery/internal/spec"
+)
+
+// Options are what the caller of Build chooses.
+type Options struct {
+	Out        string            // the output folder
+	Cache      string            // the cache folder; "" is the user's own
+	Targets    []string          // which targets; none means all
+	LayersOnly bool              // write the layers, but no images
+	Renew      bool              // give the targets a new key and the next generation
+	Progress   progress.Reporter // nil means nobody is told
+}
+
+// A Result says what a build made.
+type Result struct {
+	Targets      []TargetResult `json:"targets"`
+	Warnings     []string       `json:"warnings,omitempty"`
+	Manifest     string         `json:"manifest"` // path
+	LayerSeconds float64        `json:"layer_seconds"`
+	ImageSeconds float64        `json:"image_seconds"`
+}
+
+// A TargetResult says what a build made for one target.
+type TargetResult struct {
+	Target     string `json:"target"`
+	Hostname   string `json:"hostname"`
+	Image      string `json:"image,omitempty"` // path; none with LayersOnly
+	State      string `json:"state"`           // written, updated, unchanged; "layer" with LayersOnly
+	Size       int64  `json:"size"`            // bytes, of the image
+	Layer      string `json:"layer"`           // path
+	LayerBytes int64  `json:"layer_bytes"`     // of changed blocks
+}
+
+// Build makes the layers and images of a cluster. Its outputs appear whole or
+// not at all, and what it needs to go on after a kill is on the disk at any
+// time. Mistakes in what the user gave are an [*InputError] (or the like of
+// the package that found them).
+func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
+	if o.Progress == nil {
+		o.Progress = progress.Discard
+	}
+	targets, err := c.Select(o.Targets)
+	if err != nil {
+		return nil, err
+	}
+	if pending := c.Unbuilt(); len(pending) > 0 {
+		return nil, notBuiltYet(pending)
+	}
+	epoch, err := buildEpoch(c.Dir(), time.Now())
+	if err != nil {
+		return nil, err
+	}
+	out, err := openOutDir(ctx, o.Out, o.Progress)
+	if err != nil {
+		return nil, err
+	}
+	defer out.close()
+
+	begun := time.Now()
+	bases, closeBases, err := openBases(ctx, targets, o)
+	if err != nil {
+		return nil, err
+	}
+	defer closeBases()
+
+	ids, err := identities(c, targets, o.Renew)
+	if err != nil {
+		return nil, err
+	}
+
+	builds := make([]*targetBuild, len(targets))
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i, t := range targets {
+		builds[i] = &targetBuild{
+			cluster: c, target: t, personality: ids.personality(t.Name, epoch), base: bases[t.Base], out: out,
+		}
+		group.Go(func() error {
+			if err := builds[i].run(gctx, o.Progress); err != nil {
+				return fmt.Errorf("cannot build %s: %w", t.Name, err)
+			}
+			return nil
+		})
+	}
+	defer func() {
+		for _, b := range builds {
+			b.close()
+		}
+	}()
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	result := &Result{Warnings: ids.notices, Manifest: filepath.Join(o.Out, manifestName), LayerSeconds: time.Since(begun).Seconds()}
+
+	begun = time.Now()
+	states := make([]string, len(targets))
+	if !o.LayersOnly {
+		// Two at a time: more only make the disk seek, and one alone would
+		// leave it idle while the next is read.
+		group, gctx := errgroup.WithContext(ctx)
+		group.SetLimit(2)
+		for i, b := range builds {
+			group.Go(func() (err error) {
+				states[i], err = out.writeImage(gctx, b.target.Name, b.top, o.Progress)
+				return err
+			})
+		}
+		if err := group.Wait(); err != nil {
+			return nil, err
+		}
+	}
+	result.ImageSeconds = time.Since(begun).Seconds()
+
+	manifest := &Manifest{Format: manifestFormat, Cluster: c.Name, Epoch: epoch, CA: ids.ca}
+	for i, b := range builds {
+		entry := b.manifest()
+		r := TargetResult{
+			Target: b.target.Name, Hostname: b.target.Hostname, State: "layer", Size: b.top.Size(),
+			Layer: out.layer(b.target.Name, b.top.Digest()), LayerBytes: b.top.DataSize(),
+		}
+		if !o.LayersOnly {
+			entry.Image = b.target.Name + ".img"
+			r.Image, r.State = out.image(b.target.Name), states[i]
+		}
+		manifest.Targets = append(manifest.Targets, entry)
+		result.Targets = append(result.Targets, r)
+		result.Warnings = append(result.Warnings, b.edits.warnings...)
+	}
+	result.Warnings = unique(result.Warnings)
+	if err := writeDocuments(c, out, manifest, ids); err != nil {
+		return nil, err
+	}
+	for _, b := range builds {
+		if err := out.pruneLayers(b.target.Name, b.top.Digest()); err != nil {
+			return nil, fmt.Errorf("cannot remove an old layer: %w", err)
+		}
+	}
+	return result, nil
+}
+
+// notBuiltYet refuses settings that would do nothing: an image without the
+// Docker that was asked for is worse than no image.
+func notBuiltYet(pending []spec.Problem) error {
+	return &InputError{&spec.Errors{Problems: pending}}
+}
+
+// identitySet is what the cluster's store of keys gives a build.
+type identitySet struct {
+	ca         string
+	byName     map[string]*identity.Identity
+	machineIDs map[string]string
+	diskIDs    map[string]uint32
+	hostKeys   map[string]string // of all the cluster's targets
+	notices    []string
+}
+
+func (ids *identitySet) personality(target string, epoch time.Time) personality {
+	return personality{identity: ids.byName[target], machineID: ids.machineIDs[target], diskID: ids.diskIDs[target], epoch: epoch}
+}
+
+// identities reads the targets' keys from identity/ beside the cluster file,
+// making those that are missing.
+func identities(c *spec.Cluster, targets []spec.Target, renew bool) (*identitySet, error) {
+	dir := filepath.Join(c.Dir(), "identity")
+	store, err := identity.Open(dir, c.Name)
+	if err != nil {
+		return nil, err
+	}
+	if renew {
+		for _, t := range targets {
+			if _, err := store.Renew(t.Name, t.Slot, t.Hostname); err != nil {
+				return nil, fmt.Errorf("cannot renew the identity of %s: %w", t.Name, err)
+			}
+		}
+	}
+	ids := &identitySet{
+		ca: store.Fingerprint(), byName: map[string]*identity.Identity{}, machineIDs: map[string]string{},
+		diskIDs: map[string]uint32{}, hostKeys: map[string]string{}, notices: store.Notices(),
+	}
+	// Of every target: known_hosts covers the whole cluster.
+	for _, t := range c.Targets() {
+		id, err := store.Target(t.Name, t.Slot, t.Hostname)
+		if err != nil {
+			return nil, fmt.Errorf("cannot make the identity of %s: %w", t.Name, err)
+		}
+		ids.byName[t.Name] = id
+		ids.hostKeys[t.Name] = id.HostKeyPublic
+		ids.machineIDs[t.Name] = store.MachineID(t.Name)
+		ids.diskIDs[t.Name] = store.DiskID(t.Name)
+	}
+	return ids, nil
+}
+
+// baseInUse is a base image, open as the bottom of layers.
+type baseInUse struct {
+	*layer.Base
+	image *baseimage.Image
+}
+
+// openBases gets each base image that the targets need, once.
+func openBases(ctx context.Context, targets []spec.Target, o Options) (map[spec.Base]*baseInUse, func(), error) {
+	bases := map[spec.Base]*baseInUse{}
+	closeAll := func() {
+		for _, b := range bases {
+			b.Close()
+		}
+	}
+	cache, err := baseimage.OpenCache(o.Cache)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, t := range targets {
+		if bases[t.Base] != nil {
+			continue
+		}
+		image, err := cache.Get(ctx, baseimage.Ref{Source: t.Base.Image, SHA256: t.Base.SHA256}, o.Progress)
+		if err != nil {
+			closeAll()
+			return nil, nil, err
+		}
+		base, err := layer.OpenBase(image.Path, image.Digest)
+		if err != nil {
+			closeAll()
+			return nil, nil, err
+		}
+		bases[t.Base] = &baseInUse{Base: base, image: image}
+	}
+	return bases, closeAll, nil
+}
+
+// writeDocuments writes what comes beside the images.
+func writeDocuments(c *spec.Cluster, out *outDir, manifest *Manifest, ids *identitySet) error {
+	earlier, err := readManifest(out.path)
+	if err != nil {
+		return err
+	}
+	var order []string
+	for _, t := range c.Targets() {
+		order = append(order, t.Name)
+	}
+	manifest.merge(earlier, order)
+	if err := manifest.write(out.path); err != nil {
+		return err
+	}
+	dir, err := filepath.Abs(out.path)
+	if err != nil {
+		return err
+	}
+	knownHostsPath, sshConfigPath := filepath.Join(dir, "known_hosts"), filepath.Join(dir, "ssh_config")
+	return errors.Join(
+		atomicfile.WriteBytes(knownHostsPath, knownHosts(c, ids.hostKeys), 0o600),
+		atomicfile.WriteBytes(sshConfigPath, sshConfig(c, knownHostsPath), 0o600),
+		atomicfile.WriteBytes(filepath.Join(dir, "inventory.ini"), inventory(c, sshConfigPath), 0o600),
+	)
+}
+
+// removeFile removes a scratch file; that it may be gone already is the point.
+func removeFile(path string) { os.Remove(path) }

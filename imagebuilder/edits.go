@@ -1,0 +1,336 @@
+package imagebuilder
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"hatchery/imagebuilder/release"
+	"hatchery/internal/bootpart"
+	"hatchery/internal/ext4"
+	"hatchery/internal/identity"
+	"hatchery/internal/parttable"
+	"hatchery/internal/spec"
+	"hatchery/overlays"
+)
+
+// personality is what makes a target's image that target's, beside the
+// cluster file.
+type personality struct {
+	identity  *identity.Identity
+	machineID string
+	diskID    uint32
+	epoch     time.Time
+}
+
+// edits are everything that a target's image will differ from its base in,
+// computed before anything is written.
+type edits struct {
+	release  *release.Release
+	table    *parttable.Table // of the base, with the target's disk id
+	rename   []release.Rename
+	remove   []string
+	root     []overlays.Entry // in the root partition
+	boot     []overlays.Entry // in the boot partition; Path is relative to its root
+	cmdline  string
+	grow     int64 // bytes by which the root partition, and the image, grow
+	warnings []string
+}
+
+// computeEdits reads a base image and says what the target's image will
+// differ in. Errors of the base image and of the user's files are
+// [*InputError].
+func computeEdits(base disk, c *spec.Cluster, t spec.Target, p personality) (*edits, error) {
+	table, err := parttable.Read(base, base.Size())
+	if err != nil {
+		return nil, &InputError{fmt.Errorf("the base image: %w", err)}
+	}
+	root, err := openRoot(base, table)
+	if err != nil {
+		return nil, err
+	}
+	boot, err := openBoot(base, table)
+	if err != nil {
+		return nil, err
+	}
+	rel, err := release.Detect(rootReader{root})
+	if err != nil {
+		return nil, baseError("", err)
+	}
+	e := &edits{release: rel, table: table}
+	if err := table.SetDiskID(p.diskID); err != nil {
+		return nil, err
+	}
+	quirks, err := rel.Edits(rootReader{root}, releaseTarget(c, t, p))
+	if err != nil {
+		return nil, baseError("cannot adapt "+rel.Codename, err)
+	}
+	if err := e.problems(quirks.Problems); err != nil {
+		return nil, err
+	}
+	e.rename, e.remove = quirks.Rename, quirks.Remove
+
+	entries, err := layEntries(c, t, p, quirks.Entries)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.split(entries); err != nil {
+		return nil, err
+	}
+	if err := e.bootFiles(boot, quirks); err != nil {
+		return nil, err
+	}
+	e.grow = growth(root.Usage(), e.root)
+	return e, nil
+}
+
+// baseError wraps an error from reading the base image, as the user's where
+// the image is at fault.
+func baseError(doing string, err error) error {
+	faulty := baseFault(err)
+	if doing != "" {
+		err = fmt.Errorf("%s: %w", doing, err)
+	}
+	if faulty {
+		return &InputError{fmt.Errorf("the base image: %w", err)}
+	}
+	return err
+}
+
+func openRoot(base disk, table *parttable.Table) (*ext4.FS, error) {
+	p := table.Partitions[rootPartition-1]
+	root, err := ext4.OpenReadOnly(partitionReader(base, p), p.Size)
+	if err != nil {
+		return nil, baseError(fmt.Sprintf("cannot open the root file system (partition %d)", rootPartition), err)
+	}
+	return root, nil
+}
+
+func openBoot(base disk, table *parttable.Table) (*bootpart.FS, error) {
+	p := table.Partitions[bootPartition-1]
+	boot, err := bootpart.OpenReadOnly(base, p.Start, p.Size)
+	if err != nil {
+		// Nothing but the image can be at fault: what could fail otherwise,
+		// reading it, has gone well for the root.
+		return nil, &InputError{fmt.Errorf("the base image: cannot open the boot file system (partition %d): %w", bootPartition, err)}
+	}
+	return boot, nil
+}
+
+// problems turns what the image lacks into errors and warnings.
+func (e *edits) problems(found []release.Problem) error {
+	var fatal []error
+	for _, p := range found {
+		if p.Fatal {
+			fatal = append(fatal, fmt.Errorf("the base image: %s", p))
+		} else {
+			e.warnings = append(e.warnings, p.String())
+		}
+	}
+	if len(fatal) > 0 {
+		return &InputError{errors.Join(fatal...)}
+	}
+	return nil
+}
+
+// layEntries renders the overlays: hatchery's own, over them what the release
+// wants, and the user's on top.
+func layEntries(c *spec.Cluster, t spec.Target, p personality, quirks []overlays.Entry) ([]overlays.Entry, error) {
+	data := overlayData(c, t, p)
+	ours, err := overlays.Render(data, overlays.Trees(t.Slot == 0)...)
+	if err != nil {
+		return nil, err
+	}
+	trees, err := overlays.UserTrees(c.Overlays, t.Name)
+	if err != nil {
+		return nil, &InputError{err}
+	}
+	users, err := overlays.Render(data, trees...)
+	if err != nil {
+		return nil, &InputError{err}
+	}
+	entries, err := overlays.Merge(ours, quirks, users)
+	if err != nil {
+		return nil, &InputError{err}
+	}
+	return entries, nil
+}
+
+// split tells the boot partition's entries from the root's.
+func (e *edits) split(entries []overlays.Entry) error {
+	for _, entry := range entries {
+		name, inBoot := strings.CutPrefix(entry.Path, e.release.BootPath+"/")
+		switch {
+		case !inBoot:
+			e.root = append(e.root, entry)
+		case entry.Secret:
+			return &InputError{fmt.Errorf("%s: a secret cannot lie in the boot partition, which has no owners: anybody with the card reads it", entry.From)}
+		case !entry.Mode.IsRegular() && !entry.Mode.IsDir():
+			return &InputError{fmt.Errorf("%s: the boot partition is FAT, which has no symbolic links", entry.From)}
+		default:
+			entry.Path = name
+			e.boot = append(e.boot, entry)
+		}
+	}
+	return nil
+}
+
+const (
+	cmdlineFile = "cmdline.txt"
+	configFile  = "config.txt"
+)
+
+// bootFiles edits cmdline.txt and config.txt, the base's or, where the user
+// laid one, the user's.
+func (e *edits) bootFiles(boot *bootpart.FS, quirks *release.Edits) error {
+	read := func(name string) ([]byte, error) {
+		i := slices.IndexFunc(e.boot, func(entry overlays.Entry) bool { return strings.EqualFold(entry.Path, name) })
+		if i >= 0 {
+			content := e.boot[i].Content
+			e.boot = slices.Delete(e.boot, i, i+1)
+			return content, nil
+		}
+		content, err := boot.ReadFile(name)
+		if err != nil {
+			return nil, &InputError{fmt.Errorf("the base image: its boot partition is not Raspberry Pi OS's: %w", err)}
+		}
+		return content, nil
+	}
+	write := func(name string, content []byte) {
+		e.boot = append(e.boot, overlays.Entry{Path: name, Mode: 0o755, Content: content, From: "release/" + e.release.Codename})
+	}
+
+	content, err := read(cmdlineFile)
+	if err != nil {
+		return err
+	}
+	cmdline, err := editCmdline(content, quirks.Cmdline)
+	if err != nil {
+		return &InputError{fmt.Errorf("%s: %w", cmdlineFile, err)}
+	}
+	e.cmdline = cmdline.String()
+	write(cmdlineFile, cmdline.Bytes())
+
+	if content, err = read(configFile); err != nil {
+		return err
+	}
+	config, err := editConfig(content, quirks.Config)
+	if err != nil {
+		return &InputError{fmt.Errorf("%s: %w", configFile, err)}
+	}
+	write(configFile, config.Bytes())
+	return nil
+}
+
+func editCmdline(content []byte, want release.Cmdline) (*bootpart.Cmdline, error) {
+	cmdline, err := bootpart.ParseCmdline(content)
+	if err != nil {
+		return nil, err
+	}
+	cmdline.Remove(want.Removes)
+	for _, w := range want.Set {
+		if err := cmdline.Set(w.Key, w.Value); err != nil {
+			return nil, err
+		}
+	}
+	for _, w := range want.Add {
+		if err := cmdline.Add(w); err != nil {
+			return nil, err
+		}
+	}
+	if n := len(cmdline.Bytes()); n > bootpart.CmdlineSize {
+		return nil, fmt.Errorf("%d bytes long: the kernel takes at most %d; shorten boot: cmdline: in cluster.yaml", n, bootpart.CmdlineSize)
+	}
+	return cmdline, nil
+}
+
+func editConfig(content []byte, want []release.ConfigEdit) (*bootpart.Config, error) {
+	config := bootpart.ParseConfig(content)
+	for _, edit := range want {
+		var err error
+		switch edit.Op {
+		case release.SetKey:
+			err = config.Set(edit.Section, edit.Key, edit.Value)
+		case release.AddLine:
+			err = config.Add(edit.Section, edit.Line)
+		case release.RemovePrefix:
+			config.Remove(edit.Section, func(line string) bool { return strings.HasPrefix(strings.TrimSpace(line), edit.Line) })
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return config, nil
+}
+
+// spare is the room that is left in the root file system for the first boot,
+// until the node has grown it to its card.
+const spare = 64 << 20
+
+// growth is by how many bytes the root must grow to hold the entries.
+func growth(u ext4.Usage, entries []overlays.Entry) int64 {
+	block := int64(u.BlockSize)
+	need := int64(0)
+	for _, e := range entries {
+		// A block for what the content leaves over, and one for its share of
+		// a directory.
+		need += (int64(len(e.Content))+block-1)/block*block + 2*block
+	}
+	free := (int64(u.FreeBlocks) - int64(u.ReservedBlocks)) * block
+	if free >= need || free-need >= spare {
+		return 0
+	}
+	const step = 64 << 20 // of which the new part's own tables take little
+	return (need + spare - free + step - 1) / step * step
+}
+
+// overlayData is what the overlays' templates see of a target.
+func overlayData(c *spec.Cluster, t spec.Target, p personality) overlays.Data {
+	d := overlays.Data{
+		Cluster: c.Name, Domain: c.Domain,
+		Name: t.Name, Slot: t.Slot, Hostname: t.Hostname, Model: t.Model, Root: t.Root, Labels: t.Labels,
+		User:    overlays.User{Name: c.User.Name, Password: c.User.PasswordHash != "", SudoPassword: c.User.SudoPassword},
+		Network: c.Controller.Network, Address: c.Controller.Address, Gateway: c.Controller.Gateway, DNS: c.DNS,
+		Timezone: c.Timezone, Locale: c.Locale,
+		MachineID: p.machineID, Epoch: p.epoch,
+		Identity: overlays.Identity{
+			Generation: p.identity.Generation, Certificate: p.identity.Certificate, Key: p.identity.Key, CA: p.identity.CA,
+			HostKey: p.identity.HostKey, HostKeyPublic: p.identity.HostKeyPublic,
+		},
+	}
+	for _, other := range c.Targets() {
+		d.Hosts = append(d.Hosts, overlays.Host{Name: other.Name, Slot: other.Slot, Hostname: other.Hostname})
+	}
+	if w := c.Controller.Wifi; w != nil {
+		d.Wifi = &overlays.Wifi{SSID: w.SSID, PSK: w.PSK, Country: w.Country}
+	}
+	return d
+}
+
+// releaseTarget is what a release's quirks depend on beside the image.
+func releaseTarget(c *spec.Cluster, t spec.Target, p personality) release.Target {
+	r := release.Target{
+		Controller: t.Slot == 0, Bridged: c.Controller.Network == overlays.CBRIDGE,
+		User: c.User.Name, AuthorizedKeys: c.User.AuthorizedKeys, PasswordHash: c.User.PasswordHash,
+		Locale: c.Locale, Timezone: c.Timezone, Resolvers: len(c.DNS) > 0,
+		DiskID: p.diskID, GPUMem: c.Boot.GPUMem, Cmdline: c.Boot.Cmdline, Config: c.Boot.Config,
+		Epoch: p.epoch,
+	}
+	if w := c.Controller.Wifi; w != nil && t.Slot == 0 {
+		r.WifiCountry = w.Country
+	}
+	return r
+}
+
+// parents are the folders above a path, outermost first.
+func parents(p string) []string {
+	var above []string
+	for dir := path.Dir(p); dir != "/" && dir != "."; dir = path.Dir(dir) {
+		above = append(above, dir)
+	}
+	slices.Reverse(above)
+	return above
+}

@@ -1,0 +1,155 @@
+package imagebuilder
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/gofrs/flock"
+	"github.com/opencontainers/go-digest"
+
+	"hatchery/internal/atomicfile"
+	"hatchery/internal/progress"
+)
+
+// An outDir is the output folder. Besides what the user came for it holds the
+// layers that the images are made of (flash, boot and netboot read them), and
+// a record of what each image holds, so that the next build rewrites only
+// what changed.
+//
+//	out/p1.img                  the image
+//	out/layers/p1-<digest>.layer  what p1 changes of the base
+//	out/layers/p1.json          what out/p1.img holds
+type outDir struct {
+	path string
+	lock *flock.Flock
+}
+
+// openOutDir makes the folder where it is missing, waits for a build that
+// writes there now, and removes what killed builds left behind.
+func openOutDir(ctx context.Context, path string, reporter progress.Reporter) (*outDir, error) {
+	o := &outDir{path: path}
+	// 0700: images and layers hold private keys.
+	for _, dir := range []string{path, o.layers()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("cannot make the output folder: %w", err)
+		}
+	}
+	if err := os.Chmod(path, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot close the output folder to others: %w", err)
+	}
+	o.lock = flock.New(filepath.Join(o.layers(), "lock"), flock.SetPermissions(0o600))
+	held, err := o.lock.TryLock()
+	if err == nil && !held {
+		task := reporter.Begin("wait for another build that writes to "+path, -1)
+		_, err = o.lock.TryLockContext(ctx, 200*time.Millisecond)
+		task.End(err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot lock the output folder %s: %w", path, err)
+	}
+	for _, dir := range []string{path, o.layers()} {
+		if err := atomicfile.RemoveLeftovers(dir); err != nil {
+			o.close()
+			return nil, fmt.Errorf("cannot clean the output folder: %w", err)
+		}
+	}
+	return o, nil
+}
+
+func (o *outDir) close() { o.lock.Unlock() }
+
+func (o *outDir) layers() string             { return filepath.Join(o.path, "layers") }
+func (o *outDir) image(target string) string { return filepath.Join(o.path, target+".img") }
+
+// halfway is where an image stands while it is being changed in place, so
+// that nothing partial is ever found under its own name.
+func (o *outDir) halfway(target string) string {
+	return filepath.Join(o.path, "."+target+".img.half-updated")
+}
+
+func (o *outDir) layer(target string, d digest.Digest) string {
+	return filepath.Join(o.layers(), target+"-"+d.Encoded()[:16]+".layer")
+}
+
+// An imageRecord says what an image file holds.
+type imageRecord struct {
+	Base digest.Digest `json:"base"`
+	Size int64         `json:"size"` // bytes
+	// Layers are the layers of which the image may hold blocks: one for a
+	// whole image; two or more for one whose update was interrupted.
+	Layers []digest.Digest `json:"layers"`
+	// ModTime (nanoseconds since 1970) tells an image that somebody else wrote
+	// to: booted, mounted, patched by hand. Such a one is written afresh.
+	ModTime int64 `json:"mod_time,omitempty"`
+}
+
+func (o *outDir) recordPath(target string) string {
+	return filepath.Join(o.layers(), target+".json")
+}
+
+// record reads what the target's image holds; nil where that is not known.
+func (o *outDir) record(target string) *imageRecord {
+	data, err := os.ReadFile(o.recordPath(target))
+	if err != nil {
+		return nil
+	}
+	var r imageRecord
+	if json.Unmarshal(data, &r) != nil {
+		return nil // not known: the image is written afresh, which is always right
+	}
+	for _, d := range append([]digest.Digest{r.Base}, r.Layers...) {
+		if d.Validate() != nil {
+			return nil
+		}
+	}
+	return &r
+}
+
+func (o *outDir) setRecord(target string, r *imageRecord) error {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return atomicfile.WriteBytes(o.recordPath(target), data, 0o600)
+}
+
+func (o *outDir) removeRecord(target string) error {
+	err := os.Remove(o.recordPath(target))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = atomicfile.SyncDir(o.layers())
+	}
+	return err
+}
+
+// pruneLayers removes the target's layers that neither its newest layer nor
+// its image's record names.
+func (o *outDir) pruneLayers(target string, newest digest.Digest) error {
+	keep := map[string]bool{o.layer(target, newest): true}
+	if r := o.record(target); r != nil {
+		for _, d := range r.Layers {
+			keep[o.layer(target, d)] = true
+		}
+	}
+	found, err := filepath.Glob(filepath.Join(o.layers(), target+"-*.layer"))
+	if err != nil {
+		return err
+	}
+	for _, path := range found {
+		if !keep[path] && strings.HasSuffix(path, ".layer") {
+			if err := os.Remove(path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
