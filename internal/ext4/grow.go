@@ -115,9 +115,7 @@ func (fs *FS) grow(size int64) error {
 	}
 	fs.setSBCount(sbFreeBlocksLo, sbFreeBlocksHi, fs.freeBlockCount()+reserved+free)
 	fs.setSBCount(sbBlocksCountLo, sbBlocksCountHi, blocks)
-	if overhead := le32(sb, sbOverhead); overhead != 0 {
-		put32(sb, sbOverhead, overhead+uint32(blocks-old-reserved-free))
-	}
+	put32(sb, sbOverhead, 0)
 	if err := fs.mergeSystem(); err != nil {
 		return err
 	}
@@ -127,8 +125,8 @@ func (fs *FS) grow(size int64) error {
 	return fs.writeBackups()
 }
 
-// sbOverhead counts the blocks that never hold files. The kernel takes it as
-// it is, for what statfs says.
+// sbOverhead counts the blocks that never hold files, for what statfs says. The
+// kernel counts them itself where it is 0.
 const sbOverhead = 0x248
 
 var errShrink = fmt.Errorf("shrinking is not possible: %w", fs.ErrInvalid)
