@@ -380,3 +380,5 @@ func (r errReader) Read([]byte) (int, error) { return 0, r.err }
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+func writeFile(path string, content []byte) error { return os.WriteFile(path, content, 0o600) }
