@@ -1,0 +1,171 @@
+// Package baseimage brings base images to where builds can use them: fetched
+// from a file or a URL, verified, decompressed once, and kept in a cache as
+// sparse read-only raw images named for the digest of their content.
+//
+// The cache is a folder of its owner's alone (0700):
+//
+//	images/<sha256 of the raw image>.img   the images, 0400
+//	index/source-<sha256>.json             which image came out of a source
+//	index/image-<sha256>.json              size and time of a cached image
+//	index/file-<sha256 of the path>.json   the digest of a local file, by its size, times and inode
+//	downloads/<sha256>.part                what has come of a download so far
+//	locks/*.lock                           one build at a time prepares an image
+//
+// A local file is hashed when it is first used. Later builds believe the
+// recorded digest while path, size, modification time and inode are the same:
+// that takes microseconds instead of seconds, at the price that a change
+// which restores all four goes unseen. A cached image is believed by its size
+// and modification time in the same way, and made anew where they differ.
+package baseimage
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"hatchery/internal/progress"
+)
+
+// A Ref names a base image as a cluster file does.
+type Ref struct {
+	// Source is the path of a file, or an https or http URL. What it is
+	// (.img, .xz, .gz, .zst, .zip) is told by its content.
+	Source string
+	// SHA256 is the digest of the file that Source names, as it is: of the
+	// .img.xz, not of the image in it. 64 hexadecimal digits, with or
+	// without `sha256:` before them. A URL needs one; for a file it may be
+	// empty.
+	SHA256 string
+}
+
+// An Image is a base image in the cache, ready for use.
+type Image struct {
+	Path   string        // of the raw image: sparse and read-only
+	Digest digest.Digest // of the raw image's content
+	Size   int64         // of the raw image in bytes
+
+	Source       string        // as the Ref had it
+	SourceDigest digest.Digest // of the file that Source names
+	SourceSize   int64         // in bytes
+}
+
+// An InputError is a mistake in what the user gave: a wrong digest, a file
+// that is no image. Its message says what to do.
+type InputError struct{ Err error }
+
+func (e *InputError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the error without the verdict.
+func (e *InputError) Unwrap() error { return e.Err }
+
+func inputErrorf(format string, args ...any) error {
+	return &InputError{fmt.Errorf(format, args...)}
+}
+
+// A Cache holds base images. Several processes may use it at once.
+type Cache struct {
+	dir    string
+	client *http.Client
+	stall  time.Duration // a download that stands still for so long has failed
+	pause  time.Duration // between two attempts at a download
+}
+
+// OpenCache opens the cache in dir and makes it where it is not there. An
+// empty dir is hatchery's folder in the user's cache folder
+// ($XDG_CACHE_HOME/hatchery on Linux).
+func OpenCache(dir string) (*Cache, error) {
+	if dir == "" {
+		user, err := os.UserCacheDir()
+		if err != nil {
+			return nil, fmt.Errorf("cannot tell where the cache is: %w", err)
+		}
+		dir = filepath.Join(user, "hatchery")
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	c := &Cache{dir: dir, client: newClient(), stall: time.Minute, pause: time.Second}
+	for _, sub := range []string{c.images(), c.index(), c.downloads(), c.locks()} {
+		if err := os.MkdirAll(sub, 0o700); err != nil {
+			return nil, fmt.Errorf("cannot make the cache: %w", err)
+		}
+		// Images come to hold private things downstream, and a folder that
+		// others may write to could be swapped under us.
+		if err := os.Chmod(sub, 0o700); err != nil {
+			return nil, fmt.Errorf("cannot make the cache: %w", err)
+		}
+	}
+	return c, nil
+}
+
+func (c *Cache) images() string    { return filepath.Join(c.dir, "images") }
+func (c *Cache) index() string     { return filepath.Join(c.dir, "index") }
+func (c *Cache) downloads() string { return filepath.Join(c.dir, "downloads") }
+func (c *Cache) locks() string     { return filepath.Join(c.dir, "locks") }
+
+// Get gives the image that ref names, and prepares it first where the cache
+// does not have it. An *[InputError] is a mistake in ref or in the file that
+// it names.
+func (c *Cache) Get(ctx context.Context, ref Ref, report progress.Reporter) (*Image, error) {
+	image, err := c.get(ctx, ref, report)
+	if err != nil {
+		return nil, fmt.Errorf("base image %s: %w", ref.Source, err)
+	}
+	return image, nil
+}
+
+func (c *Cache) get(ctx context.Context, ref Ref, report progress.Reporter) (*Image, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	want, err := parseDigest(ref.SHA256)
+	if err != nil {
+		return nil, err
+	}
+	src := &source{cache: c, name: ref.Source, report: report}
+	switch {
+	case strings.HasPrefix(ref.Source, "https://"), strings.HasPrefix(ref.Source, "http://"):
+		if want == "" {
+			return nil, inputErrorf("a URL needs the sha256 of the file that it names: take it from the download page"+
+				" (often a file %s.sha256 beside it), or run sha256sum on a copy that you trust", path.Base(ref.Source))
+		}
+		src.url, src.digest = ref.Source, want
+	default:
+		if err := src.identify(ctx, want); err != nil {
+			return nil, err
+		}
+	}
+
+	if image := c.lookup(src); image != nil {
+		return image, nil
+	}
+	unlock, err := c.lock(ctx, "source-"+src.digest.Encoded(), "wait for another build that prepares "+src.base(), report)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if image := c.lookup(src); image != nil {
+		return image, nil
+	}
+	return c.prepare(ctx, src)
+}
+
+// parseDigest reads the digest of a Ref; empty stays empty.
+func parseDigest(s string) (digest.Digest, error) {
+	if s == "" {
+		return "", nil
+	}
+	d := digest.NewDigestFromEncoded(digest.SHA256, strings.ToLower(strings.TrimPrefix(strings.TrimSpace(s), "sha256:")))
+	if d.Validate() != nil {
+		return "", inputErrorf("%q is no sha256: that is 64 hexadecimal digits", s)
+	}
+	return d, nil
+}

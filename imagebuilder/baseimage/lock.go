@@ -1,0 +1,69 @@
+package baseimage
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"hatchery/internal/atomicfile"
+	"hatchery/internal/progress"
+)
+
+// lockPoll is how often a lock that another process holds is tried.
+const lockPoll = 50 * time.Millisecond
+
+func (c *Cache) lockFile(name string) *flock.Flock {
+	return flock.New(filepath.Join(c.locks(), name+".lock"), flock.SetPermissions(0o600))
+}
+
+// lock takes a lock of the cache. Where another process has it, waiting is
+// reported under the given name. Locks end with their process, so a killed
+// build blocks nobody.
+func (c *Cache) lock(ctx context.Context, name, waiting string, report progress.Reporter) (unlock func(), err error) {
+	l := c.lockFile(name)
+	ok, err := l.TryLock()
+	if err == nil && !ok {
+		task := report.Begin(waiting, -1)
+		_, err = l.TryLockContext(ctx, lockPoll)
+		task.End(err)
+	}
+	if err != nil {
+		l.Close()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, fmt.Errorf("cannot lock %s: %w", l.Path(), err)
+	}
+	return func() { l.Close() }, nil
+}
+
+// partialImage is where the image of a source is written until its digest is
+// known. Who holds the source's lock owns this file.
+func (c *Cache) partialImage(src *source) string {
+	return filepath.Join(c.images(), "."+src.digest.Encoded()+atomicfile.Suffix)
+}
+
+// sweep removes what killed builds left half-made: those whose source's lock
+// is free. Nothing depends on it, so what cannot be removed stays.
+func (c *Cache) sweep() {
+	entries, err := os.ReadDir(c.images())
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), atomicfile.Suffix)
+		if !ok || !strings.HasPrefix(name, ".") {
+			continue
+		}
+		l := c.lockFile("source-" + name[1:])
+		if free, err := l.TryLock(); err == nil && free {
+			os.Remove(filepath.Join(c.images(), e.Name()))
+		}
+		l.Close()
+	}
+}
