@@ -6,10 +6,11 @@ import (
 )
 
 // Chmod sets permissions, setuid, setgid and sticky bit, and follows symbolic
-// links.
+// links. An access ACL changes with them, as with chmod(2).
 func (fs *FS) Chmod(path string, mode iofs.FileMode) error {
-	return fs.change("chmod", path, func(in *inode) {
+	return fs.change("chmod", path, func(in *inode) error {
 		in.setMode(in.mode()&modeType | permBits(mode))
+		return fs.chmodACL(in)
 	})
 }
 
@@ -17,19 +18,20 @@ func (fs *FS) Chmod(path string, mode iofs.FileMode) error {
 // kernel's it leaves setuid bits and capabilities: the caller says what the
 // file is to be.
 func (fs *FS) Chown(path string, uid, gid uint32) error {
-	return fs.change("chown", path, func(in *inode) { in.setOwner(uid, gid) })
+	return fs.change("chown", path, func(in *inode) error { in.setOwner(uid, gid); return nil })
 }
 
 // Chtimes sets the time of modification, and of access too, and follows
 // symbolic links.
 func (fs *FS) Chtimes(path string, mtime time.Time) error {
-	return fs.change("chtimes", path, func(in *inode) {
+	return fs.change("chtimes", path, func(in *inode) error {
 		in.setTime(inMTime, inMTimeExtra, mtime)
 		in.setTime(inATime, inATimeExtra, mtime)
+		return nil
 	})
 }
 
-func (fs *FS) change(op, path string, f func(*inode)) error {
+func (fs *FS) change(op, path string, f func(*inode) error) error {
 	return fs.do(op, path, func() error {
 		p, err := fs.locate(path, true)
 		if err != nil {
@@ -38,8 +40,7 @@ func (fs *FS) change(op, path string, f func(*inode)) error {
 		if p.in == nil {
 			return iofs.ErrNotExist
 		}
-		f(p.in)
 		p.in.setChanged(fs.now)
-		return nil
+		return f(p.in)
 	})
 }

@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"hatchery/internal/ext4/ext4test"
+	"hatchery/internal/testtool"
 )
 
 // isIndexed asks debugfs for a directory's flags.
@@ -26,8 +28,10 @@ func isIndexed(t testing.TB, path, dir string) bool {
 // indexLevels asks debugfs how many levels of nodes a directory's index has.
 func indexLevels(t testing.TB, path, dir string) int {
 	t.Helper()
-	out := ext4test.Debugfs(t, path, false, "htree_dump "+dir)
-	_, after, found := strings.Cut(out, "Indirect levels: ")
+	// Without metadata_csum debugfs complains that there is no checksum.
+	out, err := exec.Command(testtool.Need(t, "debugfs"), "-R", "htree_dump "+dir, path).Output()
+	succeed(t, err)
+	_, after, found := strings.Cut(string(out), "Indirect levels: ")
 	var levels int
 	if _, err := fmt.Sscan(after, &levels); err != nil || !found {
 		t.Fatalf("debugfs htree_dump %s: %q", dir, out)
