@@ -428,3 +428,28 @@ func TestUserTrees(t *testing.T) {
 		}
 	}
 }
+
+// TestFilesNameWhatIsLaid looks for paths of ours in what is laid, and checks
+// that they are laid too.
+func TestFilesNameWhatIsLaid(t *testing.T) {
+	ours := regexp.MustCompile(`(/usr/lib|/etc)/hatchery/[a-z./-]*[a-z]`)
+	for _, v := range variants {
+		entries := mustRender(t, v.data)
+		laid := map[string]bool{}
+		for _, e := range entries {
+			laid[e.Path] = true
+		}
+		found := 0
+		for _, e := range entries {
+			for _, path := range ours.FindAllString(string(e.Content), -1) {
+				found++
+				if !laid[path] {
+					t.Errorf("%s: %s names %s, which is not there", v.name, e.Path, path)
+				}
+			}
+		}
+		if found < 3 {
+			t.Errorf("%s: only %d paths found", v.name, found)
+		}
+	}
+}
