@@ -6,7 +6,7 @@ import (
 )
 
 // Chmod sets permissions, setuid, setgid and sticky bit, and follows symbolic
-// links. An access ACL changes with them, as with chmod(2).
+// links. An access ACL is changed with them. An access ACL changes with them, as with chmod(2).
 func (fs *FS) Chmod(path string, mode iofs.FileMode) error {
 	return fs.change("chmod", path, func(in *inode) error {
 		in.setMode(in.mode()&modeType | permBits(mode))

@@ -27,6 +27,24 @@ func BenchmarkFiles(b *testing.B) {
 	b.ReportMetric(5000*float64(b.N)/b.Elapsed().Seconds(), "files/s")
 }
 
+// BenchmarkFilesInMemory is BenchmarkFiles without a file below: what the
+// editor itself takes.
+func BenchmarkFilesInMemory(b *testing.B) {
+	content := noise(1, 1000)
+	for b.Loop() {
+		b.StopTimer()
+		dev := loaded(b, ext4test.Named(b, "bookworm-4k"), 128<<20)
+		b.StartTimer()
+		fs := dev.open(b)
+		succeed(b, fs.Mkdir("d", attr(0o755)))
+		for i := range 5000 {
+			succeed(b, fs.Create(fmt.Sprintf("d/file-%05d", i), bytes.NewReader(content), attr(0o644)))
+		}
+		succeed(b, fs.Flush())
+	}
+	b.ReportMetric(5000*float64(b.N)/b.Elapsed().Seconds(), "files/s")
+}
+
 // BenchmarkTree makes a tree like a root file system's: 13,449 entries, 195 MB.
 func BenchmarkTree(b *testing.B) {
 	content := noise(2, 1<<20)

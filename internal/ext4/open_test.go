@@ -93,7 +93,7 @@ func TestOpenRefusesFeatures(t *testing.T) {
 				v.Options = []string{test.option}
 				v.BlockSize = 65536
 			}
-			dev := loaded(t, v, 64<<20)
+			dev := loaded(t, v, 16<<20)
 			before := bytes.Clone(dev.data)
 			_, err := ext4.Open(dev, int64(len(dev.data)))
 			var unsupported *ext4.UnsupportedFeatureError

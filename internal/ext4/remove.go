@@ -1,7 +1,6 @@
 package ext4
 
 import (
-	"fmt"
 	iofs "io/fs"
 	"slices"
 	"time"
@@ -179,27 +178,5 @@ func (fs *FS) dropXattrs(in *inode) error {
 		clear(in.raw[inBaseSize+int(le16(in.raw, inExtraIsize)):])
 		in.markDirty()
 	}
-	num := in.fileACL()
-	if num == 0 {
-		return nil
-	}
-	structure := fmt.Sprintf("attribute block of inode %d", in.num)
-	if num <= fs.firstDataBlock || num >= fs.blocks || fs.isSystem(num, 1) {
-		return corrupt(structure, num, "it lies in no place for one")
-	}
-	b, err := fs.meta(num, sealXattr, fs.seed, structure)
-	if err != nil {
-		return err
-	}
-	refs := le32(b.data, xbRefcount)
-	if le32(b.data, xbMagic) != xattrMagic || refs == 0 || refs > xattrBlockRefs {
-		return corrupt(structure, num, "no attributes, or %d references", refs)
-	}
-	in.setFileACL(0)
-	if refs == 1 {
-		return fs.freeFor(in, num, 1)
-	}
-	fs.touch(b)
-	put32(b.data, xbRefcount, refs-1)
-	return fs.chargeBlocks(in, -1)
+	return fs.releaseXattrBlock(in)
 }

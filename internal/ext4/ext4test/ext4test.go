@@ -3,6 +3,7 @@
 package ext4test
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,6 +20,8 @@ type Variant struct {
 	Features  string // for mke2fs -O, on top of Debian's defaults for ext4
 	BlockSize int
 	Options   []string // for mke2fs
+	Extended  string   // for mke2fs -E
+	Garbage   bool     // the file is full of it beforehand
 }
 
 func (v Variant) String() string { return v.Name }
@@ -96,12 +99,17 @@ func MakeAt(t testing.TB, path string, v Variant, size int64) {
 	if err := f.Truncate(size); err != nil {
 		t.Fatal(err)
 	}
+	if v.Garbage {
+		if _, err := f.Write(bytes.Repeat([]byte("garbage\xA5"), int(size/8))); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
 	args := []string{"-q", "-F", "-t", "ext4", "-b", fmt.Sprint(v.BlockSize),
 		"-U", "6e0a2c1e-7d0b-4b0e-9d55-0c1a2b3c4d5e", "-L", "rootfs",
-		"-E", "hash_seed=a1b2c3d4-0102-0304-0506-0708090a0b0c,root_owner=0:0"}
+		"-E", strings.TrimSuffix("hash_seed=a1b2c3d4-0102-0304-0506-0708090a0b0c,root_owner=0:0,"+v.Extended, ",")}
 	if v.Features != "" {
 		args = append(args, "-O", v.Features)
 	}
