@@ -116,7 +116,6 @@ func differ(a, b []byte) int {
 type change struct {
 	off, n  int64
 	data    []byte // nil: a discard
-	whole   bool
 	summary string
 }
 

@@ -67,24 +67,24 @@ func (l *Layer) seal() error {
 	l.pending = nil
 	l.space.release(dropped...)
 	l.settle(s)
-	return l.trim()
+	l.trim()
+	return nil
 }
 
-// trim gives back all that is free in the file of a layer that was sealed.
-func (l *Layer) trim() error {
+// trim gives back all that is free in the file of a layer that was sealed,
+// and lets nobody open it for writing. The layer is sealed and durable by now,
+// and a file system that can do neither (exFAT, say) costs space alone: so
+// errors do not count.
+func (l *Layer) trim() {
 	if k := len(l.space.free) - 1; k >= 0 && int64(l.space.free[k].start)+int64(l.space.free[k].n) == l.space.end {
 		l.space.end = int64(l.space.free[k].start)
 		l.space.free = l.space.free[:k]
 	}
-	if err := l.file.Truncate(l.space.end * BlockSize); err != nil {
-		return err
-	}
+	_ = l.file.Truncate(l.space.end * BlockSize)
 	for _, hole := range l.space.free {
-		if err := l.file.Punch(int64(hole.start)*BlockSize, int64(hole.n)*BlockSize); err != nil {
-			return err
-		}
+		_ = l.file.Punch(int64(hole.start)*BlockSize, int64(hole.n)*BlockSize)
 	}
-	return l.file.Chmod(0o400)
+	_ = l.file.Chmod(0o400)
 }
 
 // canonical gives the map without blocks that equal the parent's, and with
