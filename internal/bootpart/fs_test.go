@@ -780,6 +780,11 @@ func TestWrongFreeCountIsMended(t *testing.T) {
 	if got := binary.LittleEndian.Uint32(main[488:]); int(got) != f.Usage().FreeClusters {
 		t.Errorf("FSInfo says %d clusters are free, %d are", got, f.Usage().FreeClusters)
 	}
+	hint := int(binary.LittleEndian.Uint32(main[492:]))
+	fat := int(binary.LittleEndian.Uint16(b[14:])) * 512
+	if hint < 2 || hint >= f.Usage().Clusters+2 || binary.LittleEndian.Uint32(b[fat+4*hint:]) != 0 {
+		t.Errorf("FSInfo hints at cluster %d, which is not free", hint)
+	}
 }
 
 func BenchmarkTenFiles(b *testing.B) {

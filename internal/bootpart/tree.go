@@ -23,7 +23,7 @@ const (
 const (
 	maxDirBytes = 65536 * slotSize
 	maxDepth    = 64
-	maxSlots    = 1 << 20
+	maxSlots    = 1 << 18
 )
 
 const slotFree = 0xe5
