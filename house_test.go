@@ -17,13 +17,13 @@ const module = "hatchery"
 // place in the house.
 func floor(pkg string) int {
 	switch top, _, _ := strings.Cut(pkg, "/"); top {
-	case "internal":
+	case "internal", "testdata":
 		return 1
 	case "netboot", "firstboot", "overlays":
 		return 2
 	case "imagebuilder", "controller":
 		return 3
-	case "cmd", "testdata":
+	case "cmd":
 		return 4
 	}
 	return 0

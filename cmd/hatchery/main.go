@@ -47,10 +47,21 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		err = errors.New("interrupted; nothing partial was left, run it again to go on")
 	}
-	if !errors.Is(err, errReported) {
-		fmt.Fprintln(stderr, "hatchery:", err)
-	}
+	printError(stderr, err)
 	return exitCode(err)
+}
+
+// printError says what went wrong. The mistakes of a cluster file begin with
+// their place, FILE:LINE:COLUMN, so that editors find it.
+func printError(w io.Writer, err error) {
+	var mistakes *spec.Errors
+	switch {
+	case errors.Is(err, errReported):
+	case errors.As(err, &mistakes):
+		fmt.Fprintln(w, mistakes)
+	default:
+		fmt.Fprintln(w, "hatchery:", err)
+	}
 }
 
 // errReported is the error of a command that already said what is wrong.

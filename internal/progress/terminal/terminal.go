@@ -24,6 +24,13 @@ type Display interface {
 	Close()
 }
 
+// Silent is the display that shows nothing.
+var Silent Display = silent{progress.Discard}
+
+type silent struct{ progress.Reporter }
+
+func (silent) Close() {}
+
 // New gives the display that fits w: bars where w is a terminal, else lines.
 func New(w io.Writer) Display {
 	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
