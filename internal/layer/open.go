@@ -199,7 +199,7 @@ func readChain(f file, s *slot, fileBlocks int64) ([]segmentRef, error) {
 func (l *Layer) apply(ref segmentRef, fileBlocks int64) error {
 	at := ref.block * BlockSize
 	size := int64(segmentHead) + int64(ref.count)*recordSize
-	r := bufio.NewReaderSize(io.NewSectionReader(l.file, at, size), 64<<10)
+	r := bufio.NewReaderSize(io.NewSectionReader(l.file, at, size), int(min(size, 64<<10)))
 	var p [segmentHead]byte
 	if _, err := io.ReadFull(r, p[:]); err != nil {
 		return fmt.Errorf("cannot read map segment: %w", err)
