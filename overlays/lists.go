@@ -158,7 +158,7 @@ func cutPath(line string) (word, rest string, err error) {
 func treePath(name string) (clean string, dir bool, err error) {
 	clean, dir = strings.CutSuffix(name, "/")
 	if !fs.ValidPath(clean) || clean == "." || path.Clean(clean) != clean || strings.ContainsAny(clean, "\n\x00") {
-		return "", false, fmt.Errorf("%q is no path inside of the tree: it starts without a slash and has neither . nor ..", name)
+		return "", false, fmt.Errorf("%q is no path inside of the tree, which starts without a slash and has no . or .. among its parts", name)
 	}
 	return clean, dir, nil
 }

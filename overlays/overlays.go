@@ -18,7 +18,12 @@
 //   - a folder exists to hold files; modes gives it a mode and an owner, and
 //     creates it if need be (see parseModes).
 //
-// Later trees replace earlier ones path by path.
+// Later trees replace earlier ones path by path. bin, lib and sbin at the top of
+// a tree mean usr/bin, usr/lib and usr/sbin, which they are links to.
+//
+// Time stamps are not part of an entry: everything that is laid gets the
+// build's epoch. systemd takes that of usr/lib/clock-epoch for the earliest time
+// that it can be.
 package overlays
 
 import (

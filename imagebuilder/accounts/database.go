@@ -157,6 +157,14 @@ func (t *table) add(fields ...string) {
 	t.changed = true
 }
 
+// addOnce appends a line unless the key, its first field, has one: an account
+// that was removed by hand may have left it.
+func (t *table) addOnce(fields ...string) {
+	if t.find(fields[0]) == nil {
+		t.add(fields...)
+	}
+}
+
 // Changed gives the files that differ from what was parsed, by path.
 func (db *Database) Changed() map[string][]byte {
 	changed := map[string][]byte{}

@@ -168,17 +168,16 @@ func (db *Database) create(name string) error {
 		gid = own
 	} else {
 		db.files[Group].add(name, "x", id(gid), "")
-		db.files[Gshadow].add(name, "!", "", "")
+		db.files[Gshadow].addOnce(name, "!", "", "")
 	}
 	password := "x"
 	if db.files[Shadow] == nil {
 		password = "*"
 	}
 	db.files[Passwd].add(name, password, id(uid), id(gid), "", "/home/"+name, "/bin/bash")
-	db.files[Shadow].add(name, "*", "", "0", "99999", "7", "", "", "")
 	for _, path := range []string{Subuid, Subgid} {
 		if start, ok := db.nextSubID(path); ok {
-			db.files[path].add(name, start, strconv.Itoa(subIDCount))
+			db.files[path].addOnce(name, start, strconv.Itoa(subIDCount))
 		}
 	}
 	return nil

@@ -229,13 +229,13 @@ func (e *editor) config() {
 	if t.GPUMem != 0 {
 		set("all", "gpu_mem", fmt.Sprint(t.GPUMem))
 	}
-	// The overlay can be loaded once; the stock file has lines of its own for
-	// the compute modules, which are filtered by board.
+	// One overlay for the controller of the USB port, in one mode.
 	remove("all", "dtoverlay=dwc2")
 	if t.Controller {
 		add("all", "dtoverlay=dwc2,dr_mode=host")
-		// A Pi 4's USB-C port is a host through the other controller, except
-		// on a compute module: its carrier boards have the HAT's hub on dwc2.
+		remove("cm5", "dtoverlay=dwc2") // the same, which is in all now
+		// As ClusterCTRL has it: a Pi 4's USB-C port is a host by its second
+		// controller, a compute module's (which pi4 matches too) by dwc2.
 		set("pi4", "otg_mode", "1")
 		set("cm4", "otg_mode", "0")
 		// The HAT stretches the clock, which the hardware's I2C cannot

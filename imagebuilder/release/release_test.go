@@ -1,0 +1,360 @@
+package release_test
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"hatchery/imagebuilder/release"
+	"hatchery/overlays"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+const osRelease = `PRETTY_NAME="Raspbian GNU/Linux 12 (bookworm)"
+NAME="Raspbian GNU/Linux"
+VERSION_ID="12"
+VERSION="12 (bookworm)"
+VERSION_CODENAME=bookworm
+ID=raspbian
+ID_LIKE=debian
+`
+
+// bookworm is a tree with everything of Raspberry Pi OS bookworm that matters
+// here, as its packages and pi-gen leave it.
+func bookworm(edit ...func(fstest.MapFS)) fstest.MapFS {
+	file := func(text string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(text), Mode: 0o644} }
+	link := func(target string) *fstest.MapFile {
+		return &fstest.MapFile{Data: []byte(target), Mode: fs.ModeSymlink | 0o777}
+	}
+	dir := func() *fstest.MapFile { return &fstest.MapFile{Mode: fs.ModeDir | 0o755} }
+	tree := fstest.MapFS{
+		"etc/os-release":                         link("../usr/lib/os-release"),
+		"usr/lib/os-release":                     file(osRelease),
+		"etc/passwd":                             file("root:x:0:0:root:/root:/bin/bash\nsystemd-timesync:x:997:996::/:/usr/sbin/nologin\npi:x:1000:1000:,,,:/home/pi:/bin/bash\n"),
+		"etc/shadow":                             file("root:*:19600:0:99999:7:::\nsystemd-timesync:!*:19600::::::\npi:!:19600:0:99999:7:::\n"),
+		"etc/group":                              file("root:x:0:\nadm:x:4:pi\nsudo:x:27:pi\nshadow:x:42:\nusers:x:100:pi\nsystemd-timesync:x:996:\npi:x:1000:\ngpio:x:986:pi\n"),
+		"etc/gshadow":                            file("root:*::\nadm:*::pi\nsudo:*::pi\nshadow:*::\nusers:*::pi\nsystemd-timesync:!*::\npi:!::\ngpio:!::pi\n"),
+		"etc/subuid":                             file("pi:100000:65536\n"),
+		"etc/subgid":                             file("pi:100000:65536\n"),
+		"etc/skel/.bashrc":                       file("# bash\n"),
+		"etc/skel/.profile":                      file("# profile\n"),
+		"home/pi/.bashrc":                        file("# bash\n"),
+		"etc/locale.gen":                         file("# Locales\n# de_DE.UTF-8 UTF-8\nen_GB.UTF-8 UTF-8\n# fr_FR ISO-8859-1\n"),
+		"etc/fstab":                              file("proc            /proc           proc    defaults          0       0\nPARTUUID=4e639091-01  /boot/firmware  vfat    defaults          0       2\nPARTUUID=4e639091-02  /               ext4    defaults,noatime  0       1\n"),
+		"etc/init.d/ssh":                         file(""),
+		"usr/sbin/nft":                           file(""),
+		"usr/sbin/dnsmasq":                       file(""),
+		"usr/sbin/sshd":                          file(""),
+		"usr/sbin/ip":                            file(""),
+		"usr/sbin/modprobe":                      file(""),
+		"usr/bin/sudo":                           file(""),
+		"usr/sbin/NetworkManager":                file(""),
+		"usr/lib/systemd/systemd-networkd":       file(""),
+		"usr/share/zoneinfo/Europe/London":       file(""),
+		"etc/ssh/sshd_config":                    file("Include /etc/ssh/sshd_config.d/*.conf\n"),
+		"etc/ssh/sshd_config.d/rename_user.conf": file("Banner /usr/share/userconf-pi/sshd_banner\n"),
+		"etc/sudoers.d/010_pi-nopasswd":          file("pi ALL=(ALL) NOPASSWD: ALL\n"),
+		"etc/sudoers.d/README":                   file(""),
+		"etc/init.d/resize2fs_once":              file("#!/bin/sh\n"),
+		"etc/rc3.d/S01resize2fs_once":            link("../init.d/resize2fs_once"),
+		"etc/rc3.d/S01ssh":                       link("../init.d/ssh"),
+		"etc/systemd/system/multi-user.target.wants/regenerate_ssh_host_keys.service": link("/lib/systemd/system/regenerate_ssh_host_keys.service"),
+		"etc/systemd/system/multi-user.target.wants/userconfig.service":               link("/lib/systemd/system/userconfig.service"),
+		"etc/systemd/system/multi-user.target.wants/sshswitch.service":                link("/lib/systemd/system/sshswitch.service"),
+		"etc/systemd/system/multi-user.target.wants/NetworkManager.service":           link("/lib/systemd/system/NetworkManager.service"),
+		"etc/systemd/system/getty.target.wants":                                       dir(),
+	}
+	for _, f := range edit {
+		f(tree)
+	}
+	return tree
+}
+
+func remove(paths ...string) func(fstest.MapFS) {
+	return func(tree fstest.MapFS) {
+		for _, p := range paths {
+			delete(tree, p)
+		}
+	}
+}
+
+func put(path, text string) func(fstest.MapFS) {
+	return func(tree fstest.MapFS) { tree[path] = &fstest.MapFile{Data: []byte(text), Mode: 0o644} }
+}
+
+func target(edit ...func(*release.Target)) release.Target {
+	t := release.Target{
+		User: "pi", AuthorizedKeys: []string{"ssh-ed25519 AAAA me@desk"}, Locale: "en_GB.UTF-8", Timezone: "Europe/London",
+		DiskID: 0x0badcafe, GPUMem: 16, Epoch: time.Unix(1700000000, 0),
+	}
+	for _, f := range edit {
+		f(&t)
+	}
+	return t
+}
+
+func controller(t *release.Target) { t.Controller = true }
+
+func bridged(t *release.Target) { t.Bridged = true }
+
+func edits(t testing.TB, tree fstest.MapFS, target release.Target) *release.Edits {
+	t.Helper()
+	root := release.FromFS(tree)
+	r, err := release.Detect(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := r.Edits(root, target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func describe(e *release.Edits) []byte {
+	var b bytes.Buffer
+	for _, r := range e.Rename {
+		fmt.Fprintf(&b, "rename %s %s\n", r.From, r.To)
+	}
+	for _, p := range e.Remove {
+		fmt.Fprintf(&b, "remove %s\n", p)
+	}
+	for _, entry := range e.Entries {
+		fmt.Fprintf(&b, "write %s %d:%d %s", entry.Mode, entry.UID, entry.GID, entry.Path)
+		if entry.Target != "" {
+			fmt.Fprintf(&b, " -> %s", entry.Target)
+		}
+		if entry.Secret {
+			b.WriteString(" secret")
+		}
+		fmt.Fprintf(&b, " (%s)\n", entry.From)
+	}
+	for _, key := range e.Cmdline.RemoveKeys {
+		fmt.Fprintf(&b, "cmdline.txt: remove %s=…\n", key)
+	}
+	for _, word := range e.Cmdline.RemoveWords {
+		fmt.Fprintf(&b, "cmdline.txt: remove %s\n", word)
+	}
+	for _, word := range e.Cmdline.Set {
+		fmt.Fprintf(&b, "cmdline.txt: set %s=%s\n", word.Key, word.Value)
+	}
+	for _, word := range e.Cmdline.Add {
+		fmt.Fprintf(&b, "cmdline.txt: add %s\n", word)
+	}
+	for _, c := range e.Config {
+		fmt.Fprintf(&b, "config.txt: %s\n", c)
+	}
+	for _, p := range e.Problems {
+		fmt.Fprintf(&b, "problem (fatal %v): %s\n", p.Fatal, p)
+	}
+	for _, entry := range e.Entries {
+		if entry.Mode.IsRegular() {
+			fmt.Fprintf(&b, "\n-- %s --\n%s", entry.Path, entry.Content)
+		}
+	}
+	return b.Bytes()
+}
+
+func TestBookworm(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		tree   fstest.MapFS
+		target release.Target
+	}{
+		{"controller-cnat", bookworm(), target(controller)},
+		{"controller-cbridge", bookworm(), target(controller, bridged, func(t *release.Target) {
+			t.WifiCountry, t.PasswordHash, t.Cmdline, t.Config = "GB", "$y$j9T$a$b", []string{"quiet"}, []string{"dtparam=audio=off"}
+		})},
+		{"node", bookworm(), target()},
+		{"node-renamed", bookworm(), target(func(t *release.Target) { t.User, t.Locale = "jack", "de_DE.UTF-8" })},
+		{"node-bare", bookworm(
+			remove("home/pi/.bashrc", "etc/locale.gen", "etc/fstab", "usr/bin/sudo", "usr/sbin/modprobe", "usr/lib/systemd/systemd-networkd"),
+			put("etc/passwd", "root:x:0:0:root:/root:/bin/bash\n"), put("etc/group", "root:x:0:\n"), put("etc/shadow", "root:*:19600:0:99999:7:::\n"),
+			put("etc/ssh/ssh_host_rsa_key", "x"), put("etc/ssh/ssh_host_rsa_key.pub", "x"),
+			put("etc/systemd/system/sysinit.target.requires/rpi-resize.service", ""),
+			put("etc/systemd/system/getty@tty1.service.d/autologin.conf", "[Service]\n"),
+		), target()},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got := describe(edits(t, test.tree, test.target))
+			path := filepath.Join("testdata", test.name+".golden")
+			if *update {
+				if err := os.WriteFile(path, got, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatalf("%v (run with -update)", err)
+			}
+			if diff := cmp.Diff(string(want), string(got)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestEditsGoWithOverlays lays the edits and the overlays over one another, as
+// the pipeline does it: neither needs a folder where the other has a file.
+func TestEditsGoWithOverlays(t *testing.T) {
+	for _, name := range []string{"controller", "p1"} {
+		data := overlays.Data{
+			Cluster: "c", Name: name, Hostname: "x", Hosts: []overlays.Host{{Name: name, Hostname: "x"}},
+			User: overlays.User{Name: "pi"}, Network: overlays.CNAT, Timezone: "Europe/London", Locale: "en_GB.UTF-8",
+			MachineID: strings.Repeat("0", 32), Epoch: time.Unix(1700000000, 0),
+		}
+		if name == "p1" {
+			data.Slot, data.Hosts[0].Slot = 1, 1
+		}
+		laid, err := overlays.Render(data, overlays.Trees(data.Controller())...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := edits(t, bookworm(), target(func(t *release.Target) { t.Controller = data.Controller() }))
+		all, err := overlays.Merge(e.Entries, laid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(all) != len(e.Entries)+len(laid) {
+			t.Errorf("%s: the edits and the overlays have a path in common", name)
+		}
+		// A unit that is masked must not be one that the overlays enable.
+		for _, entry := range laid {
+			if slices.Contains(e.Remove, entry.Path) {
+				t.Errorf("%s: %s is removed and laid", name, entry.Path)
+			}
+		}
+	}
+}
+
+func TestCmdlineRemoves(t *testing.T) {
+	e := edits(t, bookworm(), target())
+	words := strings.Fields("console=serial0,115200 console=tty1 root=PARTUUID=4e639091-02 rootfstype=ext4 fsck.repair=yes rootwait quiet init=/usr/lib/raspberrypi-sys-mods/firstboot " +
+		"init=/usr/lib/raspi-config/init_resize.sh resize systemd.run=/boot/firstrun.sh systemd.run_success_action=reboot systemd.unit=kernel-command-line.target " +
+		"systemd.unit=rescue.target init=/sbin/init resize=no cgroup_disable=memory")
+	var left []string
+	for _, word := range words {
+		if !e.Cmdline.Removes(word) {
+			left = append(left, word)
+		}
+	}
+	want := "console=serial0,115200 console=tty1 root=PARTUUID=4e639091-02 rootfstype=ext4 fsck.repair=yes rootwait quiet systemd.unit=rescue.target init=/sbin/init resize=no"
+	if got := strings.Join(left, " "); got != want {
+		t.Errorf("left:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+func TestProblems(t *testing.T) {
+	for _, test := range []struct {
+		summary string
+		tree    fstest.MapFS
+		target  release.Target
+		want    string
+		fatal   bool
+	}{
+		{"controller without nft", bookworm(remove("usr/sbin/nft")), target(controller), "nftables is missing", true},
+		{"controller without dnsmasq", bookworm(remove("usr/sbin/dnsmasq")), target(controller), "dnsmasq is missing", false},
+		{"controller without dnsmasq, which it does not need", bookworm(remove("usr/sbin/dnsmasq")), target(controller, func(t *release.Target) { t.Resolvers = true }), "", false},
+		{"controller without NetworkManager", bookworm(remove("usr/sbin/NetworkManager")), target(controller), "NetworkManager is missing", true},
+		{"CBRIDGE without NetworkManager", bookworm(remove("usr/sbin/NetworkManager")), target(controller, bridged), "", false},
+		{"CBRIDGE without ip", bookworm(remove("usr/sbin/ip")), target(controller, bridged), "iproute2 is missing", true},
+		{"node without nft and dnsmasq", bookworm(remove("usr/sbin/nft", "usr/sbin/dnsmasq")), target(), "", false},
+		{"node without sshd", bookworm(remove("usr/sbin/sshd")), target(), "no SSH server", true},
+		{"unknown time zone", bookworm(), target(func(t *release.Target) { t.Timezone = "Mars/Base" }), "time zone Mars/Base", false},
+		{"fstab without the boot partition", bookworm(put("etc/fstab", "/dev/mmcblk0p2 / ext4 defaults 0 1\n")), target(), "does not mount /boot/firmware", false},
+	} {
+		problems := edits(t, test.tree, test.target).Problems
+		switch {
+		case test.want == "" && len(problems) > 0:
+			t.Errorf("%s: %v", test.summary, problems)
+		case test.want == "":
+		case len(problems) != 1 || !strings.Contains(problems[0].String(), test.want) || problems[0].Fatal != test.fatal || problems[0].Remedy == "":
+			t.Errorf("%s: %v", test.summary, problems)
+		}
+	}
+}
+
+func TestErrors(t *testing.T) {
+	for _, test := range []struct {
+		summary string
+		tree    fstest.MapFS
+		target  release.Target
+		err     string
+	}{
+		{"no account files", bookworm(remove("etc/passwd")), target(), "cannot prepare bookworm: no /etc/passwd"},
+		{"user is the system's", bookworm(), target(func(t *release.Target) { t.User = "root" }), "account of the system"},
+		{"the new home is there already", bookworm(put("home/jack/x", "")), target(func(t *release.Target) { t.User = "jack" }), "/home/pi cannot become /home/jack, which is there already"},
+		{"a file that cannot be read", bookworm(func(tree fstest.MapFS) { tree["etc/locale.gen"] = &fstest.MapFile{Mode: fs.ModeDir} }), target(), "/etc/locale.gen"},
+	} {
+		root := release.FromFS(test.tree)
+		r, err := release.Detect(root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Edits(root, test.target); err == nil || !strings.Contains(err.Error(), test.err) {
+			t.Errorf("%s: error %v, want one with %q", test.summary, err, test.err)
+		}
+	}
+}
+
+func TestDetect(t *testing.T) {
+	for _, test := range []struct {
+		summary, text string
+		want, err     string
+	}{
+		{summary: "Raspbian", text: osRelease, want: "bookworm"},
+		{summary: "Debian, which arm64 images call themselves", text: "ID=debian\nVERSION_CODENAME='bookworm'\n", want: "bookworm"},
+		{summary: "trixie", text: "ID=raspbian\nVERSION_CODENAME=trixie\nPRETTY_NAME=\"Raspbian GNU/Linux 13 (trixie)\"\n", err: "the image is trixie (Raspbian GNU/Linux 13 (trixie)), which hatchery does not know; it knows bookworm"},
+		{summary: "bullseye", text: "ID=raspbian\nVERSION_CODENAME=bullseye\n", err: "the image is bullseye, which"},
+		{summary: "another system with the codename", text: "ID=mint\nVERSION_CODENAME=bookworm\nPRETTY_NAME=Mint\n", err: "the image is bookworm (Mint)"},
+		{summary: "sid, which has none", text: "ID=debian\nPRETTY_NAME=\"Debian GNU/Linux trixie/sid\"\n", err: "an unnamed release (Debian"},
+		{summary: "nonsense", text: "\x00==\n=", err: "an unnamed release"},
+	} {
+		r, err := release.Detect(release.FromFS(fstest.MapFS{"etc/os-release": {Data: []byte(test.text)}}))
+		if test.err != "" {
+			var unknown *release.UnknownError
+			if !errors.As(err, &unknown) || !strings.Contains(err.Error(), test.err) || !slices.Contains(unknown.Known, "bookworm") {
+				t.Errorf("%s: error %v, want one with %q", test.summary, err, test.err)
+			}
+			continue
+		}
+		if err != nil || r.Codename != test.want || r.BootPath != "/boot/firmware" {
+			t.Errorf("%s: got %+v, %v", test.summary, r, err)
+		}
+	}
+	if _, err := release.Detect(release.FromFS(fstest.MapFS{})); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no os-release: error %v", err)
+	}
+	// The file at its other place.
+	if _, err := release.Detect(release.FromFS(bookworm(remove("etc/os-release")))); err != nil {
+		t.Error(err)
+	}
+}
+
+func FuzzEdits(f *testing.F) {
+	tree := bookworm()
+	f.Add([]byte(osRelease), tree["etc/fstab"].Data, tree["etc/locale.gen"].Data)
+	f.Add([]byte("ID=debian\nVERSION_CODENAME=\"book\\worm"), []byte("\t/\n/ / / /\r\n"), []byte("#en_GB.UTF-8 UTF-8"))
+	f.Fuzz(func(t *testing.T, osRelease, fstab, locales []byte) {
+		root := release.FromFS(bookworm(put("usr/lib/os-release", string(osRelease)), put("etc/fstab", string(fstab)), put("etc/locale.gen", string(locales))))
+		r, err := release.Detect(root)
+		if err != nil {
+			return
+		}
+		if _, err := r.Edits(root, target()); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
