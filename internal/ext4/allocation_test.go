@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -198,6 +199,40 @@ func TestUnzeroedInodeTables(t *testing.T) {
 				t.Errorf("%d files", n)
 			}
 		})
+	}
+}
+
+// The first file of 2 GiB brings the feature that it needs.
+func TestLargeFile(t *testing.T) {
+	v := ext4test.Named(t, "bookworm-4k")
+	v.Features += ",^large_file,^resize_inode"
+	fs := newEdited(t, v, 16<<20)
+	if slices.Contains(fs.Features(), "large_file") {
+		t.Fatal("the feature is there already")
+	}
+	fs.create("f", "begin")
+	succeed(t, fs.Truncate("f", 1<<31-1))
+	fs.flush()
+	if slices.Contains(fs.reopened().Features(), "large_file") {
+		t.Error("the feature came too early")
+	}
+	succeed(t, fs.Append("f", strings.NewReader("end")))
+	fs.flush()
+	r := fs.reopened()
+	if !slices.Contains(r.Features(), "large_file") {
+		t.Error("no feature large_file")
+	}
+	if _, err := r.ReadFile("f"); !errors.Is(err, ext4.ErrTooLarge) {
+		t.Errorf("ReadFile: %v", err)
+	}
+	f, err := r.OpenFile("f")
+	succeed(t, err)
+	p := make([]byte, 8)
+	if _, err := f.ReadAt(p, 1<<31-3); err != nil && !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+	if string(p[:5]) != "\x00\x00end" {
+		t.Errorf("%q", p)
 	}
 }
 

@@ -192,7 +192,7 @@ func (fs *FS) maxFileSize() int64 { return (1<<32 - 1) * fs.blockSize }
 
 // needLargeFile sets the feature that files of 2 GiB and more need.
 func (fs *FS) needLargeFile(in *inode) error {
-	if in.size() < 1<<31 || fs.roCompat&roLargeFile != 0 {
+	if in.size() < 1<<31 || le32(fs.superblock(), sbFeatureROCompat)&roLargeFile != 0 {
 		return nil
 	}
 	sb := fs.changeSuperblock()

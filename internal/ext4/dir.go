@@ -22,7 +22,7 @@ type slot struct {
 }
 
 // dirNamesLimit is how many names of directories stay in memory.
-const dirNamesLimit = 500_000
+const dirNamesLimit = 100_000
 
 // entryLen is what an entry with a name of n bytes takes.
 func entryLen(n int) int { return align4(deName + n) }

@@ -102,9 +102,10 @@ func checkFeatures(compat, incompat, ro uint32) error {
 
 // Features lists the file system's features by name, sorted.
 func (fs *FS) Features() []string {
-	names := featureNames(fs.compat, compatNames, 'C')
-	names = append(names, featureNames(fs.incompat, incompatNames, 'I')...)
-	names = append(names, featureNames(fs.roCompat, roCompatNames, 'R')...)
+	sb := fs.superblock()
+	names := featureNames(le32(sb, sbFeatureCompat), compatNames, 'C')
+	names = append(names, featureNames(le32(sb, sbFeatureIncompat), incompatNames, 'I')...)
+	names = append(names, featureNames(le32(sb, sbFeatureROCompat), roCompatNames, 'R')...)
 	sort.Strings(names)
 	return names
 }

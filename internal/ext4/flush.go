@@ -45,6 +45,7 @@ func (fs *FS) Flush() error {
 		fs.groups[g].longestRun = ^uint32(0)
 	}
 	clear(fs.held)
+	fs.cacheMax = cacheLimit
 	return nil
 }
 
