@@ -75,7 +75,7 @@ type world struct {
 	fs      *edited
 	variant ext4test.Variant
 	root    *fileNode
-	now     time.Time
+	now     time.Time // never after the real one, which e2fsck looks at
 	random  *rand.Rand
 	log     []string // the last operations
 	done    map[string]int
@@ -83,7 +83,7 @@ type world struct {
 
 func newWorld(t *testing.T, v ext4test.Variant, size int64, seed uint64) *world {
 	t.Helper()
-	w := &world{t: t, variant: v, now: epoch, random: rand.New(rand.NewPCG(seed, uint64(len(v.Name)))), done: map[string]int{}}
+	w := &world{t: t, variant: v, now: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC), random: rand.New(rand.NewPCG(seed, uint64(len(v.Name)))), done: map[string]int{}}
 	path := filepath.Join(memoryDir(t), "image")
 	ext4test.MakeAt(t, path, v, size)
 	w.fs = openEdited(t, path)
@@ -400,7 +400,7 @@ func (w *world) do(what string, e effect, f func() error) {
 	if w.log = append(w.log, shorten(what)); len(w.log) > 20 {
 		w.log = w.log[1:]
 	}
-	w.now = w.now.Add(time.Duration(w.random.Int64N(int64(time.Hour))))
+	w.now = w.now.Add(time.Duration(w.random.Int64N(int64(time.Minute))))
 	w.fs.SetTime(w.now)
 	usage := w.fs.Usage()
 	err := f()
