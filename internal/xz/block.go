@@ -22,32 +22,43 @@ type blockDecoder struct {
 	compressed int64
 }
 
-// start reads the header of a block whose first byte, already read, is
-// sizeByte. Memory is the limit for the window. The true sizes, where the
-// index tells them, are checked against the header's.
-func (b *blockDecoder) start(sizeByte byte, check checkID, number int, memory int64, uncompressed int64) error {
+// plausible is a ratio of compression that real data reaches; LZMA can reach
+// thousands. A block's window is made at once as large as this makes likely.
+const plausible = 16
+
+// readHeader reads the header of a block whose first byte, already read, is
+// sizeByte.
+func (b *blockDecoder) readHeader(sizeByte byte, number int) error {
 	b.number, b.begin, b.produced = number, b.in.offset-1, 0
 	buf := make([]byte, (int(sizeByte)+1)*4)
 	buf[0] = sizeByte
-	if err := b.in.readFull(buf[1:]); err != nil {
-		return b.failed(err)
+	err := b.in.readFull(buf[1:])
+	if err == nil {
+		b.header, err = parseBlockHeader(buf, b.begin)
 	}
-	h, err := parseBlockHeader(buf, b.begin)
-	if err != nil {
-		return b.failed(err)
-	}
-	if uncompressed >= 0 {
-		if h.uncompressed >= 0 && h.uncompressed != uncompressed {
-			return b.failed(corrupt(b.begin, "the block header says %d bytes of content, the index %d", h.uncompressed, uncompressed))
+	b.data = b.in.offset
+	return b.failed(err)
+}
+
+// start readies the decoder for the block whose header was read. Memory is
+// the limit for the window. The index's entry for the block is nil where the
+// index is not known yet.
+func (b *blockDecoder) start(check checkID, memory int64, e *entry) error {
+	h := &b.header
+	first := int64(minWindow)
+	if e != nil {
+		if h.uncompressed >= 0 && h.uncompressed != e.uncompressed {
+			return b.failed(corrupt(b.begin, "the block header says %d bytes of content, the index %d", h.uncompressed, e.uncompressed))
 		}
-		h.uncompressed = uncompressed
+		h.uncompressed = e.uncompressed
+		first = max(first, min(e.unpadded, memory)*plausible)
 	}
-	b.header, b.data = h, b.in.offset
 	if least := leastWindow(h.dictSize, h.uncompressed); least > memory {
 		return b.failed(&Error{Kind: ErrMemory, Offset: b.begin,
 			Detail: fmt.Sprintf("its dictionary takes %d MiB, %d MiB are allowed", (least+1<<20-1)>>20, memory>>20)})
 	}
-	b.lz.reset(int(h.dictSize), int(min(bestWindow(h.dictSize, h.uncompressed), memory)))
+	bound := min(bestWindow(h.dictSize, h.uncompressed), memory)
+	b.lz.reset(int(h.dictSize), int(bound), int(min(bound, first)))
 	b.check.reset(check)
 	return nil
 }

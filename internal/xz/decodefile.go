@@ -78,32 +78,40 @@ type fileDecoder struct {
 	errAt   int
 }
 
+// headersRead is how many block headers are looked at before the work begins.
+const headersRead = 1 << 12
+
 // affordable says how many workers the memory limit allows, by the largest
-// dictionary of the blocks that begin first: xz gives all blocks of a file
-// the same, and a block that is different is checked when it comes.
+// window that a block needs. (xz gives all blocks of a file the same; where
+// a file has more blocks than are looked at here, one that is different
+// meets the limit when it comes.)
 func (d *fileDecoder) affordable() (int, error) {
 	workers := min(d.opts.Workers, len(d.blocks))
 	var b blockDecoder
-	for i := range d.blocks[:min(len(d.blocks), 16)] {
+	for i := range d.blocks[:min(len(d.blocks), headersRead)] {
 		e := &d.blocks[i]
-		b.in = d.input(e)
-		size, err := b.in.ReadByte()
-		if err != nil {
+		// No more than a header is read ahead.
+		r := bufio.NewReaderSize(io.NewSectionReader(d.src, e.offset, min(e.padded(), maxBlockHeader)), maxBlockHeader)
+		if err := d.open(&b, r, i); err != nil {
 			return 0, err
 		}
-		if size == 0 {
-			return 0, corrupt(e.offset, "the index says that a block begins here")
-		}
-		if err := b.start(size, e.check, i+1, d.opts.MemoryLimit, e.uncompressed); err != nil {
-			return 0, err
-		}
-		workers = min(workers, int(d.opts.MemoryLimit/leastWindow(b.header.dictSize, e.uncompressed)))
+		least := leastWindow(b.header.dictSize, e.uncompressed)
+		workers = int(min(int64(workers), max(1, d.opts.MemoryLimit/least)))
 	}
 	return workers, nil
 }
 
-func (d *fileDecoder) input(e *entry) *input {
-	return &input{r: bufio.NewReader(io.NewSectionReader(d.src, e.offset, e.padded())), offset: e.offset}
+// open reads the header of a block from r.
+func (d *fileDecoder) open(b *blockDecoder, r *bufio.Reader, i int) error {
+	b.in = &input{r: r, offset: d.blocks[i].offset}
+	size, err := b.in.ReadByte()
+	if err != nil {
+		return err
+	}
+	if size == 0 {
+		return corrupt(d.blocks[i].offset, "the index says that a block begins here")
+	}
+	return b.readHeader(size, i+1)
 }
 
 func (d *fileDecoder) run(ctx context.Context) error {
@@ -121,8 +129,7 @@ func (d *fileDecoder) run(ctx context.Context) error {
 				}
 				e := &d.blocks[i]
 				r.Reset(io.NewSectionReader(d.src, e.offset, e.padded()))
-				b.in = &input{r: r, offset: e.offset}
-				if err := d.block(ctx, b, i); err != nil {
+				if err := d.block(ctx, b, r, i); err != nil {
 					d.fail(i, err)
 					cancel()
 					return
@@ -149,16 +156,12 @@ func (d *fileDecoder) fail(block int, err error) {
 }
 
 // block decodes one block to its place.
-func (d *fileDecoder) block(ctx context.Context, b *blockDecoder, i int) error {
+func (d *fileDecoder) block(ctx context.Context, b *blockDecoder, r *bufio.Reader, i int) error {
 	e := &d.blocks[i]
-	size, err := b.in.ReadByte()
-	if err != nil {
+	if err := d.open(b, r, i); err != nil {
 		return err
 	}
-	if size == 0 {
-		return corrupt(e.offset, "the index says that a block begins here")
-	}
-	if err := b.start(size, e.check, i+1, d.opts.MemoryLimit/int64(d.workers), e.uncompressed); err != nil {
+	if err := b.start(e.check, d.opts.MemoryLimit/int64(d.workers), e); err != nil {
 		return err
 	}
 	at := e.output

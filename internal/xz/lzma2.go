@@ -34,8 +34,13 @@ type lzma2 struct {
 }
 
 // reset begins a block. Bound is how large the window may grow at most; the
-// caller has made sure that it is at least windowFor(dictSize, size).
-func (z *lzma2) reset(dictSize, bound int) {
+// caller has made sure that it is at least what leastWindow says. First is
+// how large it may be before there is data to fill it.
+func (z *lzma2) reset(dictSize, bound, first int) {
+	if need := min(bound, first) + copySlack; len(z.win) < need {
+		z.win = nil // before the next one is made, so that there is only one
+		z.win = make([]byte, need)
+	}
 	z.w, z.start, z.position = 0, 0, 0
 	z.dictSize, z.maxWin = dictSize, bound
 	z.needDict, z.needProps, z.needState = true, true, true
@@ -52,9 +57,10 @@ func leastWindow(dictSize, size int64) int64 {
 	return least
 }
 
-// bestWindow is the memory beyond which more makes nothing faster.
+// bestWindow is the memory beyond which more makes nothing faster: to move
+// two bytes for each that is decoded costs a fiftieth of decoding it.
 func bestWindow(dictSize, size int64) int64 {
-	best := 2*dictSize + windowStep
+	best := dictSize + max(dictSize/2, windowStep)
 	if size >= 0 && size < best {
 		return max(size, 1)
 	}

@@ -177,7 +177,10 @@ func (z *Reader) blockOrIndex() error {
 	}
 	if size != 0 {
 		z.state = inBlock
-		return z.block.start(size, z.check, z.block.number+1, z.memory, -1)
+		if err := z.block.readHeader(size, z.block.number+1); err != nil {
+			return err
+		}
+		return z.block.start(z.check, z.memory, nil)
 	}
 	return z.indexAndFooter()
 }

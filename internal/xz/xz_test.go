@@ -166,12 +166,12 @@ func TestAgainstXZ(t *testing.T) {
 		{"empty", nil},
 		{"one byte", []byte("a")},
 		{"a run of one byte", bytes.Repeat([]byte{'x'}, 300_000)},
-		{"zeros", make([]byte, 3_000_001)},
+		{"zeros", make([]byte, 1_000_001)},
 		{"a period of three", bytes.Repeat([]byte("abc"), 200_000)},
 		{"a period of seven", bytes.Repeat([]byte("abcdefg"), 100_000)},
-		{"noise", noise(1, 400_000)},
+		{"noise", noise(1, 150_000)},
 		{"noise between text", append(append(text(3, 100_000), noise(2, 200_000)...), text(3, 100_000)...)},
-		{"like a tree", text(1, 1_500_000)},
+		{"like a tree", text(1, 800_000)},
 	}
 	settings := []string{
 		"-0", "-1", "-2", "-3", "-4", "-5", "-6", "-7", "-8", "-9", "-0e", "-6e", "-9e",
