@@ -88,6 +88,10 @@ func TestForeignMappings(t *testing.T) {
 	content := noise(6, 300*block)
 	succeed(t, fs.Create("holes", bytes.NewReader(content), attr(0o644)))
 	succeed(t, fs.Create("unwritten", bytes.NewReader(content[:10*block]), attr(0o644)))
+	// What is allocated in advance must not show what lay there before.
+	succeed(t, fs.Create("junk", bytes.NewReader(noise(8, 4<<20)), attr(0o644)))
+	fs.flush()
+	succeed(t, fs.Remove("junk"))
 	fs.flush()
 	ext4test.Debugfs(t, fs.path, true, "punch holes 20 49")
 	ext4test.Debugfs(t, fs.path, true, "punch holes 100 100")
