@@ -77,7 +77,7 @@ func TestBadInput(t *testing.T) {
 			patch(t, path, 446+16, make([]byte, 16))
 			return path
 		},
-		code: exitUsage, stderr: []string{"second partition"},
+		code: exitUsage, stderr: []string{"partition 2 is missing"},
 	}, {
 		summary: "a dirty journal",
 		base: func(t *testing.T, w *workspace) string {

@@ -73,7 +73,7 @@ func bookwormEdits(r *Release, root Root, t Target) (*Edits, error) {
 	e.need("/usr/lib/systemd/systemd-networkd", true, "systemd-networkd is missing, which sees to the cluster's links", "use an image whose systemd package is whole")
 	e.need("/usr/sbin/sshd", true, "there is no SSH server", "use an image with openssh-server")
 	e.need("/usr/bin/sudo", false, "there is no sudo", "use an image with sudo, or log in as root by overlays of your own")
-	e.need("/usr/share/zoneinfo/"+t.Timezone, false, "the image does not know the time zone "+t.Timezone, "use an image with tzdata, or another timezone")
+	e.need("/usr/share/zoneinfo/"+t.Timezone, true, "the image does not know the time zone "+t.Timezone, "set timezone to one of tzdata's names, such as Europe/London")
 	if t.Controller {
 		e.need("/usr/sbin/nft", true, "nftables is missing, without which the slots' network is not separated from the LAN", "use an image with nftables, as every Raspberry Pi OS bookworm is")
 		if !t.Resolvers {

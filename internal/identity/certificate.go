@@ -1,10 +1,10 @@
 package identity
 
 import (
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -28,24 +28,24 @@ var (
 	notAfter  = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 )
 
-// newSerial is a serial number as RFC 5280 wants it: positive, at most 20
-// bytes, never given twice.
-func newSerial() (*big.Int, error) {
-	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 126))
+// serialOf is the serial number of a certificate for a public key: positive,
+// at most 20 bytes and never given twice, as RFC 5280 wants it, because it is
+// a digest of what the certificate says. So the same certificate, issued
+// again, is the same to the byte.
+func serialOf(template *x509.Certificate, public *ecdsa.PublicKey) (*big.Int, error) {
+	der, err := x509.MarshalPKIXPublicKey(public)
 	if err != nil {
 		return nil, err
 	}
-	return n.Add(n, big.NewInt(1)), nil
+	h := sha256.New()
+	fmt.Fprintf(h, "%q %q %q %q %x", template.Subject.CommonName, template.DNSNames, template.URIs, template.IPAddresses, der)
+	serial := new(big.Int).SetBytes(h.Sum(nil)[:15])
+	return serial.Add(serial, big.NewInt(1)), nil
 }
 
 // newAuthority makes the authority's certificate, PEM.
 func newAuthority(cluster string, key *ecdsa.PrivateKey) ([]byte, error) {
-	serial, err := newSerial()
-	if err != nil {
-		return nil, err
-	}
 	template := &x509.Certificate{
-		SerialNumber:          serial,
 		Subject:               pkix.Name{CommonName: "hatchery cluster " + cluster},
 		NotBefore:             notBefore,
 		NotAfter:              notAfter,
@@ -57,8 +57,15 @@ func newAuthority(cluster string, key *ecdsa.PrivateKey) ([]byte, error) {
 	return signed(template, template, &key.PublicKey, key)
 }
 
-func signed(template, parent *x509.Certificate, public crypto.PublicKey, key *ecdsa.PrivateKey) ([]byte, error) {
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, key)
+// signed signs a certificate. Without a source of randomness the signature is
+// RFC 6979's, which follows from key and content: images that hold the
+// certificate come out equal whenever it is issued.
+func signed(template, parent *x509.Certificate, public *ecdsa.PublicKey, key *ecdsa.PrivateKey) ([]byte, error) {
+	var err error
+	if template.SerialNumber, err = serialOf(template, public); err != nil {
+		return nil, err
+	}
+	der, err := x509.CreateCertificate(nil, template, parent, public, key)
 	if err != nil {
 		return nil, err
 	}
@@ -109,8 +116,7 @@ func says(have, want *x509.Certificate) bool {
 }
 
 // certificate gives the certificate of a target's key. It is issued once and
-// kept, since no two signatures are equal and images should be; it is issued
-// anew, for the same key, when the target's names change.
+// kept; it is issued anew, for the same key, when the target's names change.
 func (s *Store) certificate(name string, key *ecdsa.PrivateKey, want *x509.Certificate) ([]byte, error) {
 	there, err := s.exists(name)
 	if err != nil {
@@ -134,10 +140,6 @@ func (s *Store) certificate(name string, key *ecdsa.PrivateKey, want *x509.Certi
 		if says(have, want) {
 			return data, nil
 		}
-	}
-	want.SerialNumber, err = newSerial()
-	if err != nil {
-		return nil, err
 	}
 	data, err := signed(want, s.ca, &key.PublicKey, s.caKey)
 	if err != nil {

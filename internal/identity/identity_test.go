@@ -554,3 +554,27 @@ func TestHostKeyIsPlain(t *testing.T) {
 		t.Errorf("%s, want %s", got, id.HostKeyPublic)
 	}
 }
+
+// TestNamesThereAndBack: a certificate that is issued again for the names it
+// had before is the same to the byte, so that a host name changed and changed
+// back gives the image it gave before.
+func TestNamesThereAndBack(t *testing.T) {
+	store, err := identity.Open(filepath.Join(t.TempDir(), "identity"), "homelab")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var certificates []string
+	for _, hostname := range []string{"p2", "carter", "p2"} {
+		id, err := store.Target("p2", 2, hostname)
+		if err != nil {
+			t.Fatal(err)
+		}
+		certificates = append(certificates, string(id.Certificate))
+	}
+	if certificates[0] == certificates[1] {
+		t.Error("another host name gave the same certificate")
+	}
+	if certificates[0] != certificates[2] {
+		t.Error("the same host name gave another certificate")
+	}
+}
