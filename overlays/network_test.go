@@ -64,7 +64,7 @@ func help(what string, args []string) error {
 			buf := make([]byte, 64)
 			_, err = conn.Write([]byte("?"))
 			if err == nil {
-				err = conn.SetReadDeadline(time.Now().Add(time.Second))
+				err = conn.SetReadDeadline(time.Now().Add(400 * time.Millisecond))
 			}
 			n := 0
 			if err == nil {
