@@ -38,14 +38,14 @@ func FuzzLists(f *testing.F) {
 // FuzzTemplate renders foreign templates: they fail, or they render, and they
 // come to an end.
 func FuzzTemplate(f *testing.F) {
-	f.Add([]byte("{{.Hostname}} {{range .HostLines}}{{.Addr}}{{end}}"))
+	f.Add([]byte("{{.Hostname}} {{with .HostLines}}{{index . 0}}{{end}}"))
 	f.Add([]byte("{{define \"x\"}}{{template \"x\"}}{{end}}{{template \"x\"}}"))
 	f.Add([]byte("{{json .Labels | sh}}{{ssid \"\"}}{{keyfile \" \"}}"))
 	f.Add([]byte("{{"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		if bytes.Contains(text, []byte("range")) {
 			// Nested loops end, but not while somebody waits.
-			t.Skip()
+			return
 		}
 		tree := overlays.Tree{Name: "t", FS: fstest.MapFS{"a.tmpl": {Data: text}}}
 		_, _ = overlays.Render(exampleData("p1"), tree)

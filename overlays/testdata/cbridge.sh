@@ -21,7 +21,7 @@ seen() {
 	at "$1" nft list table netdev seen | grep -o 'packets [0-9]*' | awk '{sum += $2} END {print (sum > 0) ? "something" : "nothing"}'
 }
 at lan dnsmasq --keep-in-foreground --conf-file=/dev/null --user=root --no-hosts --no-resolv --interface=eth0 --bind-interfaces \
-	--dhcp-range=192.168.1.100,192.168.1.200,1h --dhcp-option=option:router,192.168.1.1 --dhcp-leasefile="$WORK/leases" \
+	--no-ping --dhcp-range=192.168.1.100,192.168.1.200,1h --dhcp-option=option:router,192.168.1.1 --dhcp-leasefile="$WORK/leases" \
 	--dhcp-host=02:00:00:00:00:01,192.168.1.150 --dhcp-host=00:22:82:ff:ff:01,192.168.1.151 \
 	--log-facility="$WORK/lan.log" --pid-file &
 networkd ctl "$CONTROLLER"

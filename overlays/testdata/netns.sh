@@ -31,9 +31,9 @@ networkd() {
 	' "$2" "$(mkdir -p "$WORK/run-$1" && echo "$WORK/run-$1")" >"$WORK/networkd-$1.log" 2>&1 &
 }
 
-# eventually COMMAND...: until it succeeds, or for 10 seconds.
+# eventually COMMAND...: until it succeeds, or for 20 seconds.
 eventually() {
-	tries=100
+	tries=200
 	until "$@" >/dev/null 2>&1; do
 		tries=$((tries - 1))
 		if [ "$tries" = 0 ]; then
