@@ -186,8 +186,13 @@ func identities(c *spec.Cluster, targets []spec.Target, renew bool) (*identitySe
 	}
 	if renew {
 		for _, t := range targets {
+			// The SSH host key too: a slot is renewed because somebody else
+			// may hold the old keys.
 			if _, err := store.Renew(t.Name, t.Slot, t.Hostname); err != nil {
 				return nil, fmt.Errorf("cannot renew the identity of %s: %w", t.Name, err)
+			}
+			if _, err := store.RenewHostKey(t.Name, t.Slot, t.Hostname); err != nil {
+				return nil, fmt.Errorf("cannot renew the SSH host key of %s: %w", t.Name, err)
 			}
 		}
 	}

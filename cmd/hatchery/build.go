@@ -31,7 +31,7 @@ known_hosts and inventory.ini (Ansible). The cluster's keys are made on the
 first run and kept in identity/ beside the cluster file: back that folder up.`,
 		Example: `  hatchery build                   # all of them, into out/
   hatchery build p2                # only that slot
-  hatchery build p2 --renew        # with a new key, after 'hatchery revoke p2'
+  hatchery build p2 --renew        # with new keys, after 'hatchery revoke p2'
   hatchery build --layers-only     # only what changes of the base, no images`,
 		RunE: func(c *cobra.Command, targets []string) error {
 			cluster, err := spec.Load(s.file)
@@ -66,7 +66,7 @@ first run and kept in identity/ beside the cluster file: back that folder up.`,
 	flags.StringVarP(&options.Out, "output", "o", "out", "the output folder")
 	flags.StringVar(&options.Cache, "cache", "", "the cache folder (default: hatchery in the user's cache folder)")
 	flags.BoolVar(&options.LayersOnly, "layers-only", false, "write the layers, but no images")
-	flags.BoolVar(&options.Renew, "renew", false, "give the targets named a new key and the next generation")
+	flags.BoolVar(&options.Renew, "renew", false, "give the targets named new keys (SSH host key too) and the next generation")
 	return c
 }
 

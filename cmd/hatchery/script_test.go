@@ -9,6 +9,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"hatchery/internal/imagetest"
+	"hatchery/internal/testtool"
 )
 
 func TestMain(m *testing.M) {
@@ -21,6 +22,9 @@ func TestMain(m *testing.M) {
 // Raspberry Pi OS image at $BASE and a public key at $HOME/.ssh/id_ed25519.pub.
 func TestScripts(t *testing.T) {
 	base := imagetest.Bookworm(t)
+	for _, tool := range []string{"debugfs", "mtype"} {
+		testtool.Need(t, tool)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata/script",
 		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
@@ -30,6 +34,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("XDG_CACHE_HOME", filepath.Join(env.WorkDir, "cache"))
 			env.Setenv("SOURCE_DATE_EPOCH", "1763769600")
 			env.Setenv("BASE", base)
+			env.Setenv("PATH", env.Getenv("PATH")+":/usr/sbin:/sbin")
 			if err := os.MkdirAll(filepath.Join(home, ".ssh"), 0o700); err != nil {
 				return err
 			}
