@@ -116,6 +116,15 @@ func TestGrow(t *testing.T) {
 					last := backups[len(backups)-1][1]
 					blocks := strconv.FormatUint(fs.Usage().Blocks, 10)
 					out := testtool.Run(t, "dumpe2fs", "-h", "-o", "superblock="+last, "-o", fmt.Sprintf("blocksize=%d", variant.BlockSize), fs.path)
+					number, err := strconv.ParseInt(last, 10, 64)
+					succeed(t, err)
+					raw := make([]byte, 2)
+					_, err = fs.f.ReadAt(raw, number*int64(variant.BlockSize)+0x5a)
+					succeed(t, err)
+					group := number / int64(8*variant.BlockSize)
+					if got := int64(raw[0]) | int64(raw[1])<<8; got != group {
+						t.Errorf("the copy in group %d says it is of group %d", group, got)
+					}
 					if !regexp.MustCompile(`(?m)^Block count: +` + blocks + `$`).MatchString(out) {
 						t.Errorf("the copy in block %s does not say %s blocks", last, blocks)
 					}

@@ -204,3 +204,41 @@ func TestOtherHashes(t *testing.T) {
 		}
 	}
 }
+
+// TestCollidingNames adds names that all have the same legacy hash, 0x2468acf0,
+// and together fill more than one leaf.
+func TestCollidingNames(t *testing.T) {
+	var names []string
+	for _, n := range [][2]string{
+		{"kpmb", "HbM"}, {"jedd", "jRN"}, {"jpde", "UGr"}, {"hjne", "6jA"}, {"elih", "YUC"}, {"njmk", "G?F"},
+		{"kkdl", "<f]"}, {"ebel", "Tb8"}, {"boao", "iRE"}, {"kojp", "ZvS"}, {"gbop", "Rhr"}, {"ebpp", "QPN"},
+	} {
+		names = append(names, strings.Repeat(n[0], 62)[:247]+n[1])
+	}
+	others := manyNames(200, rand.New(rand.NewPCG(7, 7)))
+	path := ext4test.Make(t, ext4test.Named(t, "bookworm-1k"), 16<<20)
+	ext4test.Debugfs(t, path, true, "ssv def_hash_version legacy")
+	for _, name := range names {
+		if out := ext4test.Debugfs(t, path, false, fmt.Sprintf("dx_hash -h legacy %q", name)); !strings.Contains(out, "0x2468acf0") {
+			t.Fatalf("not such a name: %s", out)
+		}
+	}
+	img := openEdited(t, path)
+	img.create("/f", "x")
+	succeed(t, img.Mkdir("/d", attr(0o755)))
+	for i, name := range others {
+		succeed(t, img.Link("/f", "/d/"+name))
+		if i%10 == 9 && i/10 < len(names) {
+			succeed(t, img.Link("/f", "/d/"+names[i/10]))
+			img.flush()
+		}
+	}
+	img.flush()
+	dir, unmount := ext4test.Mount(t, path)
+	for _, name := range append(names, others...) {
+		if _, err := os.Lstat(filepath.Join(dir, "d", name)); err != nil {
+			t.Error(err)
+		}
+	}
+	unmount()
+}

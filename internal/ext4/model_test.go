@@ -869,6 +869,9 @@ func TestModel(t *testing.T) {
 				w := newWorld(t, v, size, modelSeed(t))
 				every := max(ops/8, 50)
 				for i := range ops {
+					if tight && i%every == every/4 {
+						w.fill(20)
+					}
 					w.step()
 					if i%every == every-1 {
 						w.judge(i/every%2 == 1)
@@ -881,13 +884,21 @@ func TestModel(t *testing.T) {
 					}
 				}
 				w.judge(true)
-				if tight && ops > 2000 && w.done["no space"] == 0 {
+				if tight && ops > 100 && w.done["no space"] == 0 {
 					t.Errorf("space never ran out: %v", w.done)
 				}
 				t.Log(w.done)
 			})
 		}
 	}
+}
+
+// fill leaves about so many blocks free.
+func (w *world) fill(leave int) {
+	w.t.Helper()
+	data := make([]byte, max(0, int(w.fs.Usage().FreeBlocks)-leave)*w.variant.BlockSize)
+	path, a := fmt.Sprintf("/fill%d", w.random.Uint32()), ext4.Attr{Mode: 0o600, ModTime: w.now}
+	w.do("fill "+path, w.create(path, data, a), func() error { return w.fs.Create(path, bytes.NewReader(data), a) })
 }
 
 // readSomewhere reads parts of a file, holes and pieces not yet flushed
