@@ -10,9 +10,9 @@ GOENV := CGO_ENABLED=0
 BASE := $(shell testdata/base/make --print 2>/dev/null)
 
 # What tests, demo and benchmarks call besides Go.
-PACKAGES := acl attr bmap-tools btrfs-progs ca-certificates dnsmasq-base dosfstools e2fsprogs fdisk iproute2 \
-	libcap2-bin mtools nftables openssh-client openssh-server openssl procps strace sudo systemd time unzip \
-	xfsprogs xz-utils zip zstd
+PACKAGES := acl attr btrfs-progs ca-certificates dnsmasq-base dosfstools e2fsprogs fdisk iproute2 iptables \
+	libcap2-bin mount mtools network-manager nftables openssh-client openssh-server openssl passwd procps shellcheck \
+	strace sudo systemd time udev unzip util-linux xfsprogs xz-utils zip zstd
 
 ## help: this list
 help:

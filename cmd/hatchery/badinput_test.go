@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+
 	"hatchery/internal/imagetest"
 	"hatchery/internal/testtool"
 )
@@ -53,7 +55,7 @@ func TestBadInput(t *testing.T) {
 		base: func(t *testing.T, w *workspace) string {
 			return compressed + ", sha256: " + strings.Repeat("0123456789abcdef", 4)
 		},
-		code: exitUsage, stderr: []string{filepath.Base(compressed), strings.Repeat("0123456789abcdef", 4), digestOf(t, compressed)},
+		code: exitUsage, stderr: []string{filepath.Base(compressed), strings.Repeat("0123456789abcdef", 4), digest.FromBytes(readFile(t, compressed)).Encoded()},
 	}, {
 		summary: "HTML instead of an image",
 		base: func(t *testing.T, w *workspace) string {

@@ -40,9 +40,9 @@ func standInBase(t *testing.T) string {
 func TestJudges(t *testing.T) {
 	base := standInBase(t)
 	w := newWorkspace(t, base, "")
-	for _, network := range []string{"cnat", "cbridge"} {
+	for network, uplink := range map[string]string{"cnat": "wifi: {ssid: attic, psk: correct horse, country: GB}", "cbridge": "address: 192.168.42.10/24"} {
 		t.Run(network, func(t *testing.T) {
-			w.cluster(base, "controller: {network: "+network+", wifi: {ssid: attic, psk: correct horse, country: GB}}\n"+
+			w.cluster(base, "controller: {network: "+network+", "+uplink+"}\n"+
 				"slots: {p1: {hostname: oneil}, p2: {}, p3: {}, p4: {}}\ndomain: example.org\n")
 			w.t = t
 			w.hatchery("build", "-q")
