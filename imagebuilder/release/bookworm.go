@@ -74,6 +74,11 @@ func bookwormEdits(r *Release, root Root, t Target) (*Edits, error) {
 	e.need("/usr/sbin/sshd", true, "there is no SSH server", "use an image with openssh-server")
 	e.need("/usr/bin/sudo", false, "there is no sudo", "use an image with sudo, or log in as root by overlays of your own")
 	e.need("/usr/share/zoneinfo/"+t.Timezone, true, "the image does not know the time zone "+t.Timezone, "set timezone to one of tzdata's names, such as Europe/London")
+	for _, tool := range []struct{ path, pkg string }{
+		{"/usr/sbin/sfdisk", "fdisk"}, {"/usr/bin/partx", "util-linux"}, {"/usr/sbin/resize2fs", "e2fsprogs"},
+	} {
+		e.need(tool.path, false, path.Base(tool.path)+" is missing, so the root does not grow to the size of the card", "use an image with "+tool.pkg+", or grow the root by hand")
+	}
 	if t.Controller {
 		e.need("/usr/sbin/nft", true, "nftables is missing, without which the slots' network is not separated from the LAN", "use an image with nftables, as every Raspberry Pi OS bookworm is")
 		if !t.Resolvers {
