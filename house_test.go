@@ -4,8 +4,10 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -85,5 +87,33 @@ func TestNoArrowRunsUp(t *testing.T) {
 	}
 	if imports == 0 {
 		t.Fatal("no import of this module's own packages was found, so nothing was checked")
+	}
+}
+
+// TestLinks follows the links of the documents to files of this tree.
+func TestLinks(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#]+)(#[^)]*)?\)`)
+	documents, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	links := 0
+	for _, document := range append(documents, "README.md") {
+		text, err := os.ReadFile(document)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			links++
+			if _, err := os.Stat(filepath.Join(filepath.Dir(document), m[1])); err != nil {
+				t.Errorf("%s: a dead link: %v", document, err)
+			}
+		}
+	}
+	if links == 0 {
+		t.Fatal("no link was found, so nothing was checked")
 	}
 }

@@ -64,15 +64,15 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	if pending := c.Unbuilt(); len(pending) > 0 {
 		return nil, notBuiltYet(pending)
 	}
-	epoch, err := buildEpoch(c.Dir(), time.Now())
-	if err != nil {
-		return nil, err
-	}
-	out, err := openOutDir(ctx, o.Out, o.Progress)
+	out, err := openOutDir(ctx, o.Out, c, o.Progress)
 	if err != nil {
 		return nil, err
 	}
 	defer out.close()
+	epoch, err := buildEpoch(c.Dir(), time.Now())
+	if err != nil {
+		return nil, err
+	}
 
 	begun := time.Now()
 	bases, closeBases, err := openBases(ctx, targets, o)
@@ -148,6 +148,13 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	if err := writeDocuments(c, out, manifest, ids); err != nil {
 		return nil, err
 	}
+	strangers, err := out.strangers(c.Targets())
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range strangers {
+		result.Warnings = append(result.Warnings, fmt.Sprintf("%s is of no target of the cluster any more; it holds keys, so remove it and its layers (%s) if you do not need it", out.image(name), filepath.Join(out.layers(), name+"*")))
+	}
 	for _, b := range builds {
 		if err := out.pruneLayers(b.target.Name, b.top.Digest()); err != nil {
 			return nil, fmt.Errorf("cannot remove an old layer: %w", err)
@@ -161,6 +168,10 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 func notBuiltYet(pending []spec.Problem) error {
 	return &InputError{&spec.Errors{Problems: pending}}
 }
+
+// identityName is the name of the folder beside the cluster file that holds
+// the cluster's keys.
+const identityName = "identity"
 
 // identitySet is what the cluster's store of keys gives a build.
 type identitySet struct {
@@ -179,7 +190,7 @@ func (ids *identitySet) personality(target string, epoch time.Time) personality 
 // identities reads the targets' keys from identity/ beside the cluster file,
 // making those that are missing.
 func identities(c *spec.Cluster, targets []spec.Target, renew bool) (*identitySet, error) {
-	dir := filepath.Join(c.Dir(), "identity")
+	dir := filepath.Join(c.Dir(), identityName)
 	store, err := identity.Open(dir, c.Name)
 	if err != nil {
 		return nil, err

@@ -24,38 +24,59 @@ const lockHeading = `# Made by hatchery; keep it with cluster.yaml. The epoch (s
 `
 
 type clusterLock struct {
-	Epoch int64 `yaml:"epoch"`
+	Epoch string `yaml:"epoch"`
+}
+
+// epochEnd is past the last moment that every file system in an image can
+// write down: FAT's dates end with 2107.
+const epochEnd = 4354819200
+
+func parseEpoch(text string) (time.Time, error) {
+	seconds, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || seconds < 0 || seconds >= epochEnd {
+		return time.Time{}, fmt.Errorf("is %q: it must be a whole number of seconds since 1970, before the year 2108", text)
+	}
+	return time.Unix(seconds, 0).UTC(), nil
 }
 
 // buildEpoch is the one moment that every timestamp in the images shows:
-// SOURCE_DATE_EPOCH where it is set, else what cluster.lock in dir says, else now, which is then locked.
+// SOURCE_DATE_EPOCH where it is set, else what cluster.lock in dir says, else
+// now, which is then locked.
 func buildEpoch(dir string, now time.Time) (time.Time, error) {
 	if s := os.Getenv("SOURCE_DATE_EPOCH"); s != "" {
-		seconds, err := strconv.ParseInt(s, 10, 64)
-		if err != nil || seconds < 0 {
-			return time.Time{}, &InputError{fmt.Errorf("SOURCE_DATE_EPOCH is %q: it must be a number of seconds since 1970", s)}
+		epoch, err := parseEpoch(s)
+		if err != nil {
+			return time.Time{}, &InputError{fmt.Errorf("SOURCE_DATE_EPOCH %w", err)}
 		}
-		return time.Unix(seconds, 0).UTC(), nil
+		return epoch, nil
 	}
 	place := filepath.Join(dir, lockName)
-	data, err := os.ReadFile(place)
-	if errors.Is(err, fs.ErrNotExist) {
-		lock := clusterLock{Epoch: now.Unix()}
-		text := fmt.Sprintf("%sepoch: %d\n", lockHeading, lock.Epoch)
-		if err := atomicfile.WriteBytes(place, []byte(text), 0o644); err != nil {
-			return time.Time{}, fmt.Errorf("cannot record the build's epoch: %w", err)
-		}
-		return time.Unix(lock.Epoch, 0).UTC(), nil
+	epoch, err := readLock(place)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return epoch, err
 	}
+	text := fmt.Sprintf("%sepoch: %d\n", lockHeading, now.Unix())
+	err = atomicfile.CreateOnce(place, []byte(text), 0o644)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return time.Time{}, fmt.Errorf("cannot record the build's epoch: %w", err)
+	}
+	// A build beside this one may have been first: its epoch counts.
+	return readLock(place)
+}
+
+func readLock(place string) (time.Time, error) {
+	data, err := os.ReadFile(place)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("cannot read %s: %w", lockName, err)
 	}
+	const remedy = "restore it from your version control, or remove it to lock anew"
 	var lock clusterLock
 	if err := yaml.UnmarshalWithOptions(data, &lock, yaml.Strict()); err != nil {
-		return time.Time{}, &InputError{fmt.Errorf("%s: %w\nRestore it from your version control, or remove it to lock anew", place, err)}
+		return time.Time{}, &InputError{fmt.Errorf("%s: %w\n%s", place, err, remedy)}
 	}
-	if lock.Epoch <= 0 {
-		return time.Time{}, &InputError{fmt.Errorf("%s: no epoch in it; restore it from your version control, or remove it to lock anew", place)}
+	epoch, err := parseEpoch(lock.Epoch)
+	if err != nil {
+		return time.Time{}, &InputError{fmt.Errorf("%s: epoch %w; %s", place, err, remedy)}
 	}
-	return time.Unix(lock.Epoch, 0).UTC(), nil
+	return epoch, nil
 }

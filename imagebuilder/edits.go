@@ -161,6 +161,7 @@ func layEntries(c *spec.Cluster, t spec.Target, p personality, quirks []overlays
 
 // split tells the boot partition's entries from the root's.
 func (e *edits) split(entries []overlays.Entry) error {
+	inFAT := map[string]overlays.Entry{} // FAT takes no notice of capitals
 	for _, entry := range entries {
 		name, inBoot := strings.CutPrefix(entry.Path, e.release.BootPath+"/")
 		switch {
@@ -172,6 +173,10 @@ func (e *edits) split(entries []overlays.Entry) error {
 			return &InputError{fmt.Errorf("%s: the boot partition is FAT, which has no symbolic links", entry.From)}
 		default:
 			entry.Path = name
+			if other, ok := inFAT[strings.ToUpper(name)]; ok {
+				return &InputError{fmt.Errorf("%s and %s have one name in the boot partition, which takes no notice of capitals", other.From, entry.From)}
+			}
+			inFAT[strings.ToUpper(name)] = entry
 			e.boot = append(e.boot, entry)
 		}
 	}
@@ -208,6 +213,9 @@ func (e *edits) bootFiles(boot *bootpart.FS, quirks *release.Edits) error {
 		return err
 	}
 	cmdline, err := editCmdline(content, quirks.Cmdline)
+	if errors.Is(err, errNoRoot) {
+		return &InputError{fmt.Errorf("the base image: its %s is not Raspberry Pi OS's: %w", cmdlineFile, err)}
+	}
 	if err != nil {
 		return &InputError{fmt.Errorf("%s: %w", cmdlineFile, err)}
 	}
@@ -225,10 +233,16 @@ func (e *edits) bootFiles(boot *bootpart.FS, quirks *release.Edits) error {
 	return nil
 }
 
+// errNoRoot is a cmdline.txt with which no system starts.
+var errNoRoot = errors.New("it names no root=")
+
 func editCmdline(content []byte, want release.Cmdline) (*bootpart.Cmdline, error) {
 	cmdline, err := bootpart.ParseCmdline(content)
 	if err != nil {
 		return nil, err
+	}
+	if !cmdline.Has("root") {
+		return nil, errNoRoot
 	}
 	cmdline.Remove(want.Removes)
 	for _, w := range want.Set {

@@ -7,12 +7,14 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"hatchery/internal/atomicfile"
 	"hatchery/internal/layer"
 	"hatchery/internal/progress"
+	"hatchery/internal/sparse"
 )
 
 // What happened to an image file.
@@ -26,45 +28,68 @@ const (
 // just the blocks that differ where it is known what the file holds, else
 // whole. It says which of the two it did.
 //
-// An update in place happens under another name, with both layers' digests on
-// record first, so that a kill leaves nothing partial under the image's name
-// and the next run can finish the job.
+// Where the file system can share blocks, the image is cloned, the clone
+// patched and put in its place: there is always a whole image under the name.
+// Elsewhere it is patched in place, under another name and with both layers'
+// digests on record first, so that a kill leaves nothing partial under the
+// image's name and the next run can finish the job.
 func (o *outDir) writeImage(ctx context.Context, target string, top *layer.Layer, reporter progress.Reporter) (string, error) {
-	base := top.Parent()
 	record := o.record(target)
 	final, halfway := o.image(target), o.halfway(target)
 
-	known := record != nil && record.Base == base.Digest() && record.Size == top.Size()
+	known := record != nil && record.Base == top.Parent().Digest() && record.Size == top.Size()
+	present := final
 	info, err := os.Lstat(final)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", err
+	if errors.Is(err, fs.ErrNotExist) {
+		// A killed update left it half-way, or there was none.
+		present = halfway
+		info, err = os.Lstat(halfway)
+	} else if err == nil && info.IsDir() {
+		return "", &InputError{fmt.Errorf("%s is a folder, where an image belongs: move it away", final)}
 	}
 	switch {
-	case err == nil && known && info.Mode().IsRegular() && info.Size() == record.Size && info.ModTime().UnixNano() == record.ModTime:
-		if slices.Equal(record.Layers, []digest.Digest{top.Digest()}) {
-			return ImageUnchanged, nil
-		}
-	case err == nil:
+	case errors.Is(err, fs.ErrNotExist):
+		known = false
+	case err != nil:
+		return "", err
+	case !info.Mode().IsRegular() || otherNames(info):
+		// A link, or a file that is kept under another name too: that one is
+		// left as it is.
+		known = false
+	case known && info.Size() != record.Size:
+		known = false
+	case known && present == final && info.ModTime().UnixNano() != record.ModTime:
 		known = false // somebody else wrote to it
-	default:
-		// No image under its own name: a killed update left it half-way, or
-		// there was none.
-		if info, herr := os.Lstat(halfway); herr != nil || !info.Mode().IsRegular() || known && info.Size() != record.Size {
-			known = false
-		}
 	}
-	if known {
-		done, err := o.updateImage(ctx, target, top, record, reporter)
-		if done || err != nil {
-			return ImageUpdated, err
-		}
+	if !known {
+		return ImageWritten, o.writeWholeImage(ctx, target, top, reporter)
 	}
-	return ImageWritten, o.writeWholeImage(ctx, target, top, reporter)
+	if present == final && slices.Equal(record.Layers, []digest.Digest{top.Digest()}) {
+		return ImageUnchanged, nil
+	}
+	changed, known := o.changed(target, top, record)
+	if !known {
+		return ImageWritten, o.writeWholeImage(ctx, target, top, reporter)
+	}
+	task := reporter.Begin("update "+target+".img", total(changed))
+	err = sparse.ErrUnsupported
+	if present == final {
+		err = o.updateClone(ctx, target, top, changed, task)
+	}
+	if errors.Is(err, sparse.ErrUnsupported) {
+		err = o.updateInPlace(ctx, target, top, record, changed, task)
+	}
+	task.End(err)
+	if err != nil {
+		return "", fmt.Errorf("cannot update %s: %w", final, err)
+	}
+	return ImageUpdated, nil
 }
 
-// updateImage patches the image in place. It answers false where an older
-// layer is gone, so that it is not known which blocks differ.
-func (o *outDir) updateImage(ctx context.Context, target string, top *layer.Layer, record *imageRecord, reporter progress.Reporter) (bool, error) {
+// changed are the ranges in which the image may differ from top: those of all
+// layers of which it may hold blocks, and of top. It answers false where one
+// of them is gone or is not what the record names.
+func (o *outDir) changed(target string, top *layer.Layer, record *imageRecord) ([]layer.Extent, bool) {
 	extents := [][]layer.Extent{top.Extents()}
 	for _, d := range record.Layers {
 		if d == top.Digest() {
@@ -72,42 +97,101 @@ func (o *outDir) updateImage(ctx context.Context, target string, top *layer.Laye
 		}
 		old, err := layer.Open(o.layer(target, d), top.Parent())
 		if err != nil {
-			return false, nil
+			return nil, false
 		}
+		same := old.Digest() == d
 		extents = append(extents, old.Extents())
 		old.Close()
+		if !same {
+			return nil, false
+		}
 	}
-	changed := layer.Union(extents...)
+	return layer.Union(extents...), true
+}
 
+// updateClone patches a clone of the image and puts it in the image's place.
+// The error is sparse.ErrUnsupported where there are no clones.
+func (o *outDir) updateClone(ctx context.Context, target string, top *layer.Layer, changed []layer.Extent, task progress.Task) error {
+	old, err := os.Open(o.image(target))
+	if err != nil {
+		return err
+	}
+	defer old.Close()
+	f, err := atomicfile.Create(o.image(target), 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Discard()
+	if err := sparse.Clone(f.File, old); err != nil {
+		return err
+	}
+	if err := layer.Patch(ctx, f.File, top, changed, task); err != nil {
+		return err
+	}
+	if err := f.Commit(); err != nil {
+		return err
+	}
+	return o.finish(target, top, o.image(target))
+}
+
+// updateInPlace patches the image, or what a killed update left of it, under
+// another name.
+func (o *outDir) updateInPlace(ctx context.Context, target string, top *layer.Layer, record *imageRecord, changed []layer.Extent, task progress.Task) error {
+	final, halfway := o.image(target), o.halfway(target)
+	if err := reserve(final, changed); err != nil {
+		// Its content is what it was, so let it be known again.
+		os.Chtimes(final, time.Time{}, time.Unix(0, record.ModTime))
+		return err
+	}
 	during := *record
 	during.Layers = slices.Clone(record.Layers)
 	if !slices.Contains(during.Layers, top.Digest()) {
 		during.Layers = append(during.Layers, top.Digest())
 	}
 	if err := o.setRecord(target, &during); err != nil {
-		return true, fmt.Errorf("cannot record the update of %s: %w", o.image(target), err)
+		return err
 	}
-	final, halfway := o.image(target), o.halfway(target)
 	if err := os.Rename(final, halfway); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return true, fmt.Errorf("cannot update %s: %w", final, err)
+		return err
 	}
 	if err := atomicfile.SyncDir(o.path); err != nil {
-		return true, fmt.Errorf("cannot update %s: %w", final, err)
+		return err
 	}
-	if err := o.patch(ctx, halfway, top, changed, reporter.Begin("update "+target+".img", total(changed))); err != nil {
-		return true, fmt.Errorf("cannot update %s: %w", final, err)
+	if err := patch(ctx, halfway, top, changed, task); err != nil {
+		return fmt.Errorf("%w\nIt stands half-way as %s: run the build again to finish it", err, halfway)
 	}
 	if err := o.finish(target, top, halfway); err != nil {
-		return true, err
+		return err
 	}
 	if err := os.Rename(halfway, final); err != nil {
-		return true, fmt.Errorf("cannot update %s: %w", final, err)
+		return err
 	}
-	return true, atomicfile.SyncDir(o.path)
+	return atomicfile.SyncDir(o.path)
 }
 
-func (o *outDir) patch(ctx context.Context, path string, top *layer.Layer, changed []layer.Extent, task progress.Task) (err error) {
-	defer func() { task.End(err) }()
+// reserve makes sure, while the image is still whole, that the disk has room
+// for what will be written into its holes.
+func reserve(path string, changed []layer.Extent) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it is half-way already
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for _, e := range changed {
+		if e.Zero {
+			continue
+		}
+		if err := sparse.Reserve(f, e.Offset, e.Length); err != nil && !errors.Is(err, sparse.ErrUnsupported) {
+			return err
+		}
+	}
+	return nil
+}
+
+func patch(ctx context.Context, path string, top *layer.Layer, changed []layer.Extent, task progress.Task) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err

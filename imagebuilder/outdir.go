@@ -15,7 +15,9 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"hatchery/internal/atomicfile"
+	"hatchery/internal/clusterctrl"
 	"hatchery/internal/progress"
+	"hatchery/internal/spec"
 )
 
 // An outDir is the output folder. Besides what the user came for it holds the
@@ -32,19 +34,24 @@ type outDir struct {
 }
 
 // openOutDir makes the folder where it is missing, waits for a build that
-// writes there now, and removes what killed builds left behind.
-func openOutDir(ctx context.Context, path string, reporter progress.Reporter) (*outDir, error) {
+// writes there now, and removes what killed builds left behind. A folder with
+// other things in it, or of another cluster, is an [*InputError]: nothing of
+// somebody else's is overwritten or closed to others.
+func openOutDir(ctx context.Context, path string, c *spec.Cluster, reporter progress.Reporter) (*outDir, error) {
 	o := &outDir{path: path}
+	if err := o.check(c); err != nil {
+		return nil, err
+	}
 	// 0700: images and layers hold private keys.
 	for _, dir := range []string{path, o.layers()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("cannot make the output folder: %w", err)
 		}
+		if err := os.Chmod(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("cannot close the output folder to others: %w", err)
+		}
 	}
-	if err := os.Chmod(path, 0o700); err != nil {
-		return nil, fmt.Errorf("cannot close the output folder to others: %w", err)
-	}
-	o.lock = flock.New(filepath.Join(o.layers(), "lock"), flock.SetPermissions(0o600))
+	o.lock = flock.New(o.lockPath(), flock.SetPermissions(0o600))
 	held, err := o.lock.TryLock()
 	if err == nil && !held {
 		task := reporter.Begin("wait for another build that writes to "+path, -1)
@@ -54,17 +61,90 @@ func openOutDir(ctx context.Context, path string, reporter progress.Reporter) (*
 	if err != nil {
 		return nil, fmt.Errorf("cannot lock the output folder %s: %w", path, err)
 	}
-	for _, dir := range []string{path, o.layers()} {
-		if err := atomicfile.RemoveLeftovers(dir); err != nil {
-			o.close()
-			return nil, fmt.Errorf("cannot clean the output folder: %w", err)
-		}
+	if err := o.prepare(c); err != nil {
+		o.close()
+		return nil, err
 	}
 	return o, nil
 }
 
+// check refuses a folder that is not for outputs.
+func (o *outDir) check(c *spec.Cluster) error {
+	abs, err := filepath.Abs(o.path)
+	if err != nil {
+		return err
+	}
+	identity := filepath.Join(c.Dir(), identityName)
+	if within, err := filepath.Rel(identity, abs); err == nil && filepath.IsLocal(within) {
+		return &InputError{fmt.Errorf("%s holds the cluster's keys: name another output folder", identity)}
+	}
+	if _, err := os.Lstat(o.lockPath()); err == nil {
+		return nil
+	}
+	entries, err := os.ReadDir(o.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot read the output folder: %w", err)
+	}
+	if len(entries) == 1 && entries[0].Name() == filepath.Base(o.layers()) {
+		// A build was killed as it began.
+		if inside, err := os.ReadDir(o.layers()); err == nil && len(inside) == 0 {
+			return nil
+		}
+	}
+	if len(entries) > 0 {
+		return &InputError{fmt.Errorf("%s holds other things (%s): name a new or empty folder with -o, since it will be closed to others", o.path, entries[0].Name())}
+	}
+	return nil
+}
+
+// prepare cleans the folder, which is locked now.
+func (o *outDir) prepare(c *spec.Cluster) error {
+	earlier, err := readManifest(o.path)
+	if err != nil {
+		return err
+	}
+	if earlier != nil && earlier.Cluster != c.Name {
+		return &InputError{fmt.Errorf("%s holds the images of the cluster %s, which those of %s would overwrite: name another folder with -o", o.path, earlier.Cluster, c.Name)}
+	}
+	for _, dir := range []string{o.path, o.layers()} {
+		if err := atomicfile.RemoveLeftovers(dir); err != nil {
+			return fmt.Errorf("cannot clean the output folder: %w", err)
+		}
+	}
+	// Images do not belong into version control: they hold private keys.
+	ignore := filepath.Join(o.path, ".gitignore")
+	if _, err := os.Lstat(ignore); errors.Is(err, fs.ErrNotExist) {
+		return atomicfile.WriteBytes(ignore, []byte("# Images and layers hold private keys.\n*\n"), 0o600)
+	}
+	return nil
+}
+
+// strangers are images and records of targets that the cluster has no more.
+func (o *outDir) strangers(targets []spec.Target) ([]string, error) {
+	known := map[string]bool{}
+	for _, t := range targets {
+		known[t.Name] = true
+	}
+	images, err := filepath.Glob(filepath.Join(o.path, "*.img"))
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, path := range images {
+		name := strings.TrimSuffix(filepath.Base(path), ".img")
+		if _, err := clusterctrl.ParseSlot(name); err == nil && !known[name] {
+			found = append(found, name)
+		}
+	}
+	return found, nil
+}
+
 func (o *outDir) close() { o.lock.Unlock() }
 
+func (o *outDir) lockPath() string           { return filepath.Join(o.layers(), "lock") }
 func (o *outDir) layers() string             { return filepath.Join(o.path, "layers") }
 func (o *outDir) image(target string) string { return filepath.Join(o.path, target+".img") }
 

@@ -49,7 +49,7 @@ func (b *targetBuild) run(ctx context.Context, reporter progress.Reporter) (err 
 		return err
 	}
 	defer removeFile(scratch)
-	l, err := layer.Create(scratch, b.base, b.base.Size()+b.edits.grow)
+	l, err := layer.Create(scratch, b.base.Base, b.base.Size()+b.edits.grow)
 	if err != nil {
 		return fmt.Errorf("cannot make a layer: %w", err)
 	}
@@ -71,7 +71,7 @@ func (b *targetBuild) run(ctx context.Context, reporter progress.Reporter) (err 
 	if err := atomicfile.SyncDir(b.out.layers()); err != nil {
 		return err
 	}
-	b.top, err = layer.Open(place, b.base)
+	b.top, err = layer.Open(place, b.base.Base)
 	return err
 }
 
@@ -179,7 +179,7 @@ func (b *targetBuild) lay(root *ext4.FS, e overlays.Entry) error {
 	}
 	if exists && there.Mode.IsDir() != e.Mode.IsDir() {
 		if there.Mode.IsDir() {
-			return fmt.Errorf("%s is a folder in the base image, which a file cannot replace", e.Path)
+			return &InputError{fmt.Errorf("%s is a folder in the base image, which a file cannot replace", e.Path)}
 		}
 		if err := root.Remove(e.Path); err != nil {
 			return err

@@ -90,6 +90,27 @@ func WriteBytes(place string, data []byte, perm fs.FileMode) error {
 	return Write(place, bytes.NewReader(data), perm)
 }
 
+// CreateOnce puts data into place if nothing is there. The error is
+// fs.ErrExist where something is, however many try at once.
+func CreateOnce(place string, data []byte, perm fs.FileMode) error {
+	f, err := Create(place, perm)
+	if err != nil {
+		return err
+	}
+	defer f.Discard()
+	if _, err := f.Write(data); err != nil {
+		return fmt.Errorf("cannot write %s: %w", place, err)
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("cannot write %s: %w", place, err)
+	}
+	// A second name, unlike a rename, never replaces a file.
+	if err := os.Link(f.Name(), place); err != nil {
+		return fmt.Errorf("cannot write %s: %w", place, err)
+	}
+	return SyncDir(filepath.Dir(place))
+}
+
 // RemoveLeftovers removes what killed processes left half-written in dir. The
 // caller holds whatever lock keeps others from writing there now.
 func RemoveLeftovers(dir string) error {

@@ -3,6 +3,7 @@ package atomicfile_test
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -45,6 +46,33 @@ func TestFailureLeavesTheOldFile(t *testing.T) {
 	}
 	if entries, _ := os.ReadDir(dir); len(entries) != 1 {
 		t.Fatalf("leftovers: %v", entries)
+	}
+}
+
+func TestCreateOnce(t *testing.T) {
+	dir := t.TempDir()
+	place := filepath.Join(dir, "file")
+	contents := []string{"one", "two", "three", "four"}
+	errs := make(chan error, len(contents))
+	for _, content := range contents {
+		go func() { errs <- atomicfile.CreateOnce(place, []byte(content), 0o644) }()
+	}
+	made := 0
+	for range contents {
+		if err := <-errs; err == nil {
+			made++
+		} else if !errors.Is(err, fs.ErrExist) {
+			t.Error(err)
+		}
+	}
+	if made != 1 {
+		t.Errorf("%d of %d made the file, want 1", made, len(contents))
+	}
+	if entries, _ := os.ReadDir(dir); len(entries) != 1 {
+		t.Errorf("leftovers: %v", entries)
+	}
+	if err := atomicfile.CreateOnce(place, []byte("later"), 0o644); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("%v, want %v", err, fs.ErrExist)
 	}
 }
 
