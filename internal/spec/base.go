@@ -27,12 +27,16 @@ func (d *decoder) image(v item) string {
 	case strings.Contains(v.text, "://"):
 		return d.imageURL(v)
 	case file:
+		problems := len(d.problems)
 		path, _ := d.existingFile(v, "the image")
+		if _, err := os.Stat(path); path != "" && os.IsNotExist(err) && len(d.problems) > problems {
+			d.pending()
+		}
 		return path
 	case !imageNamePattern.MatchString(v.text):
-		d.problem(v, "%s is no image: name a file (./raspios.img.xz), an https URL, or an entry of Raspberry Pi's OS list", quote(v.text))
+		d.problem(v, "%s is no image: name a file (./raspios.img.xz), or an https URL with its sha256", quote(v.text))
 	default:
-		d.notBuilt(v, "the look-up of names in Raspberry Pi's OS list (name a file or an https URL)")
+		d.notBuilt(v, "names of Raspberry Pi's OS list are not built yet: give a file, or an https URL with its sha256")
 	}
 	return v.text
 }

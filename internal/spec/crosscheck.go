@@ -39,6 +39,7 @@ func (d *decoder) checkLogIn() {
 	case hasHash || len(u.AuthorizedKeys) > 0 || d.problemsUnder("user.authorized_keys"):
 	case hasKeys:
 		d.problem(keys, "holds no key, so nobody could log in: add your public key, such as ~/.ssh/id_ed25519.pub")
+		d.pending()
 	default:
 		at, there := d.at["user"]
 		if !there {
@@ -46,6 +47,7 @@ func (d *decoder) checkLogIn() {
 		}
 		at.path = "user.authorized_keys"
 		d.problem(at, "is missing, so nobody could log in: write `user: {authorized_keys: [~/.ssh/id_ed25519.pub]}`, with your own public key")
+		d.pending()
 	}
 }
 

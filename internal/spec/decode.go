@@ -76,9 +76,14 @@ func (d *decoder) problem(at item, format string, args ...any) {
 	})
 }
 
+// pending marks the problem that was found last as one of what may still come.
+func (d *decoder) pending() {
+	d.problems[len(d.problems)-1].Pending = true
+}
+
 func (d *decoder) notBuilt(at item, what string) {
 	d.unbuilt = append(d.unbuilt, Problem{
-		File: d.cluster.File, Line: at.line, Column: at.column, Path: at.path, Message: "has no effect yet: " + what + " is not built yet",
+		File: d.cluster.File, Line: at.line, Column: at.column, Path: at.path, Message: what,
 	})
 }
 
@@ -375,7 +380,7 @@ func (d *decoder) decode(k key, v item) {
 		d.entries(v, k)
 	}
 	if k.unbuilt != "" && (k.builtFor == "" || v.text != k.builtFor) && len(d.problems) == problems {
-		d.notBuilt(v, k.unbuilt)
+		d.notBuilt(v, k.unbuilt+" is not built yet: leave this out")
 	}
 }
 

@@ -96,7 +96,7 @@ func (c *Cluster) keys() []key {
 			},
 		},
 		{
-			name: "dns", syntax: "a list of IP addresses", example: "[192.168.42.1]", elsewise: "the nodes ask the controller, which asks whom its own network tells it to",
+			name: "dns", syntax: "a list of IP addresses", example: "[192.168.42.1]", elsewise: "the nodes ask the controller, which asks whom its own network tells it to; with a fixed `controller.address` nobody tells it, and it asks its `gateway`",
 			about: "The DNS servers, at most three.",
 			items: func(d *decoder, v []item) { c.DNS = d.dns(v) },
 		},
@@ -107,7 +107,7 @@ func (c *Cluster) keys() []key {
 		},
 		{
 			name: "locale", syntax: "a locale", example: "en_GB.UTF-8", initial: "C.UTF-8",
-			about: "The nodes' language and encoding. It must be in the base image: locales are not compiled.",
+			about: "The nodes' language and encoding. One that the base image has not compiled is generated on the node's first boot, for which the image must have its sources, as Raspberry Pi OS does.",
 			text:  func(d *decoder, v item) { c.Locale = d.locale(v) },
 		},
 		{
@@ -202,7 +202,7 @@ func (c *Controller) keys() []key {
 		},
 		{
 			name: "address", syntax: "`dhcp` or an address with its network", example: "192.168.42.10/24", initial: "dhcp",
-			about: "The controller's IPv4 address in your network. 172.19.180.0/24 and 172.19.181.0/24 are the cluster's own.",
+			about: "The controller's IPv4 address in your network. With `network: cnat` it is the Wi-Fi's (wlan0) where there is `wifi`, else the cable's (eth0); with `cbridge` it is the bridge's (br0). 172.19.180.0/24 and 172.19.181.0/24 are the cluster's own.",
 			text:  func(d *decoder, v item) { c.Address = d.address(v) },
 		},
 		{
@@ -263,7 +263,7 @@ func (s *Slot) keys(hostname string) []key {
 func baseKeys(b *Base) []key {
 	return []key{
 		{
-			name: "image", syntax: "a file, an https URL or a name", example: "./raspios.img.xz", required: "name a file, an https URL or an entry of Raspberry Pi's OS list",
+			name: "image", syntax: "a file, an https URL or a name", example: "./raspios.img.xz", required: "name a file, or an https URL with its sha256",
 			about: "The image: a file or an https URL (`.img`, `.img.xz`, `.img.gz`, `.img.zst`, `.zip`), or a name of Raspberry Pi's OS list such as raspios_lite_armhf (names are not built yet). A word without a slash and without one of these endings is a name.",
 			text:  func(d *decoder, v item) { b.Image = d.image(v) },
 		},

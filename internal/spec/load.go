@@ -37,7 +37,7 @@ func Parse(path string, data []byte) (*Cluster, error) {
 	var syntax *syntaxProblem
 	switch {
 	case errors.As(err, &syntax):
-		d.problems = append(d.problems, Problem{path, syntax.line, syntax.column, "", syntax.message})
+		d.problems = append(d.problems, Problem{File: path, Line: syntax.line, Column: syntax.column, Message: syntax.message})
 	case root == nil:
 		d.problems = append(d.problems, Problem{File: path, Message: "the file is empty: `hatchery init` writes one to start from"})
 	default:

@@ -117,7 +117,21 @@ func (d *decoder) keyFile(it item) []string {
 	if len(lines) == 0 {
 		d.problem(it, "there is no key in %s", quote(it.text))
 	}
+	d.privateKeyBeside(path)
 	return keys
+}
+
+// privateKeyBeside remembers the private key that belongs to a file of public
+// ones, so that ssh can be told of it.
+func (d *decoder) privateKeyBeside(path string) {
+	private, ok := strings.CutSuffix(path, ".pub")
+	if !ok {
+		return
+	}
+	files := &d.cluster.User.KeyFiles
+	if info, err := os.Stat(private); err == nil && info.Mode().IsRegular() && !contains(*files, private) {
+		*files = append(*files, private)
+	}
 }
 
 func isPrivateKey(data []byte) bool {

@@ -14,6 +14,11 @@ type Problem struct {
 	Column  int    // in characters, from 1
 	Path    string // the key: slots.p1.hostname; "" where it is no key's
 	Message string // what is wrong, and what to do
+
+	// Pending says that the file as such is right: it lacks, or names, what
+	// may still come. That is an image that is not there yet, and the keys to
+	// log in with.
+	Pending bool
 }
 
 // String writes the problem as compilers do, so that editors find the place:

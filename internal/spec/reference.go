@@ -26,7 +26,7 @@ That is a controller named controller and four slots named p1 to p4.
 - A key without a value (` + "`slots:`" + `) is as if it were not there.
 - Relative paths are relative to the file's folder; ` + "`~`" + ` is your home folder.
 - YAML's anchors, aliases and merges (` + "`<<`" + `) work. Tags do not, and a file is one document of at most 1 MiB.
-- A key that is marked *not built yet* is checked, and hatchery tells you that it has no effect.
+- A key that is marked *not built yet* is checked, ` + "`hatchery check`" + ` warns of it, and ` + "`hatchery build`" + ` refuses it.
 
 `
 

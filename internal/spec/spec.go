@@ -77,6 +77,11 @@ type User struct {
 	AuthorizedKeys []string // lines of authorized_keys, options kept; files are already read
 	PasswordHash   string   // crypt(5); "" means no password log-in
 	SudoPassword   bool     // sudo asks for the password
+
+	// KeyFiles are the absolute paths of the private keys that lie beside
+	// files of AuthorizedKeys: X where X.pub was named and X exists. They are
+	// never read, and go nowhere but into ssh_config.
+	KeyFiles []string
 }
 
 // Controller is the Raspberry Pi that carries the HAT.
@@ -152,7 +157,7 @@ const ControllerName = "controller"
 // paths in the file are relative to it, and identity/ lies there.
 func (c *Cluster) Dir() string { return c.dir }
 
-// Unbuilt lists the settings of the file that are valid but have no effect in
+// Unbuilt lists the settings of the file that are valid but not built in
 // this version of hatchery, in the order of the file. They must not be passed
 // over in silence: a user who asked for them believes that they work.
 func (c *Cluster) Unbuilt() []Problem { return c.unbuilt }

@@ -85,7 +85,7 @@ func TestThreeLines(t *testing.T) {
 		t.Error(diff)
 	}
 	rest := fmt.Sprint(c.Name, c.User, c.Controller.Network, c.Controller.Address.IsValid(), c.Boot, c.Timezone, c.Locale, c.HAT, c.DNS, c.Dir() == dir, len(c.Unbuilt()))
-	if want := fmt.Sprint("homelab", spec.User{Name: "pi", AuthorizedKeys: []string{key1}}, "cnat", false, spec.Boot{GPUMem: 16}, "Etc/UTC", "C.UTF-8", spec.HAT{Version: "auto", Hub: "auto"}, c.DNS, true, 0); rest != want {
+	if want := fmt.Sprint("homelab", spec.User{Name: "pi", AuthorizedKeys: []string{key1}, KeyFiles: []string{filepath.Join(dir, ".ssh", "id_ed25519")}}, "cnat", false, spec.Boot{GPUMem: 16}, "Etc/UTC", "C.UTF-8", spec.HAT{Version: "auto", Hub: "auto"}, c.DNS, true, 0); rest != want {
 		t.Errorf("got  %s\nwant %s", rest, want)
 	}
 }
@@ -257,13 +257,55 @@ func TestUnbuilt(t *testing.T) {
 	var got []string
 	for _, p := range c.Unbuilt() {
 		got = append(got, fmt.Sprintf("%d:%d %s", p.Line, p.Column, p.Path))
-		if !strings.Contains(p.Message, "not built yet") {
+		if !strings.Contains(p.Message, "not built yet") || p.Path == "base.image" && !strings.Contains(p.Message, "give a file, or an https URL with its sha256") {
 			t.Errorf("%s: %s", p.Path, p.Message)
 		}
 	}
 	want := []string{"2:15 base.image", "4:20 slots.p1.root", "4:37 slots.p1.labels", "5:16 hat.version", "6:20 docker.packages", "7:12 workloads"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestKeyFiles finds the private keys beside the public ones, and nothing else.
+func TestKeyFiles(t *testing.T) {
+	dir := home(t)
+	for name, content := range map[string]string{"keys/lab": "x", "keys/lab.pub": key1 + "\n", "keys/folder.pub": key2 + "\n", "keys/folder/x": "", "keys/pub": "x", "keys/.pub": key1 + "\n"} {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(content), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := load(t, dir, "name: a\nbase: {image: x.img.xz}\nuser: {authorized_keys: [keys/lab.pub, ./keys/lab.pub, keys/folder.pub, keys/.pub, team.pub, ~/.ssh/id_ed25519.pub, '"+key2+"']}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{filepath.Join(dir, "keys", "lab"), filepath.Join(dir, ".ssh", "id_ed25519")}
+	if diff := cmp.Diff(want, c.User.KeyFiles); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestPending tells what may still come from what is wrong in itself.
+func TestPending(t *testing.T) {
+	dir := home(t)
+	for _, test := range []struct {
+		summary, content string
+		pending          bool
+	}{
+		{"an image that is not there", "name: a\nbase: {image: nowhere.img.xz}\nuser: {authorized_keys: [team.pub]}\n", true},
+		{"no key", "name: a\nbase: {image: x.img.xz}\n", true},
+		{"an empty list of keys", "name: a\nbase: {image: x.img.xz}\nuser: {authorized_keys: []}\n", true},
+		{"an image that is a folder", "name: a\nbase: {image: ./my-files}\nuser: {authorized_keys: [team.pub]}\n", false},
+		{"a URL without its digest", "name: a\nbase: {image: 'https://example.org/x.img'}\nuser: {authorized_keys: [team.pub]}\n", false},
+		{"a key file that is not there", "name: a\nbase: {image: x.img.xz}\nuser: {authorized_keys: [gone.pub]}\n", false},
+		{"another user's home", "name: a\nbase: {image: ~jack/x.img.xz}\nuser: {authorized_keys: [team.pub]}\n", false},
+	} {
+		_, err := load(t, dir, test.content)
+		var all *spec.Errors
+		if !errors.As(err, &all) || len(all.Problems) != 1 || all.Problems[0].Pending != test.pending {
+			t.Errorf("%s: %#v", test.summary, err)
+		}
 	}
 }
 
@@ -312,7 +354,7 @@ func TestTemplate(t *testing.T) {
 	if c.Name != "attic" || !slices.Equal(c.User.AuthorizedKeys, []string{key1, key2}) || c.Timezone != "Europe/Berlin" || len(c.Slots) != 4 || len(c.Unbuilt()) > 0 {
 		t.Errorf("%+v", c)
 	}
-	if c, err := load(t, dir, string(spec.Template(spec.TemplateData{Keys: []string{"team.pub"}}))); err != nil || c.Name != "homelab" {
+	if c, err := load(t, dir, string(spec.Template(spec.TemplateData{Keys: []string{"team.pub"}}))); err != nil || c.Name != "homelab" || c.Base.Image != filepath.Join(dir, "raspios.img.xz") {
 		t.Errorf("a template of keys alone: %v", err)
 	}
 	if _, err := load(t, dir, string(spec.Template(spec.TemplateData{}))); err == nil || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "nobody could log in") {

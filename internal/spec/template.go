@@ -6,6 +6,10 @@ import (
 	"strings"
 )
 
+// DefaultImage is where a file that [Template] writes looks for the image
+// unless told otherwise.
+const DefaultImage = "./raspios.img.xz"
+
 // TemplateData is what is known when a cluster.yaml is begun. What is empty
 // gets an example or the default.
 type TemplateData struct {
@@ -22,7 +26,7 @@ type TemplateData struct {
 func Template(data TemplateData) []byte {
 	image := data.Image
 	if image == "" {
-		image = "raspios_lite_armhf"
+		image = DefaultImage
 	}
 	name := data.Name
 	if name == "" {
