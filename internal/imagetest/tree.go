@@ -144,7 +144,7 @@ var links = map[string]string{
 var programs = []string{
 	"/etc/init.d/ssh", "/usr/bin/bash", "/usr/bin/dash", "/usr/bin/dpkg", "/usr/bin/mawk", "/usr/bin/nmcli",
 	"/usr/bin/ssh-keygen", "/usr/bin/sudo", "/usr/bin/systemctl", "/usr/lib/systemd/systemd",
-	"/usr/lib/systemd/systemd-networkd", "/usr/sbin/NetworkManager", "/usr/sbin/dnsmasq", "/usr/sbin/ip", "/usr/sbin/modprobe", "/usr/sbin/iw", "/usr/sbin/nft",
+	"/usr/lib/systemd/systemd-networkd", "/usr/sbin/NetworkManager", "/usr/sbin/dnsmasq", "/usr/sbin/ip", "/usr/sbin/modprobe", "/usr/sbin/sfdisk", "/usr/bin/partx", "/usr/sbin/iw", "/usr/sbin/nft",
 	"/usr/sbin/resize2fs", "/usr/sbin/rfkill", "/usr/sbin/sshd", "/usr/sbin/wpa_supplicant",
 }
 
