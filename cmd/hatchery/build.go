@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,7 +34,7 @@ known_hosts and inventory.ini (Ansible). The cluster's keys are made on the
 first run and kept in identity/ beside the cluster file: back that folder up.`,
 		Example: `  hatchery build                   # all of them, into out/
   hatchery build p2                # only that slot
-  hatchery build p2 --renew        # with new keys, after 'hatchery revoke p2'
+  hatchery build p2 --renew        # with new keys
   hatchery build --layers-only     # only what changes of the base, no images`,
 		RunE: func(c *cobra.Command, targets []string) error {
 			cluster, err := spec.Load(s.file)
@@ -50,15 +53,15 @@ first run and kept in identity/ beside the cluster file: back that folder up.`,
 			if err != nil {
 				return err
 			}
-			for _, w := range result.Warnings {
-				fmt.Fprintln(c.ErrOrStderr(), "hatchery: warning:", w)
-			}
-			if s.json {
+			if s.json { // with the warnings in it
 				out := json.NewEncoder(c.OutOrStdout())
 				out.SetIndent("", "  ")
 				return out.Encode(result)
 			}
-			printBuild(c, result, time.Since(begun))
+			for _, w := range result.Warnings {
+				fmt.Fprintln(c.ErrOrStderr(), "hatchery: warning:", w)
+			}
+			printBuild(c.OutOrStdout(), result, time.Since(begun))
 			return nil
 		},
 	}
@@ -70,9 +73,8 @@ first run and kept in identity/ beside the cluster file: back that folder up.`,
 	return c
 }
 
-func printBuild(c *cobra.Command, result *imagebuilder.Result, took time.Duration) {
-	w := c.OutOrStdout()
-	fmt.Fprintf(w, "%-10s  %-14s  %-9s  %9s  %9s  %s\n", "TARGET", "HOSTNAME", "STATE", "SIZE", "CHANGED", "FILE")
+func printBuild(w io.Writer, result *imagebuilder.Result, took time.Duration) {
+	fmt.Fprintf(w, "%-10s  %-14s  %-9s  %9s  %9s  %s\n", "TARGET", "HOSTNAME", "STATE", "SIZE", "OVER BASE", "FILE")
 	for _, t := range result.Targets {
 		file := t.Image
 		if file == "" {
@@ -80,6 +82,30 @@ func printBuild(c *cobra.Command, result *imagebuilder.Result, took time.Duratio
 		}
 		fmt.Fprintf(w, "%-10s  %-14s  %-9s  %5d MiB  %5d KiB  %s\n", t.Target, t.Hostname, t.State, t.Size>>20, t.LayerBytes>>10, file)
 	}
-	fmt.Fprintf(w, "Built in %.1f s: layers %.1f s, images %.1f s. Next: flash an image onto each card with any tool,\nor read %s to see what went in.\n",
+	fmt.Fprintf(w, "Built in %.1f s: layers %.1f s, images %.1f s. What went in is in %s.\n",
 		took.Seconds(), result.LayerSeconds, result.ImageSeconds, result.Manifest)
+	if next := nextStep(result.Targets); next != "" {
+		fmt.Fprintln(w, next)
+	}
+}
+
+// nextStep is what there is to do with what was built; "" where nothing is.
+func nextStep(targets []imagebuilder.TargetResult) string {
+	var fresh []string
+	for _, t := range targets {
+		switch {
+		case t.Image == "":
+			return fmt.Sprintf("The layers are in %s; no image was made.", filepath.Dir(t.Layer))
+		case t.State != "unchanged":
+			fresh = append(fresh, t.Target)
+		}
+	}
+	switch n := len(fresh); n {
+	case 0:
+		return ""
+	case 1:
+		return fmt.Sprintf("Next: flash %s onto its card, with any tool.", fresh[0])
+	default:
+		return fmt.Sprintf("Next: flash %s and %s onto their cards, with any tool.", strings.Join(fresh[:n-1], ", "), fresh[n-1])
+	}
 }

@@ -15,8 +15,9 @@ func newCheck(s *settings) *cobra.Command {
 		Use:   "check",
 		Short: "Say everything that is wrong with the cluster file",
 		Long: `check reads the cluster file and the files that it names, and prints every
-mistake in it at once, as FILE:LINE:COLUMN: KEY: what is wrong. It writes
-nothing. Exit code 2 where there is a mistake.`,
+mistake in it at once, as FILE:LINE:COLUMN: KEY: what is wrong. Settings that
+are right but that build refuses, since what they are for is not built yet, are
+warnings. It writes nothing. Exit code 2 where there is a mistake.`,
 		Example: `  hatchery check
   hatchery check -f lab/cluster.yaml --json`,
 		Args: noArgs,
@@ -28,6 +29,10 @@ nothing. Exit code 2 where there is a mistake.`,
 			if err != nil {
 				return err
 			}
+			for _, p := range cluster.Unbuilt() {
+				p.Message = "warning: build refuses this: " + p.Message
+				fmt.Fprintln(c.ErrOrStderr(), p)
+			}
 			fmt.Fprintf(c.OutOrStdout(), "%s is valid: cluster %s\n", s.file, cluster.Name)
 			for _, t := range cluster.Targets() {
 				fmt.Fprintf(c.OutOrStdout(), "  %-10s  %s\n", t.Name, t.Hostname)
@@ -37,33 +42,22 @@ nothing. Exit code 2 where there is a mistake.`,
 	}
 }
 
-// problem is one mistake, as `check --json` prints it.
-type problem struct {
-	File    string `json:"file"`
-	Line    int    `json:"line"`
-	Column  int    `json:"column"`
-	Path    string `json:"path"`
-	Message string `json:"message"`
-}
-
 func checkJSON(c *cobra.Command, file string, cluster *spec.Cluster, err error) error {
-	report := struct {
-		File     string    `json:"file"`
-		Valid    bool      `json:"valid"`
-		Cluster  string    `json:"cluster,omitempty"`
-		Targets  []string  `json:"targets,omitempty"`
-		Problems []problem `json:"problems"`
-	}{File: file, Valid: err == nil, Problems: []problem{}}
 	var mistakes *spec.Errors
-	if errors.As(err, &mistakes) {
-		for _, p := range mistakes.Problems {
-			report.Problems = append(report.Problems, problem{p.File, p.Line, p.Column, p.Path, p.Message})
-		}
-	} else if err != nil {
+	if err != nil && !errors.As(err, &mistakes) {
 		return err
 	}
+	report := struct {
+		File        string    `json:"file"`
+		Valid       bool      `json:"valid"`
+		Cluster     string    `json:"cluster,omitempty"`
+		Targets     []string  `json:"targets,omitempty"`
+		Problems    []problem `json:"problems"`
+		NotBuiltYet []problem `json:"not_built_yet"`
+	}{File: file, Valid: err == nil, Problems: problemsOf(mistakes), NotBuiltYet: []problem{}}
 	if cluster != nil && err == nil {
 		report.Cluster = cluster.Name
+		report.NotBuiltYet = problems(cluster.Unbuilt())
 		for _, t := range cluster.Targets() {
 			report.Targets = append(report.Targets, t.Name)
 		}

@@ -10,21 +10,14 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
-	"hatchery/imagebuilder"
-	"hatchery/imagebuilder/baseimage"
 	"hatchery/internal/progress/terminal"
-	"hatchery/internal/spec"
-)
-
-// Exit codes.
-const (
-	exitDone   = 0
-	exitFailed = 1
-	exitUsage  = 2 // wrong usage, an invalid cluster file, an unusable input
 )
 
 func main() {
@@ -36,52 +29,29 @@ func main() {
 
 // run is the whole command line, for tests too.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	root := newRoot()
+	s := &settings{}
+	root := newRoot(s)
+	result := &output{Writer: stdout}
 	root.SetArgs(args)
-	root.SetOut(stdout)
+	root.SetOut(result)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
+	if err == nil && result.err != nil {
+		err = fmt.Errorf("cannot print the result: %w", result.err)
+	}
 	if err == nil {
 		return exitDone
 	}
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		err = errors.New("interrupted; nothing partial was left, run it again to go on")
 	}
-	printError(stderr, err)
+	// A wrong flag ends the reading of flags, with --json perhaps unread.
+	if s.json || slices.Contains(args, "--json") {
+		printErrorJSON(stderr, err)
+	} else {
+		printError(stderr, err)
+	}
 	return exitCode(err)
-}
-
-// printError says what went wrong. The mistakes of a cluster file begin with
-// their place, FILE:LINE:COLUMN, so that editors find it.
-func printError(w io.Writer, err error) {
-	var mistakes *spec.Errors
-	switch {
-	case errors.Is(err, errReported):
-	case errors.As(err, &mistakes):
-		fmt.Fprintln(w, mistakes)
-	default:
-		fmt.Fprintln(w, "hatchery:", err)
-	}
-}
-
-// errReported is the error of a command that already said what is wrong.
-var errReported = errors.New("already reported")
-
-// usageError is a wrong call.
-type usageError struct{ error }
-
-func exitCode(err error) int {
-	var (
-		usage   usageError
-		config  *spec.Errors
-		unknown *spec.UnknownTargetError
-		input   *imagebuilder.InputError
-		base    *baseimage.InputError
-	)
-	if errors.As(err, &usage) || errors.As(err, &config) || errors.As(err, &unknown) || errors.As(err, &input) || errors.As(err, &base) {
-		return exitUsage
-	}
-	return exitFailed
 }
 
 // settings are the flags that every verb understands.
@@ -91,8 +61,7 @@ type settings struct {
 	json  bool
 }
 
-func newRoot() *cobra.Command {
-	s := &settings{}
+func newRoot(s *settings) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "hatchery",
 		Short: "Turn a ClusterHAT into a Docker Swarm that nobody has to log in to",
@@ -106,6 +75,9 @@ loop device, no chroot and no emulator.`,
 		SilenceUsage:  true,
 		Args:          noArgs,
 	}
+	root.Version = version(debug.ReadBuildInfo())
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.SuggestionsMinimumDistance = 2
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see `%s --help`", err, c.CommandPath())}
@@ -113,7 +85,7 @@ loop device, no chroot and no emulator.`,
 	flags := root.PersistentFlags()
 	flags.StringVarP(&s.file, "file", "f", "cluster.yaml", "the cluster file")
 	flags.BoolVarP(&s.quiet, "quiet", "q", false, "no progress")
-	flags.BoolVar(&s.json, "json", false, "print results, and progress, as JSON")
+	flags.BoolVar(&s.json, "json", false, "print the result as JSON, and progress and errors as lines of JSON on stderr")
 	root.AddCommand(newInit(s), newCheck(s), newBuild(s))
 	root.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 	return root
@@ -125,6 +97,9 @@ func noArgs(c *cobra.Command, args []string) error {
 		return nil
 	}
 	if c.HasSubCommands() {
+		if meant := c.SuggestionsFor(args[0]); len(meant) > 0 {
+			return usageError{fmt.Errorf("no command %q: did you mean %s?", args[0], strings.Join(meant, " or "))}
+		}
 		return usageError{fmt.Errorf("no command %q; see `hatchery --help`", args[0])}
 	}
 	return usageError{fmt.Errorf("`%s` takes no arguments; see `%s --help`", c.CommandPath(), c.CommandPath())}

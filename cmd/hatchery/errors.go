@@ -1,0 +1,110 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"hatchery/imagebuilder"
+	"hatchery/imagebuilder/baseimage"
+	"hatchery/internal/spec"
+)
+
+// Exit codes.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2 // wrong usage, an invalid cluster file, an unusable input
+)
+
+func exitCode(err error) int {
+	var (
+		usage   usageError
+		config  *spec.Errors
+		unknown *spec.UnknownTargetError
+		input   *imagebuilder.InputError
+		base    *baseimage.InputError
+	)
+	if errors.As(err, &usage) || errors.As(err, &config) || errors.As(err, &unknown) || errors.As(err, &input) || errors.As(err, &base) {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// errReported is the error of a command that already said what is wrong.
+var errReported = errors.New("already reported")
+
+// usageError is a wrong call.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// printError says what went wrong. The mistakes of a cluster file begin with
+// their place, FILE:LINE:COLUMN, so that editors find it.
+func printError(w io.Writer, err error) {
+	var mistakes *spec.Errors
+	switch {
+	case errors.Is(err, errReported):
+	case errors.As(err, &mistakes):
+		fmt.Fprintln(w, mistakes)
+	default:
+		fmt.Fprintln(w, "hatchery:", err)
+	}
+}
+
+// printErrorJSON is printError for programs: one more of the JSON objects
+// that progress consists of.
+func printErrorJSON(w io.Writer, err error) {
+	if errors.Is(err, errReported) {
+		return
+	}
+	var mistakes *spec.Errors
+	errors.As(err, &mistakes)
+	json.NewEncoder(w).Encode(struct {
+		Event    string    `json:"event"`
+		Message  string    `json:"message"`
+		ExitCode int       `json:"exit_code"`
+		Problems []problem `json:"problems"`
+	}{"error", err.Error(), exitCode(err), problemsOf(mistakes)})
+}
+
+// problem is one mistake in a cluster file, as JSON has it.
+type problem struct {
+	File    string `json:"file"`
+	Line    int    `json:"line"`
+	Column  int    `json:"column"`
+	Path    string `json:"path"`
+	Message string `json:"message"`
+}
+
+// problemsOf never gives nil, so that programs always find a list.
+func problemsOf(mistakes *spec.Errors) []problem {
+	if mistakes == nil {
+		return []problem{}
+	}
+	return problems(mistakes.Problems)
+}
+
+func problems(all []spec.Problem) []problem {
+	list := []problem{}
+	for _, p := range all {
+		list = append(list, problem{p.File, p.Line, p.Column, p.Path, p.Message})
+	}
+	return list
+}
+
+// output is stdout, remembering that it could not be written to: what a
+// command prints is its result, and a result that is lost is a failure.
+type output struct {
+	io.Writer
+	err error
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.Writer.Write(p)
+	if err != nil && o.err == nil {
+		o.err = err
+	}
+	return n, err
+}
