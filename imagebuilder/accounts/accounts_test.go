@@ -160,15 +160,18 @@ subuid +jack:165536:65536
 `,
 		},
 		{
-			summary: "no such user, no shadow files, no subordinate ids",
+			summary: "no such user, no gshadow, no subordinate ids",
 			edit: func(files map[string]string) {
-				maps.DeleteFunc(files, func(path, _ string) bool { return path != accounts.Passwd && path != accounts.Group })
+				maps.DeleteFunc(files, func(path, _ string) bool {
+					return path != accounts.Passwd && path != accounts.Shadow && path != accounts.Group
+				})
 				files[accounts.Passwd] = "root:x:0:0:root:/root:/bin/bash"
+				files[accounts.Shadow] = "root:*:19600:0:99999:7:::\n"
 				files[accounts.Group] = "root:x:0:\n"
 			},
 			wanted: accounts.Wanted{Name: "pi"},
 			result: accounts.Result{User: accounts.User{Name: "pi", UID: 1000, GID: 1000, Home: "/home/pi", Shell: "/bin/bash"}, Created: true},
-			want:   "group +pi:x:1000:\npasswd +pi:*:1000:1000::/home/pi:/bin/bash\n",
+			want:   "group +pi:x:1000:\npasswd +pi:x:1000:1000::/home/pi:/bin/bash\nshadow +pi:*:19675:0:99999:7:::\n",
 		},
 		{
 			summary: "a number whose group is taken is passed over",
@@ -244,6 +247,7 @@ shadow +jack:*:19675:0:99999:7:::
 		{summary: "hash of two fields", wanted: accounts.Wanted{Name: "pi", PasswordHash: "a:b"}, err: "password hash"},
 		{summary: "hash of two lines", wanted: accounts.Wanted{Name: "pi", PasswordHash: "a\nroot::"}, err: "password hash"},
 		{summary: "no group file", edit: without(accounts.Group), err: "no /etc/group"},
+		{summary: "no shadow file: the hash would be in passwd", edit: without(accounts.Shadow), wanted: accounts.Wanted{Name: "pi", PasswordHash: "$y$j9T$abc$def"}, err: "no /etc/shadow"},
 		{
 			summary: "no number free",
 			edit: func(files map[string]string) {
@@ -303,6 +307,20 @@ shadow +jack:*:19675:0:99999:7:::
 				t.Errorf("the second time changes:\n%s", got)
 			}
 		})
+	}
+}
+
+// TestEpochZero: day 0 would have the password changed at the first log-in,
+// which nobody can do by key.
+func TestEpochZero(t *testing.T) {
+	for _, at := range []int64{-1e6, 0, 1, 86399, 86400} {
+		db := parse(t, stock())
+		if _, err := db.Ensure(accounts.Wanted{Name: "pi", Epoch: time.Unix(at, 0)}); err != nil {
+			t.Fatal(err)
+		}
+		if data, _ := db.File(accounts.Shadow); !strings.Contains(string(data), "\npi:*:1:0:99999:7:::\n") {
+			t.Errorf("%d:\n%s", at, data)
+		}
 	}
 }
 

@@ -25,8 +25,8 @@ const (
 	Subgid  = "/etc/subgid"
 )
 
-// Files lists them all. Passwd and Group must exist; a file that does not is
-// not made.
+// Files lists them all. Passwd, Shadow and Group must exist; a file that does
+// not is not made.
 var Files = []string{Passwd, Shadow, Group, Gshadow, Subuid, Subgid}
 
 // fieldCounts are how many fields a line has that is understood.
@@ -57,13 +57,14 @@ func (r row) key() string {
 	return r.fields[0]
 }
 
-// Parse reads the files, given by the paths above.
+// Parse reads the files, given by the paths above. Without a shadow file
+// password hashes would be in passwd, which everybody reads: that is an error.
 func Parse(files map[string][]byte) (*Database, error) {
 	db := &Database{files: map[string]*table{}}
 	for _, path := range Files {
 		data, ok := files[path]
 		if !ok {
-			if path == Passwd || path == Group {
+			if path == Passwd || path == Shadow || path == Group {
 				return nil, fmt.Errorf("no %s", path)
 			}
 			continue

@@ -62,11 +62,9 @@ func (db *Database) Ensure(w Wanted) (Result, error) {
 	if w.PasswordHash != "" && !hashPattern.MatchString(w.PasswordHash) {
 		return Result{}, errors.New("the password hash is none")
 	}
-	days := w.Epoch.Unix() / 86400
-	if days < 1 {
-		// 0 means that the password must be changed at once.
-		return Result{}, fmt.Errorf("%s is no time to set a password at", w.Epoch)
-	}
+	// Day 0, which a reproducible build may well have, means that the password
+	// must be changed at once.
+	days := max(w.Epoch.Unix()/86400, 1)
 	result, err := db.account(w)
 	if err != nil {
 		return Result{}, err
@@ -170,11 +168,7 @@ func (db *Database) create(name string) error {
 		db.files[Group].add(name, "x", id(gid), "")
 		db.files[Gshadow].addOnce(name, "!", "", "")
 	}
-	password := "x"
-	if db.files[Shadow] == nil {
-		password = "*"
-	}
-	db.files[Passwd].add(name, password, id(uid), id(gid), "", "/home/"+name, "/bin/bash")
+	db.files[Passwd].add(name, "x", id(uid), id(gid), "", "/home/"+name, "/bin/bash")
 	for _, path := range []string{Subuid, Subgid} {
 		if start, ok := db.nextSubID(path); ok {
 			db.files[path].addOnce(name, start, strconv.Itoa(subIDCount))
@@ -212,10 +206,6 @@ func (db *Database) nextSubID(path string) (string, bool) {
 func (db *Database) setPassword(name, hash string, days int64) {
 	if hash == "" {
 		hash = "*"
-	}
-	if db.files[Shadow] == nil {
-		db.files[Passwd].update(name, func(f []string) { f[1] = hash })
-		return
 	}
 	db.files[Passwd].update(name, func(f []string) { f[1] = "x" })
 	fields := []string{name, hash, strconv.FormatInt(days, 10), "0", "99999", "7", "", "", ""}

@@ -57,7 +57,7 @@ func bookwormEdits(r *Release, root Root, t Target) (*Edits, error) {
 	e.hostKeys()
 	e.accounts([]string{"pi", "rpi-first-boot-wizard"})
 	e.clock()
-	e.localeGen()
+	e.locale()
 	e.fstab(r.BootPath)
 	e.networkManager()
 
@@ -135,9 +135,9 @@ func (e *editor) remove(p string) {
 	}
 }
 
-// need reports a file that the image lacks.
+// need reports a file that the image lacks. A folder of that name is none.
 func (e *editor) need(p string, fatal bool, message, remedy string) {
-	if !e.exists(p) {
+	if !e.isFile(p) {
 		e.edits.Problems = append(e.edits.Problems, Problem{fatal, message, remedy})
 	}
 }
@@ -216,7 +216,9 @@ func (e *editor) cmdline(words, keys []string) {
 		c.Set = append(c.Set, Word{"cfg80211.ieee80211_regdom", t.WifiCountry})
 	}
 	// The firmware's device tree turns the memory controller off.
-	c.Add = append([]string{"cgroup_memory=1", "cgroup_enable=memory", "cgroup_enable=cpuset"}, t.Cmdline...)
+	// rootwait: the card's partitions turn up after the kernel has started. The
+	// image has it, if nobody has emptied its cmdline.txt.
+	c.Add = append([]string{"rootwait", "cgroup_memory=1", "cgroup_enable=memory", "cgroup_enable=cpuset"}, t.Cmdline...)
 }
 
 // config collects the changes to config.txt.

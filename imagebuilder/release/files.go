@@ -29,6 +29,32 @@ func (e *editor) exists(p string) bool {
 	return err == nil
 }
 
+// isFile says whether there is a regular file at a path, or a link to one.
+func (e *editor) isFile(p string) bool {
+	for range 16 { // links in a row
+		mode, err := e.root.Lstat(p)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return false
+		case err != nil:
+			e.fail(fmt.Errorf("cannot look at %s: %w", p, err))
+			return false
+		case mode&fs.ModeSymlink == 0:
+			return mode.IsRegular()
+		}
+		target, err := e.root.Readlink(p)
+		if err != nil {
+			e.fail(fmt.Errorf("cannot read link %s: %w", p, err))
+			return false
+		}
+		if !path.IsAbs(target) {
+			target = path.Join(path.Dir(p), target)
+		}
+		p = path.Clean(target)
+	}
+	return false
+}
+
 // list gives the names in a folder, sorted; none if there is no such folder.
 func (e *editor) list(dir string) []string {
 	names, err := e.root.ReadDir(dir)
@@ -55,21 +81,33 @@ var userGroups = []string{
 	"netdev", "gpio", "i2c", "spi", "docker",
 }
 
-// accounts makes the user. stock are the names of the image's first account,
-// which is renamed.
-func (e *editor) accounts(stock []string) {
+// database reads the account files. Those that are no files (a link to
+// nothing) are as good as missing.
+func (e *editor) database() (*accounts.Database, error) {
 	files := map[string][]byte{}
 	for _, file := range accounts.Files {
+		if !e.isFile(file) {
+			continue
+		}
 		if data, ok := e.read(file); ok {
 			files[file] = data
 		}
 	}
+	return accounts.Parse(files)
+}
+
+// accounts makes the user. stock are the names of the image's first account,
+// which is renamed.
+func (e *editor) accounts(stock []string) {
+	db, err := e.database()
 	if e.err != nil {
 		return
 	}
-	db, err := accounts.Parse(files)
 	if err != nil {
-		e.fail(err)
+		e.edits.Problems = append(e.edits.Problems, Problem{
+			Fatal: true, Message: fmt.Sprintf("the image's accounts cannot be read: %v", err),
+			Remedy: "use an image whose account files are whole, as every Raspberry Pi OS has them",
+		})
 		return
 	}
 	shadowGID, _ := db.Group("shadow") // without one the file is root's
@@ -165,63 +203,13 @@ func (e *editor) copyTree(from, to string, depth int, write func(overlays.Entry)
 // from. The service runs as a user of its own and has to own it.
 func (e *editor) clock() {
 	var uid, gid uint32
-	if data, ok := e.read(accounts.Passwd); ok {
-		group, _ := e.read(accounts.Group)
-		if db, err := accounts.Parse(map[string][]byte{accounts.Passwd: data, accounts.Group: group}); err == nil {
-			if u, ok := db.Lookup("systemd-timesync"); ok {
-				uid, gid = u.UID, u.GID
-			}
+	if db, err := e.database(); err == nil { // else accounts has told of it
+		if u, ok := db.Lookup("systemd-timesync"); ok {
+			uid, gid = u.UID, u.GID
 		}
 	}
 	e.write(overlays.Entry{Path: "/var/lib/systemd/timesync", Mode: fs.ModeDir | 0o755, UID: uid, GID: gid})
 	e.write(overlays.Entry{Path: "/var/lib/systemd/timesync/clock", Mode: 0o644, UID: uid, GID: gid})
-}
-
-// localeGen lists the locale in locale.gen, where the image has the file.
-// Other locales stay listed.
-func (e *editor) localeGen() {
-	const file = "/etc/locale.gen"
-	locale := e.target.Locale
-	data, ok := e.read(file)
-	if !ok || locale == "" || locale == "C" || locale == "POSIX" || strings.HasPrefix(locale, "C.") {
-		return
-	}
-	base, modifier, _ := strings.Cut(locale, "@")
-	charset := "ISO-8859-1"
-	if _, c, ok := strings.Cut(base, "."); ok {
-		charset = c
-	}
-	if strings.EqualFold(strings.ReplaceAll(charset, "-", ""), "utf8") {
-		charset = "UTF-8"
-	}
-	if modifier == "euro" && charset == "ISO-8859-1" {
-		charset = "ISO-8859-15"
-	}
-	want := locale + " " + charset
-
-	lines := strings.Split(string(data), "\n")
-	commented := -1
-	for i, line := range lines {
-		fields := strings.Join(strings.Fields(line), " ")
-		if fields == want {
-			return
-		}
-		if commented < 0 && strings.HasPrefix(fields, "#") && strings.TrimSpace(fields[1:]) == want {
-			commented = i
-		}
-	}
-	text := ""
-	if commented >= 0 {
-		lines[commented] = want
-		text = strings.Join(lines, "\n")
-	} else {
-		text = string(data)
-		if text != "" && !strings.HasSuffix(text, "\n") {
-			text += "\n"
-		}
-		text += want + "\n"
-	}
-	e.write(overlays.Entry{Path: file, Mode: 0o644, Content: []byte(text)})
 }
 
 // fstab names the partitions by the image's disk id.

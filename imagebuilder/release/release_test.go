@@ -2,10 +2,12 @@ package release_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"hatchery/imagebuilder/release"
+	"hatchery/internal/testtool"
 	"hatchery/overlays"
 )
 
@@ -52,6 +55,9 @@ func bookworm(edit ...func(fstest.MapFS)) fstest.MapFS {
 		"etc/skel/.profile":                      file("# profile\n"),
 		"home/pi/.bashrc":                        file("# bash\n"),
 		"etc/locale.gen":                         file("# Locales\n# de_DE.UTF-8 UTF-8\nen_GB.UTF-8 UTF-8\n# fr_FR ISO-8859-1\n"),
+		"usr/share/i18n/SUPPORTED":               file("de_DE.UTF-8 UTF-8\nde_DE ISO-8859-1\nen_GB.UTF-8 UTF-8\ntr_TR ISO-8859-9\n"),
+		"usr/share/i18n/locales/en_GB":           file(""),
+		"usr/share/i18n/charmaps/ISO-8859-15.gz": file(""),
 		"etc/fstab":                              file("proc            /proc           proc    defaults          0       0\nPARTUUID=4e639091-01  /boot/firmware  vfat    defaults          0       2\nPARTUUID=4e639091-02  /               ext4    defaults,noatime  0       1\n"),
 		"etc/init.d/ssh":                         file(""),
 		"usr/sbin/nft":                           file(""),
@@ -95,6 +101,37 @@ func remove(paths ...string) func(fstest.MapFS) {
 
 func put(path, text string) func(fstest.MapFS) {
 	return func(tree fstest.MapFS) { tree[path] = &fstest.MapFile{Data: []byte(text), Mode: 0o644} }
+}
+
+func link(path, to string) func(fstest.MapFS) {
+	return func(tree fstest.MapFS) {
+		tree[path] = &fstest.MapFile{Data: []byte(to), Mode: fs.ModeSymlink | 0o777}
+	}
+}
+
+func noI18n(tree fstest.MapFS) {
+	maps.DeleteFunc(tree, func(path string, _ *fstest.MapFile) bool { return strings.HasPrefix(path, "usr/share/i18n/") })
+}
+
+func locale(name string) func(*release.Target) {
+	return func(t *release.Target) { t.Locale = name }
+}
+
+// archive is the beginning of a locale archive with the names.
+func archive(names ...string) string {
+	u32 := binary.LittleEndian.AppendUint32
+	const header = 14 * 4
+	size := uint32(len(names) + 1)
+	data := u32(u32(u32(u32(u32(nil, 0xde020109), 1), header), size-1), size)
+	data = append(data, make([]byte, header-len(data))...)
+	text := header + 12*size
+	var strs []byte
+	data = append(data, make([]byte, 12)...) // an empty entry
+	for _, name := range names {
+		data = u32(u32(u32(data, 1), text+uint32(len(strs))), 1000)
+		strs = append(append(strs, name...), 0)
+	}
+	return string(append(data, strs...))
 }
 
 func target(edit ...func(*release.Target)) release.Target {
@@ -278,6 +315,27 @@ func TestProblems(t *testing.T) {
 		{"no sfdisk", bookworm(remove("usr/sbin/sfdisk")), target(), "sfdisk is missing, so the root does not grow", false},
 		{"no partx", bookworm(remove("usr/bin/partx")), target(controller), "partx is missing", false},
 		{"no resize2fs", bookworm(remove("usr/sbin/resize2fs")), target(), "resize2fs is missing", false},
+		{"time zone that is a folder", bookworm(), target(func(t *release.Target) { t.Timezone = "Europe" }), "time zone Europe", true},
+		{"time zone that is a link", bookworm(link("usr/share/zoneinfo/GB", "Europe/London")), target(func(t *release.Target) { t.Timezone = "GB" }), "", false},
+		{"time zone that is a link to the other's folder", bookworm(link("usr/share/zoneinfo/GB", "Europe")), target(func(t *release.Target) { t.Timezone = "GB" }), "time zone GB", true},
+		{"a program by links, one absolute", bookworm(link("usr/sbin/sshd", "/etc/alternatives/sshd"), link("etc/alternatives/sshd", "../../usr/sbin/sshd.real"), put("usr/sbin/sshd.real", "")), target(), "", false},
+		{"a program that is a link to itself", bookworm(link("usr/sbin/sshd", "sshd")), target(), "no SSH server", true},
+		{"no passwd", bookworm(remove("etc/passwd")), target(), "no /etc/passwd", true},
+		{"no shadow: the hash would be for everybody to read", bookworm(remove("etc/shadow")), target(func(t *release.Target) { t.PasswordHash = "$y$j9T$a$b" }), "no /etc/shadow", true},
+		{"shadow that is a link to nothing", bookworm(link("etc/shadow", "/data/shadow")), target(func(t *release.Target) { t.PasswordHash = "$y$j9T$a$b" }), "no /etc/shadow", true},
+		{"shadow that is a folder", bookworm(remove("etc/shadow"), put("etc/shadow/x", "")), target(), "no /etc/shadow", true},
+		{"unknown locale", bookworm(), target(locale("xx_XX.UTF-8")), "does not know the locale xx_XX.UTF-8, which is neither in /usr/share/i18n/SUPPORTED", true},
+		{"locale in no character set of the image", bookworm(), target(locale("en_GB.KOI8-R")), "does not know the locale", true},
+		{"C.UTF-8", bookworm(remove("usr/share/i18n/SUPPORTED")), target(locale("C.UTF-8")), "", false},
+		{"POSIX", bookworm(), target(locale("POSIX")), "", false},
+		{"locale that is listed in the C library's spelling", bookworm(), target(locale("de_DE.utf8")), "", false},
+		{"locale that is not listed, and can be made", bookworm(), target(locale("en_GB.ISO-8859-15")), "", false},
+		{"locale that is made", bookworm(put("usr/lib/locale/xx_XX.utf8/LC_CTYPE", "")), target(locale("xx_XX.UTF-8")), "", false},
+		{"no i18n", bookworm(noI18n), target(), "may lack the locale en_GB.UTF-8", false},
+		{"no i18n, the locale made", bookworm(noI18n, put("usr/lib/locale/en_GB.utf8/LC_CTYPE", "")), target(), "", false},
+		{"no i18n, the locale in the archive", bookworm(noI18n, put("usr/lib/locale/locale-archive", archive("de_DE.utf8", "en_GB.utf8"))), target(), "", false},
+		{"no i18n, others in the archive", bookworm(noI18n, put("usr/lib/locale/locale-archive", archive("de_DE.utf8", "en_GB.utf8@x"))), target(), "may lack the locale", false},
+		{"no i18n, an archive that is none", bookworm(noI18n, put("usr/lib/locale/locale-archive", "en_GB.utf8")), target(), "may lack the locale", false},
 		{"unknown time zone", bookworm(), target(func(t *release.Target) { t.Timezone = "Mars/Base" }), "time zone Mars/Base", true},
 		{"fstab without the boot partition", bookworm(put("etc/fstab", "/dev/mmcblk0p2 / ext4 defaults 0 1\n")), target(), "does not mount /boot/firmware", false},
 	} {
@@ -292,6 +350,59 @@ func TestProblems(t *testing.T) {
 	}
 }
 
+// TestLocaleGen: the character set is the one that the image's list has.
+func TestLocaleGen(t *testing.T) {
+	for _, test := range []struct{ locale, want string }{
+		{"tr_TR", "tr_TR ISO-8859-9"}, {"de_DE", "de_DE ISO-8859-1"}, {"de_DE.utf8", "de_DE.utf8 UTF-8"},
+		{"en_GB.ISO-8859-15", "en_GB.ISO-8859-15 ISO-8859-15"},
+	} {
+		e := edits(t, bookworm(), target(locale(test.locale)))
+		i := slices.IndexFunc(e.Entries, func(entry overlays.Entry) bool { return entry.Path == "/etc/locale.gen" })
+		if i < 0 || !strings.HasSuffix(string(e.Entries[i].Content), "\n"+test.want+"\n") {
+			t.Errorf("%s: no line %q in %+v", test.locale, test.want, e.Entries)
+		}
+	}
+}
+
+// TestMadeLocale reads an archive that the C library's own tool has made.
+func TestMadeLocale(t *testing.T) {
+	localedef := testtool.Need(t, "localedef")
+	const source = "/usr/lib/locale/C.utf8"
+	if _, err := os.Stat(source); err != nil {
+		testtool.Missing(t, source)
+	}
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "usr/lib/locale"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"xx_XX.utf8", "yy_YY", "zz_ZZ.iso88591@euro"} {
+		made := filepath.Join(dir, name)
+		testtool.Run(t, "cp", "-r", source, made)
+		testtool.Run(t, localedef, "--prefix="+dir, "--add-to-archive", made)
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "usr/lib/locale/locale-archive"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := bookworm(noI18n, put("usr/lib/locale/locale-archive", string(data)))
+	for name, made := range map[string]bool{
+		"xx_XX.UTF-8": true, "xx_XX.utf8": true, "yy_YY": true, "zz_ZZ.ISO-8859-1@euro": true,
+		"xx_XX": false, "yy_YY.UTF-8": false, "zz_ZZ.ISO-8859-1": false, "aa_AA.UTF-8": false,
+	} {
+		if problems := edits(t, tree, target(locale(name))).Problems; (len(problems) == 0) != made {
+			t.Errorf("%s: problems %v", name, problems)
+		}
+	}
+}
+
+func FuzzLocaleArchive(f *testing.F) {
+	f.Add([]byte(archive("en_GB.utf8")))
+	f.Add([]byte(archive("de_DE.utf8", "fr_FR"))[:70])
+	f.Fuzz(func(t *testing.T, data []byte) {
+		edits(t, bookworm(noI18n, put("usr/lib/locale/locale-archive", string(data))), target())
+	})
+}
+
 func TestErrors(t *testing.T) {
 	for _, test := range []struct {
 		summary string
@@ -299,7 +410,6 @@ func TestErrors(t *testing.T) {
 		target  release.Target
 		err     string
 	}{
-		{"no account files", bookworm(remove("etc/passwd")), target(), "cannot prepare bookworm: no /etc/passwd"},
 		{"user is the system's", bookworm(), target(func(t *release.Target) { t.User = "root" }), "account of the system"},
 		{"the new home is there already", bookworm(put("home/jack/x", "")), target(func(t *release.Target) { t.User = "jack" }), "/home/pi cannot become /home/jack, which is there already"},
 		{"a file that cannot be read", bookworm(func(tree fstest.MapFS) { tree["etc/locale.gen"] = &fstest.MapFile{Mode: fs.ModeDir} }), target(), "/etc/locale.gen"},
