@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"hatchery/internal/clusterctrl"
 	"hatchery/internal/spec"
@@ -12,8 +14,21 @@ import (
 // The files with which the user reaches the cluster once it is up.
 
 // sshConfig is what ~/.ssh/config may include: every target by name, the
-// nodes through the controller.
-func sshConfig(c *spec.Cluster, knownHosts string) []byte {
+// nodes through the controller. Paths that its syntax cannot express are an
+// [*InputError].
+func sshConfig(c *spec.Cluster, knownHosts string) ([]byte, error) {
+	known, err := sshPath(knownHosts)
+	if err != nil {
+		return nil, err
+	}
+	var keys strings.Builder
+	for _, file := range c.User.KeyFiles {
+		key, err := sshPath(file)
+		if err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(&keys, "  IdentityFile %s\n", key)
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "# The hatchery cluster %s. Use it with `ssh -F %s HOST`, or include it from ~/.ssh/config.\n", c.Name, "ssh_config")
 	controller := c.Controller.Hostname
@@ -24,9 +39,47 @@ func sshConfig(c *spec.Cluster, knownHosts string) []byte {
 		} else {
 			fmt.Fprintf(&b, "  HostName %s\n  ProxyJump %s\n", clusterctrl.SlotAddr(t.Slot), controller)
 		}
-		fmt.Fprintf(&b, "  User %s\n  HostKeyAlias %s\n  UserKnownHostsFile %q\n  StrictHostKeyChecking yes\n", c.User.Name, t.Hostname, knownHosts)
+		fmt.Fprintf(&b, "  User %s\n  HostKeyAlias %s\n  UserKnownHostsFile %s\n  StrictHostKeyChecking yes\n%s", c.User.Name, t.Hostname, known, keys.String())
 	}
-	return []byte(b.String())
+	return []byte(b.String()), nil
+}
+
+// sshPath is a path as ssh_config(5) wants it: in quotes, with its percent
+// signs doubled, since those begin tokens.
+func sshPath(path string) (string, error) {
+	if strings.Contains(path, "${") {
+		return "", cannotName("ssh_config", path, "${")
+	}
+	quoted, err := quotedPath("ssh_config", path)
+	return strings.ReplaceAll(quoted, "%", "%%"), err
+}
+
+// quotedPath is a path in double quotes, as ssh and Ansible both read it.
+// Neither has an escape that means the same in all its versions, so that what
+// needs one is refused.
+func quotedPath(file, path string) (string, error) {
+	path = filepath.ToSlash(path)
+	if !utf8.ValidString(path) {
+		return "", cannotName(file, path, "bytes that are not UTF-8")
+	}
+	for _, r := range path {
+		if unicode.In(r, unicode.Cc, unicode.Zl, unicode.Zp) {
+			return "", cannotName(file, path, "a control character")
+		}
+	}
+	for _, part := range []string{`"`, `\\`, `\'`} {
+		if strings.Contains(path, part) {
+			return "", cannotName(file, path, part)
+		}
+	}
+	if strings.HasSuffix(path, `\`) {
+		return "", cannotName(file, path, `a \ at its end`)
+	}
+	return `"` + path + `"`, nil
+}
+
+func cannotName(file, path, what string) error {
+	return &InputError{fmt.Errorf("%s cannot name the path %q, since it has %s in it: rename the folder or file, or choose another", file, path, what)}
 }
 
 // controllerHost is where the controller is found on the LAN: its fixed
@@ -83,8 +136,18 @@ func unique(words []string) []string {
 	return out
 }
 
-// inventory is the cluster for Ansible, in ClusterCTRL's customary groups.
-func inventory(c *spec.Cluster, sshConfig string) []byte {
+// inventory is the cluster for Ansible, in ClusterCTRL's customary groups. A
+// path that it cannot express is an [*InputError].
+func inventory(c *spec.Cluster, sshConfig string) ([]byte, error) {
+	for _, template := range []string{"{{", "{%", "{#"} { // Ansible would render it
+		if strings.Contains(sshConfig, template) {
+			return nil, cannotName("inventory.ini", sshConfig, template)
+		}
+	}
+	config, err := quotedPath("inventory.ini", sshConfig)
+	if err != nil {
+		return nil, err
+	}
 	var b strings.Builder
 	b.WriteString("[clusterctrl_server]\n")
 	for i, t := range c.Targets() {
@@ -96,6 +159,6 @@ func inventory(c *spec.Cluster, sshConfig string) []byte {
 	if len(c.Targets()) == 1 {
 		b.WriteString("\n[clusterctrl_nodes]\n")
 	}
-	fmt.Fprintf(&b, "\n[clusterctrl:children]\nclusterctrl_server\nclusterctrl_nodes\n\n[clusterctrl:vars]\nansible_user=%s\nansible_ssh_common_args=-F \"%s\"\n", c.User.Name, filepath.ToSlash(sshConfig))
-	return []byte(b.String())
+	fmt.Fprintf(&b, "\n[clusterctrl:children]\nclusterctrl_server\nclusterctrl_nodes\n\n[clusterctrl:vars]\nansible_user=%s\nansible_ssh_common_args=-F %s\n", c.User.Name, config)
+	return []byte(b.String()), nil
 }

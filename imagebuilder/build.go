@@ -281,10 +281,18 @@ func writeDocuments(c *spec.Cluster, out *outDir, manifest *Manifest, ids *ident
 		return err
 	}
 	knownHostsPath, sshConfigPath := filepath.Join(dir, "known_hosts"), filepath.Join(dir, "ssh_config")
+	config, err := sshConfig(c, knownHostsPath)
+	if err != nil {
+		return err
+	}
+	hosts, err := inventory(c, sshConfigPath)
+	if err != nil {
+		return err
+	}
 	return errors.Join(
 		atomicfile.WriteBytes(knownHostsPath, knownHosts(c, ids.hostKeys), 0o600),
-		atomicfile.WriteBytes(sshConfigPath, sshConfig(c, knownHostsPath), 0o600),
-		atomicfile.WriteBytes(filepath.Join(dir, "inventory.ini"), inventory(c, sshConfigPath), 0o600),
+		atomicfile.WriteBytes(sshConfigPath, config, 0o600),
+		atomicfile.WriteBytes(filepath.Join(dir, "inventory.ini"), hosts, 0o600),
 	)
 }
 
