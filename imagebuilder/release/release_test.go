@@ -386,8 +386,8 @@ func TestMadeLocale(t *testing.T) {
 	}
 	tree := bookworm(noI18n, put("usr/lib/locale/locale-archive", string(data)))
 	for name, made := range map[string]bool{
-		"xx_XX.UTF-8": true, "xx_XX.utf8": true, "yy_YY": true, "zz_ZZ.ISO-8859-1@euro": true,
-		"xx_XX": false, "yy_YY.UTF-8": false, "zz_ZZ.ISO-8859-1": false, "aa_AA.UTF-8": false,
+		"xx_XX.UTF-8": true, "xx_XX.utf8": true, "yy_YY": true, "yy_YY.UTF-8": true /* the tool names it by its character set as well */, "zz_ZZ.ISO-8859-1@euro": true,
+		"xx_XX": false, "zz_ZZ.ISO-8859-1": false, "aa_AA.UTF-8": false,
 	} {
 		if problems := edits(t, tree, target(locale(name))).Problems; (len(problems) == 0) != made {
 			t.Errorf("%s: problems %v", name, problems)
