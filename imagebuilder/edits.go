@@ -144,7 +144,11 @@ func layEntries(c *spec.Cluster, t spec.Target, p personality, quirks []overlays
 	if err != nil {
 		return nil, err
 	}
-	trees, err := overlays.UserTrees(c.Overlays, t.Name)
+	var targets []string
+	for _, other := range c.Targets() {
+		targets = append(targets, other.Name)
+	}
+	trees, err := overlays.UserTrees(c.Overlays, t.Name, targets)
 	if err != nil {
 		return nil, &InputError{err}
 	}

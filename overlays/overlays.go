@@ -14,7 +14,8 @@
 //     file links symbolic links, which a Go binary cannot embed; both may be
 //     templates (modes.tmpl, links.tmpl). What modes does not name is root's,
 //     0644, or 0755 if the file is executable; set-user-ID bits come from
-//     modes only, whatever the file has on the workstation;
+//     modes only, whatever the file has on the workstation. A file of the
+//     user's that is closed to others there must be in modes;
 //   - a folder exists to hold files; modes gives it a mode and an owner, and
 //     creates it if need be (see parseModes).
 //
@@ -33,10 +34,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 )
 
 //go:embed all:common all:controller all:node
@@ -77,6 +81,9 @@ type Entry struct {
 type Tree struct {
 	Name string // what errors and Entry.From call it: "overlays/common"
 	FS   fs.FS
+	// private says that the files have modes by which their owner may have
+	// closed them to others. What is embedded, or on Windows, has none.
+	private bool
 }
 
 // Trees are the built-in trees of a target, in the order in which they are laid.
@@ -176,12 +183,13 @@ func imagePath(name string) string {
 
 // renderTree gives the entries of one tree.
 func renderTree(data Data, tree Tree) ([]Entry, error) {
-	r := &treeRenderer{data: data, tree: tree, entries: map[string]*Entry{}, empty: map[string]bool{}}
+	r := &treeRenderer{data: data, tree: tree, entries: map[string]*Entry{}, empty: map[string]bool{}, closed: map[string]closed{}}
 	if err := fs.WalkDir(tree.FS, ".", r.visit); err != nil {
 		return nil, errors.Join(append(r.errs, fmt.Errorf("cannot read overlay folder %s: %w", tree.Name, err))...)
 	}
 	r.applyLinks()
 	r.applyModes()
+	r.refuseClosed()
 	if len(r.errs) > 0 {
 		return nil, errors.Join(r.errs...)
 	}
@@ -197,8 +205,16 @@ type treeRenderer struct {
 	tree    Tree
 	entries map[string]*Entry // by image path
 	empty   map[string]bool   // image paths whose template rendered to nothing
+	closed  map[string]closed // by image path
 	lists   [2]*list          // modes, links
 	errs    []error
+}
+
+// closed is a file that only its owner reads, but that everybody would read in
+// the image unless modes says otherwise.
+type closed struct {
+	from, laid string
+	mode       fs.FileMode
 }
 
 type list struct {
@@ -290,6 +306,9 @@ func (r *treeRenderer) visitFile(name, from string, d fs.DirEntry) error {
 		r.empty[p] = true
 		return nil
 	}
+	if r.tree.private && info.Mode()&0o077 == 0 {
+		r.closed[p] = closed{from, laid, info.Mode()}
+	}
 	mode := fs.FileMode(0o644)
 	if info.Mode()&0o111 != 0 {
 		mode = 0o755
@@ -349,9 +368,28 @@ func (r *treeRenderer) applyModes() {
 			r.fail(from, fmt.Errorf("no file %s in %s", m.path, r.tree.Name))
 			continue
 		}
+		delete(r.closed, p)
 		e.UID, e.GID, e.Secret, e.KeepExisting = m.uid, m.gid, m.secret, false
 		if e.Mode&fs.ModeSymlink == 0 { // a link's own mode means nothing
 			e.Mode = e.Mode.Type() | m.mode
 		}
+	}
+}
+
+// refuseClosed refuses the files that are closed to others here and that modes
+// does not name. Taking over what the file system says is no way out: an image
+// would depend on the umask of who builds it.
+func (r *treeRenderer) refuseClosed() {
+	for _, p := range slices.Sorted(maps.Keys(r.closed)) {
+		c := r.closed[p]
+		mode := 0o600
+		if c.mode&0o111 != 0 {
+			mode = 0o700
+		}
+		name := c.laid
+		if strings.ContainsFunc(name, unicode.IsSpace) || strings.HasPrefix(name, "#") || strings.HasPrefix(name, `"`) {
+			name = strconv.Quote(name)
+		}
+		r.fail(c.from, fmt.Errorf("closed to others here (%s), but everybody would read it in the image: add the line `%s %04o 0 0 secret` to %s/modes, with the owner's and the group's numbers for 0 0, or open the file", c.mode, name, mode, r.tree.Name))
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -375,6 +376,9 @@ func TestDataIsChecked(t *testing.T) {
 	}
 }
 
+// clusterTargets are those of exampleData.
+var clusterTargets = []string{"controller", "p1", "p2", "p17"}
+
 func TestUserTrees(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string, mode fs.FileMode) {
@@ -389,9 +393,13 @@ func TestUserTrees(t *testing.T) {
 	}
 	write("common/etc/motd.tmpl", "I am {{.Name}}\n", 0o644)
 	write("common/usr/local/bin/tool", "#!/bin/sh\n", 0o755)
-	write("node/etc/motd", "a node\n", 0o600)
+	write("node/etc/motd", "a node\n", 0o644)
+	write("p2/etc/key", "a key\n", 0o600)
+	write("README.md", "mine\n", 0o644)
+	write(".gitignore", "*.bak\n", 0o644)
+	write(".git/config", "", 0o644)
 	write("p2/etc/motd", "the second\n", 0o644)
-	write("p2/modes", "etc/motd 0640 0 4\n", 0o644)
+	write("p2/modes", "etc/motd 0640 0 4\netc/key 0600 0 0 secret\n", 0o600)
 	write("controller/etc/timezone", "UTC\n", 0o644)
 
 	for _, test := range []struct{ name, path, want string }{
@@ -402,7 +410,7 @@ func TestUserTrees(t *testing.T) {
 		{"p2", "/etc/motd", "the second\n"},
 	} {
 		data := exampleData(test.name)
-		users, err := overlays.UserTrees([]string{dir}, test.name)
+		users, err := overlays.UserTrees([]string{dir}, test.name, clusterTargets)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -419,12 +427,107 @@ func TestUserTrees(t *testing.T) {
 		}
 	}
 
-	for _, test := range []struct{ summary, folder, err string }{
-		{"no such folder", filepath.Join(dir, "none"), "cannot read overlay folder"},
-		{"a tree laid straight into the folder", filepath.Join(dir, "common"), "etc is none of common, controller, node"},
+}
+
+func TestUserFolderIsChecked(t *testing.T) {
+	for _, test := range []struct {
+		summary string
+		name    string // "x" a file, "x/" a folder, "x -> y" a link
+		err     string // "" for none
+	}{
+		{"a README", "README.txt", ""},
+		{"a hidden file", ".editorconfig", ""},
+		{"a hidden folder", ".git/", ""},
+		{"a slot's folder", "p17/", ""},
+		{"a link to a folder", "node -> common", ""},
+		{"a folder for the controller", "controller/", ""},
+		{"a tree laid straight into the folder", "etc/", "etc is none of common, controller, node, p1, p2, p17"},
+		{"a slot that the cluster does not have", "p7/", "p7 is none of common, controller, node, p1, p2, p17"},
+		{"a stray file", "stray.txt", "stray.txt lies in none of the subfolders common, controller"},
+		{"a list at the top", "modes", "modes lies in none of the subfolders"},
+		{"a link to nothing", "node -> nowhere", "node is a link that leads nowhere"},
+		{"a link to nothing in another target's place", "p2 -> nowhere", "p2 is a link that leads nowhere"},
+		{"a file for a folder", "node", "node is no folder"},
+		{"a file for another target's folder", "p2", "p2 is no folder"},
+		{"a link to a file", "node -> /dev/null", "node is no folder"},
+		{"a folder called README", "README/", "README is none of"},
 	} {
-		if _, err := overlays.UserTrees([]string{test.folder}, "p1"); err == nil || !strings.Contains(err.Error(), test.err) {
-			t.Errorf("%s: error %v", test.summary, err)
+		dir := t.TempDir()
+		var err error
+		name, link, isLink := strings.Cut(test.name, " -> ")
+		if err := os.Mkdir(filepath.Join(dir, "common"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, name)
+		switch {
+		case isLink:
+			err = os.Symlink(link, path)
+		case strings.HasSuffix(name, "/"):
+			err = os.Mkdir(path, 0o755)
+		default:
+			err = os.WriteFile(path, nil, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		trees, err := overlays.UserTrees([]string{dir}, "p1", clusterTargets)
+		switch {
+		case test.err == "" && (err != nil || len(trees) == 0):
+			t.Errorf("%s: %v", test.summary, err)
+		case test.err != "" && (err == nil || !strings.Contains(err.Error(), test.err)):
+			t.Errorf("%s: error %v, want one with %q", test.summary, err, test.err)
+		}
+	}
+	if _, err := overlays.UserTrees([]string{filepath.Join(t.TempDir(), "none")}, "p1", clusterTargets); err == nil || !strings.Contains(err.Error(), "cannot read overlay folder") {
+		t.Errorf("no such folder: error %v", err)
+	}
+}
+
+// TestClosedFiles: what the user closed to others is not laid open.
+func TestClosedFiles(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("needs modes of files")
+	}
+	for _, test := range []struct {
+		summary, name string
+		mode          fs.FileMode
+		modes, err    string
+	}{
+		{"open", "a", 0o644, "", ""},
+		{"open to the group", "a", 0o640, "", ""},
+		{"closed", "etc/a", 0o600, "", "node/etc/a: closed to others here (-rw-------), but everybody would read it in the image: add the line `etc/a 0600 0 0 secret` to"},
+		{"closed and named", "etc/a", 0o600, "etc/a 0600 0 0 secret\n", ""},
+		{"closed and named to be open", "etc/a", 0o600, "etc/a 0644 0 0\n", ""},
+		{"read-only", "a", 0o400, "", "`a 0600 0 0 secret`"},
+		{"a program", "usr/bin/a", 0o700, "", "`usr/bin/a 0700 0 0 secret`"},
+		{"a template", "a.tmpl", 0o600, "", "node/a.tmpl: closed to others here (-rw-------), but everybody would read it in the image: add the line `a 0600"},
+		{"a template, named", "a.tmpl", 0o600, "a 0600 0 0\n", ""},
+		{"a name with a blank", "a b", 0o600, "", "`\"a b\" 0600 0 0 secret`"},
+		{"a folder that is merged into usr", "lib/a", 0o600, "usr/lib/a 0600 0 0\n", ""},
+	} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "node", test.name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte("x"), test.mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, test.mode); err != nil { // whatever the umask
+			t.Fatal(err)
+		}
+		if test.modes != "" {
+			if err := os.WriteFile(filepath.Join(dir, "node/modes"), []byte(test.modes), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		trees, err := overlays.UserTrees([]string{dir}, "p1", clusterTargets)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = overlays.Render(exampleData("p1"), trees...)
+		if test.err == "" && err != nil || test.err != "" && (err == nil || !strings.Contains(err.Error(), test.err)) {
+			t.Errorf("%s: error %v, want %q", test.summary, err, test.err)
 		}
 	}
 }

@@ -1,11 +1,15 @@
 package overlays
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
 
 	"hatchery/internal/clusterctrl"
 )
@@ -13,10 +17,11 @@ import (
 // UserTrees are the trees of the user's own folders for a target, in the
 // order in which they are laid: of each folder those subfolders that are
 // there, common, then the role's (controller or node), then the slot's (p2).
-// name is the target's name, "controller" or "p2". A folder that does not
-// exist, or that has none of a target's subfolders nor any other target's, is
-// an error: it is a typing mistake.
-func UserTrees(folders []string, name string) ([]Tree, error) {
+// name is the target's name, "controller" or "p2", and targets are the names of
+// all of the cluster's. A folder that does not exist is an error, and so is
+// whatever in it would go to none of the targets: it is a typing mistake.
+// READMEs and hidden files (.git) may lie beside the subfolders.
+func UserTrees(folders []string, name string, targets []string) ([]Tree, error) {
 	role := "node"
 	if name == "controller" {
 		role = "controller"
@@ -28,22 +33,19 @@ func UserTrees(folders []string, name string) ([]Tree, error) {
 	var trees []Tree
 	var errs []error
 	for _, folder := range folders {
-		if err := checkUserFolder(folder); err != nil {
+		if err := checkUserFolder(folder, targets); err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		for _, sub := range wanted {
 			dir := filepath.Join(folder, sub)
-			if info, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 				continue
 			} else if err != nil {
 				errs = append(errs, fmt.Errorf("cannot read overlay folder: %w", err))
 				continue
-			} else if !info.IsDir() {
-				errs = append(errs, fmt.Errorf("overlay folder %s is no folder", dir))
-				continue
 			}
-			trees = append(trees, Tree{Name: filepath.ToSlash(dir), FS: os.DirFS(dir)})
+			trees = append(trees, Tree{Name: filepath.ToSlash(dir), FS: os.DirFS(dir), private: runtime.GOOS != "windows"})
 		}
 	}
 	if len(errs) > 0 {
@@ -52,28 +54,47 @@ func UserTrees(folders []string, name string) ([]Tree, error) {
 	return trees, nil
 }
 
-// checkUserFolder refuses what lies beside the subfolders: a tree laid
-// straight into the folder would go nowhere, silently.
-func checkUserFolder(folder string) error {
+// checkUserFolder refuses what lies beside the subfolders of the targets: it
+// would go nowhere, silently.
+func checkUserFolder(folder string, targets []string) error {
 	entries, err := os.ReadDir(folder)
 	if err != nil {
 		return fmt.Errorf("cannot read overlay folder: %w", err)
 	}
+	known := append([]string{"common", "node"}, targets...)
+	if !slices.Contains(known, "controller") {
+		known = append(known, "controller")
+	}
+	slices.SortFunc(known, byName)
 	var errs []error
+	fail := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("overlay folder %s: "+format, append([]any{folder}, args...)...))
+	}
 	for _, e := range entries {
-		if e.IsDir() && !isTarget(e.Name()) {
-			errs = append(errs, fmt.Errorf("overlay folder %s: %s is none of common, controller, node, p1 to p252", folder, e.Name()))
+		name := e.Name()
+		if strings.HasPrefix(name, ".") {
+			continue
+		}
+		info, err := os.Stat(filepath.Join(folder, name))
+		switch {
+		case err != nil && e.Type()&fs.ModeSymlink != 0:
+			fail("%s is a link that leads nowhere: %w", name, err)
+		case err != nil:
+			fail("%w", err)
+		case info.IsDir() && !slices.Contains(known, name):
+			fail("%s is none of %s", name, strings.Join(known, ", "))
+		case !info.IsDir() && slices.Contains(known, name):
+			fail("%s is no folder", name)
+		case !info.IsDir() && !strings.HasPrefix(name, "README"):
+			fail("%s lies in none of the subfolders %s, so it would go into no image", name, strings.Join(known, ", "))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// isTarget says whether a name is that of a subfolder of a user's folder.
-func isTarget(name string) bool {
-	switch name {
-	case "common", "controller", "node":
-		return true
-	}
-	_, err := clusterctrl.ParseSlot(name)
-	return err == nil
+// byName puts the slots after the rest, by number.
+func byName(a, b string) int {
+	m, _ := clusterctrl.ParseSlot(a) // 0 for what is none
+	n, _ := clusterctrl.ParseSlot(b)
+	return cmp.Or(cmp.Compare(m, n), cmp.Compare(a, b))
 }
