@@ -6,16 +6,24 @@
 //
 //	images/<sha256 of the raw image>.img   the images, 0400
 //	index/source-<sha256>.json             which image came out of a source
-//	index/image-<sha256>.json              size and time of a cached image
+//	index/image-<sha256>.json              size, times and inode of a cached image
 //	index/file-<sha256 of the path>.json   the digest of a local file, by its size, times and inode
 //	downloads/<sha256>.part                what has come of a download so far
 //	locks/*.lock                           one build at a time prepares an image
 //
 // A local file is hashed when it is first used. Later builds believe the
-// recorded digest while path, size, modification time and inode are the same:
-// that takes microseconds instead of seconds, at the price that a change
-// which restores all four goes unseen. A cached image is believed by its size
-// and modification time in the same way, and made anew where they differ.
+// recorded digest while path, size, inode, and the times of the last
+// modification and of the last change are the same: that takes microseconds
+// instead of seconds, at the price that a change which restores all of them
+// goes unseen. Only a changed clock or a write below the file system restores
+// the time of change; Windows tells neither that time nor the inode here, so
+// there a change that restores size and modification time goes unseen. A
+// cached image is believed in the same way; where only its inode or times
+// differ (the cache was moved) it is hashed again, and where its content does
+// it is made anew.
+//
+// A URL may carry a token in its query: no record, error or [Image] shows
+// more of it than scheme, host and path.
 package baseimage
 
 import (
@@ -51,7 +59,7 @@ type Image struct {
 	Digest digest.Digest // of the raw image's content
 	Size   int64         // of the raw image in bytes
 
-	Source       string        // as the Ref had it
+	Source       string        // as the Ref had it; a URL without account, query and fragment
 	SourceDigest digest.Digest // of the file that Source names
 	SourceSize   int64         // in bytes
 }
@@ -75,6 +83,9 @@ type Cache struct {
 	client *http.Client
 	stall  time.Duration // a download that stands still for so long has failed
 	pause  time.Duration // between two attempts at a download
+	most   int64         // bytes that a download may have
+
+	settled time.Duration // see the constant
 }
 
 // OpenCache opens the cache in dir and makes it where it is not there. An
@@ -92,7 +103,7 @@ func OpenCache(dir string) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cache{dir: dir, client: newClient(), stall: time.Minute, pause: time.Second}
+	c := &Cache{dir: dir, client: newClient(newTransport()), stall: time.Minute, pause: time.Second, most: maxDownload, settled: settled}
 	for _, sub := range []string{c.images(), c.index(), c.downloads(), c.locks()} {
 		if err := os.MkdirAll(sub, 0o700); err != nil {
 			return nil, fmt.Errorf("cannot make the cache: %w", err)
@@ -117,7 +128,7 @@ func (c *Cache) locks() string     { return filepath.Join(c.dir, "locks") }
 func (c *Cache) Get(ctx context.Context, ref Ref, report progress.Reporter) (*Image, error) {
 	image, err := c.get(ctx, ref, report)
 	if err != nil {
-		return nil, fmt.Errorf("base image %s: %w", ref.Source, err)
+		return nil, fmt.Errorf("base image %s: %w", publicName(ref.Source), err)
 	}
 	return image, nil
 }
@@ -130,21 +141,18 @@ func (c *Cache) get(ctx context.Context, ref Ref, report progress.Reporter) (*Im
 	if err != nil {
 		return nil, err
 	}
-	src := &source{cache: c, name: ref.Source, report: report}
-	switch {
-	case strings.HasPrefix(ref.Source, "https://"), strings.HasPrefix(ref.Source, "http://"):
+	src := &source{cache: c, name: publicName(ref.Source), report: report}
+	if isURL(ref.Source) {
 		if want == "" {
 			return nil, inputErrorf("a URL needs the sha256 of the file that it names: take it from the download page"+
-				" (often a file %s.sha256 beside it), or run sha256sum on a copy that you trust", path.Base(ref.Source))
+				" (often a file %s.sha256 beside it), or run sha256sum on a copy that you trust", path.Base(src.name))
 		}
 		src.url, src.digest = ref.Source, want
-	default:
-		if err := src.identify(ctx, want); err != nil {
-			return nil, err
-		}
+	} else if err := src.identify(ctx, want); err != nil {
+		return nil, err
 	}
 
-	if image := c.lookup(src); image != nil {
+	if image := c.lookup(ctx, src); image != nil {
 		return image, nil
 	}
 	unlock, err := c.lock(ctx, "source-"+src.digest.Encoded(), "wait for another build that prepares "+src.base(), report)
@@ -152,7 +160,7 @@ func (c *Cache) get(ctx context.Context, ref Ref, report progress.Reporter) (*Im
 		return nil, err
 	}
 	defer unlock()
-	if image := c.lookup(src); image != nil {
+	if image := c.lookup(ctx, src); image != nil {
 		return image, nil
 	}
 	return c.prepare(ctx, src)

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -135,10 +136,11 @@ func newCache(t testing.TB) (*baseimage.Cache, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.SetSettled(0)
 	return c, dir
 }
 
-// put writes a file whose time is long past, so that its digest is believed.
+// put writes a file whose modification is long past.
 func put(t testing.TB, name string, data []byte) string {
 	t.Helper()
 	place := filepath.Join(t.TempDir(), name)
@@ -404,6 +406,7 @@ func TestChangedSource(t *testing.T) {
 	if err := os.WriteFile(place, second, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	cache.SetSettled(2 * time.Second)
 	checkImage(t, image, first)
 	image, err = cache.Get(t.Context(), baseimage.Ref{Source: place}, progress.Discard)
 	if err != nil {
@@ -428,6 +431,100 @@ func TestChangedSource(t *testing.T) {
 		_, err = cache.Get(t.Context(), baseimage.Ref{Source: place, SHA256: sum(first)}, progress.Discard)
 		if err == nil || !strings.Contains(err.Error(), "wrong sha256") {
 			t.Errorf("got %v, want a wrong sha256", err)
+		}
+	}
+}
+
+// TestRestoredTime: a program can set the modification time of what it wrote
+// back, but not the time of the last change.
+func TestRestoredTime(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("needs a time of the last change")
+	}
+	first, second := disk(4, 1<<20), disk(5, 1<<20)
+	cache, _ := newCache(t)
+	place := put(t, "a.img", first)
+	image, err := cache.Get(t.Context(), baseimage.Ref{Source: place}, progress.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rewrite(t, place, second)
+	again, err := cache.Get(t.Context(), baseimage.Ref{Source: place}, progress.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkImage(t, again, second)
+
+	// The same with an image in the cache.
+	rewrite(t, image.Path, second)
+	back := put(t, "b.img", first)
+	if image, err = cache.Get(t.Context(), baseimage.Ref{Source: back}, progress.Discard); err != nil {
+		t.Fatal(err)
+	}
+	checkImage(t, image, first)
+}
+
+// rewrite writes a file in place and restores its modification time. It waits
+// until the file system's clock tells the change from the one before.
+func rewrite(t *testing.T, place string, data []byte) {
+	t.Helper()
+	before, err := os.Stat(place)
+	if err != nil {
+		t.Fatal(err)
+	}
+	probe := filepath.Join(t.TempDir(), "probe")
+	now := func() time.Time {
+		if err := os.WriteFile(probe, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(probe)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.ModTime()
+	}
+	for start := now(); !now().After(start); {
+		time.Sleep(time.Millisecond)
+	}
+	if err := os.Chmod(place, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(place, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{os.Chmod(place, before.Mode()), os.Chtimes(place, before.ModTime(), before.ModTime())} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestMovedCache: a cache on another disk is verified once, not fetched anew.
+func TestMovedCache(t *testing.T) {
+	raw := disk(6, 1<<20)
+	file := gzipped(t, raw)
+	s := serve(t, file)
+	cache, dir := downloadCache(t, s)
+	ref := baseimage.Ref{Source: s.URL + "/a.img.gz", SHA256: sum(file)}
+	if _, err := cache.Get(t.Context(), ref, progress.Discard); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	moved := filepath.Join(t.TempDir(), "moved")
+	testtool.Run(t, "cp", "-a", dir, moved)
+	cache, err := baseimage.OpenCache(moved)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"[verify the cached image of a.img.gz]", "[]"} {
+		report := new(recorder)
+		image, err := cache.Get(t.Context(), ref, report)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkImage(t, image, raw)
+		if got := fmt.Sprint(report.take()); got != want {
+			t.Errorf("did %s, want %s", got, want)
 		}
 	}
 }

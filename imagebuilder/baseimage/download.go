@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -25,13 +26,43 @@ import (
 // single byte of progress.
 const downloadAttempts = 3
 
-func newClient() *http.Client {
-	return &http.Client{Transport: &http.Transport{
+// maxDownload is more than any published image has, compressed or not.
+const maxDownload = 32 << 30
+
+// How much a server sends that does not say how much it will is looked at
+// every spaceStep bytes. It may not leave less free than spaceLeft, or than
+// what came of it: the image that is unpacked from it needs room too.
+const (
+	spaceStep = 16 << 20
+	spaceLeft = 256 << 20
+)
+
+// maxRedirects is how many redirects in a row are followed.
+const maxRedirects = 10
+
+// newTransport speaks HTTP/1.1 and uses a connection once: net/http prints
+// what comes on an idle connection, and breaches of HTTP/2, to the standard
+// log, that is to stderr, whatever the user asked for. One large file gains
+// nothing from either.
+func newTransport() http.RoundTripper {
+	return &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 30 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   30 * time.Second,
 		ResponseHeaderTimeout: time.Minute,
-		ForceAttemptHTTP2:     true,
+		DisableKeepAlives:     true,
+	}
+}
+
+func newClient(transport http.RoundTripper) *http.Client {
+	return &http.Client{Transport: transport, CheckRedirect: func(request *http.Request, via []*http.Request) error {
+		if len(via) >= maxRedirects {
+			return inputErrorf("the server redirects more than %d times in a row, to %s at last: check the URL",
+				maxRedirects, discreet(request.URL.String()))
+		}
+		// It has the whole URL that led here, with its query.
+		request.Header.Del("Referer")
+		return nil
 	}}
 }
 
@@ -149,6 +180,9 @@ func (d *download) fetch(ctx context.Context) (err error) {
 			failed = 1
 		}
 		if failed >= downloadAttempts {
+			if d.have == 0 {
+				return err
+			}
 			return fmt.Errorf("%w (%d bytes are kept: the next run goes on from there)", err, d.have)
 		}
 		select {
@@ -165,7 +199,11 @@ func (d *download) attempt(ctx context.Context) error {
 	defer cancel(nil)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, d.src.url, nil)
 	if err != nil {
-		return &InputError{err}
+		var parse *url.Error
+		if errors.As(err, &parse) {
+			err = parse.Err // without the URL, which is known
+		}
+		return inputErrorf("this URL cannot be used: %w", err)
 	}
 	// The digest is that of the file as it lies on the server.
 	request.Header.Set("Accept-Encoding", "identity")
@@ -174,8 +212,12 @@ func (d *download) attempt(ctx context.Context) error {
 		request.Header.Set("Range", fmt.Sprintf("bytes=%d-", d.have))
 	}
 	response, err := d.cache.client.Do(request)
+	var input *InputError
+	if errors.As(err, &input) {
+		return input
+	}
 	if err != nil {
-		return fmt.Errorf("%w: %w", errTryAgain, err)
+		return fmt.Errorf("%w: %w", errTryAgain, &discreetError{err})
 	}
 	defer response.Body.Close()
 	switch code := response.StatusCode; {
@@ -204,21 +246,58 @@ func (d *download) attempt(ctx context.Context) error {
 
 	total := int64(-1)
 	if response.ContentLength >= 0 {
+		// Compared before adding: the server may claim any number.
+		if response.ContentLength > d.cache.most-d.have {
+			return inputErrorf("the server says that %d bytes are to come, after %d: more than %s is no base image; check the URL",
+				response.ContentLength, d.have, size(d.cache.most))
+		}
+		if free, ok := freeSpace(d.cache.downloads()); ok && free < response.ContentLength {
+			return fmt.Errorf("%s are to come and %s has %s free: make room, or move the cache to a larger disk (XDG_CACHE_HOME)",
+				size(response.ContentLength), d.cache.downloads(), size(free))
+		}
 		total = d.have + response.ContentLength
 	}
 	if d.task == nil {
 		d.task = d.src.report.Begin("download "+d.src.base(), total)
 		d.task.Add(d.have)
 	}
-	return d.receive(ctx, cancel, response.Body)
+	return d.receive(ctx, cancel, response.Body, total >= 0)
 }
 
-// receive reads a response's body. A body that stands still is given up.
-func (d *download) receive(ctx context.Context, cancel context.CancelCauseFunc, body io.Reader) error {
+// bounded stops a body that does not say how long it is before it fills the
+// disk. What came is removed then: it may well go on for ever.
+func (d *download) bounded() error {
+	var err error
+	dir := d.cache.downloads()
+	if free, ok := freeSpace(dir); d.have > d.cache.most {
+		err = inputErrorf("the server does not say how long the file is, and %s have come: more than %s is no base image; check the URL",
+			size(d.have), size(d.cache.most))
+	} else if ok && free < min(d.have, spaceLeft) {
+		err = fmt.Errorf("the server does not say how long the file is; after %s, %s has %s free: check the URL, make room,"+
+			" or move the cache to a larger disk (XDG_CACHE_HOME); what came is removed", size(d.have), dir, size(free))
+	}
+	if err != nil {
+		return errors.Join(err, d.restart())
+	}
+	return nil
+}
+
+// size shows a number of bytes.
+func size(n int64) string {
+	if n < 1<<20 {
+		return fmt.Sprintf("%d bytes", n)
+	}
+	return fmt.Sprintf("%d MiB", n>>20)
+}
+
+// receive reads a response's body, which net/http ends where its length is
+// known. A body that stands still is given up.
+func (d *download) receive(ctx context.Context, cancel context.CancelCauseFunc, body io.Reader, known bool) error {
 	stalled := fmt.Errorf("nothing came for %v", d.cache.stall)
 	watchdog := time.AfterFunc(d.cache.stall, func() { cancel(stalled) })
 	defer watchdog.Stop()
 	buf := make([]byte, hashStep)
+	checked := d.have
 	for {
 		n, err := body.Read(buf)
 		if n > 0 {
@@ -229,6 +308,12 @@ func (d *download) receive(ctx context.Context, cancel context.CancelCauseFunc, 
 			d.hash.Write(buf[:n])
 			d.have += int64(n)
 			d.task.Add(int64(n))
+		}
+		if !known && (d.have > d.cache.most || d.have-checked >= spaceStep) {
+			checked = d.have
+			if err := d.bounded(); err != nil {
+				return err
+			}
 		}
 		switch {
 		case errors.Is(err, io.EOF):

@@ -1,10 +1,14 @@
 package baseimage_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -16,6 +20,7 @@ import (
 
 	"hatchery/imagebuilder/baseimage"
 	"hatchery/internal/progress"
+	"hatchery/internal/testtool"
 )
 
 // A server serves one file, and misbehaves as it is told.
@@ -241,6 +246,220 @@ func TestDownloadFails(t *testing.T) {
 				t.Errorf("kept: %v, %v, want %d bytes", info.Size(), err, test.kept)
 			}
 		})
+	}
+}
+
+// TestSecretsInURLs: signed URLs carry tokens, which no error, record, task or
+// result shows, not even those that a redirect leads to.
+func TestSecretsInURLs(t *testing.T) {
+	file := gzipped(t, disk(24, 1<<20))
+	tests := []struct {
+		summary, source, sha256 string
+		says                    string // empty: it succeeds
+	}{
+		{"a good URL", "/ok.img.gz?token=T0KEN&name=a/b#T0KEN", sum(file), ""},
+		{"after a redirect", "/redirect?token=T0KEN", sum(file), ""},
+		{"no such file", "/404?token=T0KEN", sum(file), "/404: the server answers 404"},
+		{"another file", "/ok.img.gz?token=T0KEN", sum(nil), "/ok.img.gz: wrong sha256"},
+		{"no answer", "/abort?token=T0KEN", sum(file), "/abort: cannot download it"},
+		{"no answer after a redirect", "/redirect-abort?token=T0KEN", sum(file), `/abort": EOF`},
+		{"a redirect that cannot be read", "/redirect-bad", sum(file), "failed to parse Location header"},
+		{"a redirect in a circle", "/circle?token=T0KEN", sum(file), "the server redirects more than 10 times in a row, to https://127.0.0.1"},
+		{"not a URL", "/%zz?token=T0KEN and T0KEN", sum(file), `this URL cannot be used: invalid URL escape "%zz"`},
+		{"without a digest", "/ok.img.gz?token=T0KEN/T0KEN", "", "(often a file ok.img.gz.sha256 beside it)"},
+	}
+	for _, test := range tests {
+		t.Run(test.summary, func(t *testing.T) {
+			s := serve(t, file)
+			s.misbehave = func(n int, w http.ResponseWriter, r *http.Request) bool {
+				if referer := r.Header.Get("Referer"); referer != "" {
+					t.Errorf("the server is told the URL that led to it: %s", referer)
+				}
+				switch r.URL.Path {
+				case "/404":
+					http.NotFound(w, r)
+				case "/abort":
+					panic(http.ErrAbortHandler)
+				case "/redirect":
+					http.Redirect(w, r, "/ok.img.gz?signature=T0KEN", http.StatusFound)
+				case "/redirect-abort":
+					http.Redirect(w, r, "/abort?signature=T0KEN", http.StatusFound)
+				case "/redirect-bad":
+					w.Header().Set("Location", "https://me:T0KEN@host/%zz?signature=T0KEN")
+					w.WriteHeader(http.StatusFound)
+				case "/circle":
+					http.Redirect(w, r, "/circle?signature=T0KEN", http.StatusFound)
+				default:
+					return false
+				}
+				return true
+			}
+			cache, dir := downloadCache(t, s)
+			report := new(recorder)
+			source := strings.Replace(s.URL, "://", "://me:T0KEN@", 1) + test.source
+			image, err := cache.Get(t.Context(), baseimage.Ref{Source: source, SHA256: test.sha256}, report)
+			shown := fmt.Sprintf("%+v %v %q", image, err, report.take())
+			if test.says == "" && err != nil || err != nil && !strings.Contains(err.Error(), test.says) || err == nil && test.says != "" {
+				t.Errorf("got %v, want %q", err, test.says)
+			}
+			if err != nil && strings.Contains(err.Error(), "0 bytes are kept") {
+				t.Errorf("%v: nothing is kept", err)
+			}
+			path, _, _ := strings.Cut(test.source, "?")
+			if want := s.URL + path; image != nil && image.Source != want {
+				t.Errorf("the source is shown as %s, want %s", image.Source, want)
+			}
+			for _, name := range files(t, dir) {
+				if strings.HasPrefix(name, "index") {
+					data, err := os.ReadFile(filepath.Join(dir, name))
+					if err != nil {
+						t.Fatal(err)
+					}
+					shown += "\n" + name + string(data)
+				}
+			}
+			if strings.Contains(shown, "T0KEN") {
+				t.Errorf("a secret shows: %s", shown)
+			}
+		})
+	}
+}
+
+// TestRedirectLoop: another attempt would not mend it.
+func TestRedirectLoop(t *testing.T) {
+	s := serve(t, nil)
+	s.misbehave = func(n int, w http.ResponseWriter, r *http.Request) bool {
+		http.Redirect(w, r, "/loop", http.StatusFound)
+		return true
+	}
+	cache, _ := downloadCache(t, s)
+	_, err := cache.Get(t.Context(), baseimage.Ref{Source: s.URL + "/a", SHA256: sum(nil)}, progress.Discard)
+	want := "base image " + s.URL + "/a: the server redirects more than 10 times in a row, to " + s.URL + "/loop at last: check the URL"
+	var input *baseimage.InputError
+	if err == nil || err.Error() != want || !errors.As(err, &input) {
+		t.Errorf("got %v, want the InputError %s", err, want)
+	}
+	if n := s.requests.Load(); n != 10 {
+		t.Errorf("%d requests, want 10", n)
+	}
+}
+
+// TestServerSendsTooMuch: what comes after the body is nobody's business, and
+// nothing of it is printed.
+func TestServerSendsTooMuch(t *testing.T) {
+	raw := disk(25, 1<<20)
+	file := gzipped(t, raw)
+	var printed bytes.Buffer
+	log.SetOutput(&printed)
+	t.Cleanup(func() { log.SetOutput(os.Stderr) })
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		in := bufio.NewReader(conn)
+		if _, err := http.ReadRequest(in); err != nil {
+			return
+		}
+		fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", len(file))
+		conn.Write(append(bytes.Clone(file), "\x00\x1b[2J and more"...))
+		io.Copy(io.Discard, in) // until the other side has closed, and had its say before
+	}()
+	cache, _ := newCache(t) // with the client that users get
+	ref := baseimage.Ref{Source: "http://" + listener.Addr().String() + "/a.img.gz", SHA256: sum(file)}
+	image, err := cache.Get(t.Context(), ref, progress.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkImage(t, image, raw)
+	<-done
+	if printed.Len() > 0 {
+		t.Errorf("printed: %s", &printed)
+	}
+}
+
+// flood sends without saying how much that will be; it ends after most bytes
+// so that the test ends where nobody stops it.
+func flood(w http.ResponseWriter, most int) {
+	chunk := bytes.Repeat([]byte("flood"), 200<<10)
+	for sent := 0; sent < most; sent += len(chunk) {
+		if _, err := w.Write(chunk); err != nil {
+			return
+		}
+	}
+}
+
+func TestTooLarge(t *testing.T) {
+	tests := []struct {
+		summary   string
+		misbehave func(w http.ResponseWriter)
+		says      string
+	}{
+		{"without end", func(w http.ResponseWriter) { flood(w, 64<<20) },
+			"the server does not say how long the file is, and 8 MiB have come: more than 8 MiB is no base image"},
+		{"by its length", func(w http.ResponseWriter) { w.Header().Set("Content-Length", "9223372036854775807") },
+			"the server says that 9223372036854775807 bytes are to come, after 0: more than 8 MiB is no base image"},
+	}
+	for _, test := range tests {
+		t.Run(test.summary, func(t *testing.T) {
+			s := serve(t, nil)
+			s.misbehave = func(n int, w http.ResponseWriter, r *http.Request) bool { test.misbehave(w); return true }
+			cache, dir := downloadCache(t, s)
+			cache.SetMost(8 << 20)
+			_, err := cache.Get(t.Context(), baseimage.Ref{Source: s.URL + "/a", SHA256: sum(nil)}, progress.Discard)
+			var input *baseimage.InputError
+			if err == nil || !strings.Contains(err.Error(), test.says) || !errors.As(err, &input) {
+				t.Errorf("got %v, want an InputError %q", err, test.says)
+			}
+			if info, err := os.Stat(filepath.Join(dir, "downloads", sum(nil)+".part")); err != nil || info.Size() != 0 {
+				t.Errorf("left: %v bytes, %v", info.Size(), err)
+			}
+			if n := s.requests.Load(); n != 1 {
+				t.Errorf("%d requests, want one", n)
+			}
+		})
+	}
+}
+
+// TestNoRoomForDownload: a download that will not fit is not begun, and one of
+// unknown length does not fill the disk.
+func TestNoRoomForDownload(t *testing.T) {
+	testtool.NeedRoot(t)
+	dir := t.TempDir()
+	testtool.Run(t, "mount", "-t", "tmpfs", "-o", "size=64m", "none", dir)
+	defer testtool.Run(t, "umount", dir)
+	for _, test := range []struct {
+		summary   string
+		misbehave func(w http.ResponseWriter)
+		says      string
+	}{
+		{"known", func(w http.ResponseWriter) { w.Header().Set("Content-Length", fmt.Sprint(100<<20)) },
+			"100 MiB are to come and " + dir + "/downloads has 64 MiB free: make room"},
+		{"unknown", func(w http.ResponseWriter) { flood(w, 128<<20) },
+			"the server does not say how long the file is; after 32 MiB, " + dir + "/downloads has 31 MiB free"},
+	} {
+		s := serve(t, nil)
+		s.misbehave = func(n int, w http.ResponseWriter, r *http.Request) bool { test.misbehave(w); return true }
+		cache, err := baseimage.OpenCache(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cache.SetClient(s.Client(), time.Minute, time.Millisecond)
+		_, err = cache.Get(t.Context(), baseimage.Ref{Source: s.URL + "/a", SHA256: sum(nil)}, progress.Discard)
+		if err == nil || !strings.Contains(err.Error(), test.says) {
+			t.Errorf("%s: got %v, want %q", test.summary, err, test.says)
+		}
+		if info, err := os.Stat(filepath.Join(dir, "downloads", sum(nil)+".part")); err != nil || info.Size() != 0 {
+			t.Errorf("%s: left: %v bytes, %v", test.summary, info.Size(), err)
+		}
 	}
 }
 

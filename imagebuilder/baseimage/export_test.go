@@ -7,5 +7,12 @@ import (
 
 // SetClient makes a test's server reachable, and its failures quick.
 func (c *Cache) SetClient(client *http.Client, stall, pause time.Duration) {
-	c.client, c.stall, c.pause = client, stall, pause
+	c.client, c.stall, c.pause = newClient(client.Transport), stall, pause
 }
+
+// SetMost bounds downloads to what a test can send.
+func (c *Cache) SetMost(most int64) { c.most = most }
+
+// SetSettled makes files that a test has just written old enough: nothing can
+// set the time of their last change back.
+func (c *Cache) SetSettled(d time.Duration) { c.settled = d }

@@ -148,7 +148,7 @@ func (c *Cache) keep(ctx context.Context, src *source, partial string, u unpacke
 		return err
 	}
 	defer unlock()
-	if _, ok := c.intact(u.digest); ok {
+	if _, ok := c.intact(ctx, u.digest, src); ok {
 		return os.Remove(partial)
 	}
 	place := c.imagePath(u.digest)
@@ -167,6 +167,5 @@ func (c *Cache) keep(ctx context.Context, src *source, partial string, u unpacke
 	if err != nil {
 		return err
 	}
-	r := imageRecord{Format: recordFormat, Size: info.Size(), ModTime: info.ModTime().UnixNano()}
-	return writeRecord(c.record("image", u.digest.Encoded()), r)
+	return c.recordImage(u.digest, stateOf(info))
 }

@@ -1,6 +1,7 @@
 package baseimage
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -13,7 +14,7 @@ import (
 
 // recordFormat is the version of the records below; one of another version
 // is as good as none.
-const recordFormat = 1
+const recordFormat = 2
 
 // A sourceRecord says which image came out of a source file.
 type sourceRecord struct {
@@ -25,9 +26,8 @@ type sourceRecord struct {
 
 // An imageRecord says how a cached image looked when it was made.
 type imageRecord struct {
-	Format  int   `json:"format"`
-	Size    int64 `json:"size"`
-	ModTime int64 `json:"mtime_ns"`
+	Format int       `json:"format"`
+	State  fileState `json:"state"`
 }
 
 // A fileRecord says which digest a local file had, and how to see that it is
@@ -42,14 +42,18 @@ type fileRecord struct {
 
 // A fileState is what changes when a file does.
 type fileState struct {
-	Size    int64  `json:"size"`
-	ModTime int64  `json:"mtime_ns"`
-	Inode   uint64 `json:"inode"` // 0 where the system has none
+	Size       int64  `json:"size"`
+	ModTime    int64  `json:"mtime_ns"`
+	ChangeTime int64  `json:"ctime_ns"` // no program can set it back; 0 where the system has none
+	Inode      uint64 `json:"inode"`    // 0 where the system has none
 }
 
 func stateOf(info os.FileInfo) fileState {
-	return fileState{Size: info.Size(), ModTime: info.ModTime().UnixNano(), Inode: inode(info)}
+	return fileState{Size: info.Size(), ModTime: info.ModTime().UnixNano(), ChangeTime: changeTime(info), Inode: inode(info)}
 }
+
+// lastChange is when the file changed last, as far as its times tell.
+func (s fileState) lastChange() int64 { return max(s.ModTime, s.ChangeTime) }
 
 func (c *Cache) record(kind, name string) string {
 	return filepath.Join(c.index(), kind+"-"+name+".json")
@@ -72,12 +76,12 @@ func writeRecord(place string, r any) error {
 
 // lookup gives the cached image for src; nil where there is none, or it is
 // not as it was left.
-func (c *Cache) lookup(src *source) *Image {
+func (c *Cache) lookup(ctx context.Context, src *source) *Image {
 	var r sourceRecord
 	if !readRecord(c.record("source", src.digest.Encoded()), &r) || r.Format != recordFormat || r.Image.Validate() != nil {
 		return nil
 	}
-	size, ok := c.intact(r.Image)
+	size, ok := c.intact(ctx, r.Image, src)
 	if !ok {
 		return nil
 	}
@@ -92,12 +96,38 @@ func (c *Cache) imagePath(d digest.Digest) string {
 }
 
 // intact says whether the cache has an image as it was made, and its size.
-func (c *Cache) intact(d digest.Digest) (int64, bool) {
+// One whose times or inode are others is hashed: it may have been moved to
+// another disk with the whole cache, and is cheaper to read than to fetch.
+func (c *Cache) intact(ctx context.Context, d digest.Digest, src *source) (int64, bool) {
 	var r imageRecord
+	place := c.imagePath(d)
 	if !readRecord(c.record("image", d.Encoded()), &r) || r.Format != recordFormat {
 		return 0, false
 	}
-	info, err := os.Lstat(c.imagePath(d))
-	ok := err == nil && info.Mode().IsRegular() && info.Size() == r.Size && info.ModTime().UnixNano() == r.ModTime
-	return r.Size, ok
+	info, err := os.Lstat(place)
+	if err != nil || !info.Mode().IsRegular() || info.Size() != r.State.Size {
+		return 0, false
+	}
+	if stateOf(info) == r.State {
+		return r.State.Size, true
+	}
+	f, info, err := openRegular(place)
+	if err != nil {
+		return 0, false
+	}
+	defer f.Close()
+	task := src.report.Begin("verify the cached image of "+src.base(), info.Size())
+	got, err := hashFile(ctx, f, task)
+	task.End(err)
+	if err != nil || got != d {
+		return 0, false
+	}
+	// The state is that from before the hash, so a change meanwhile shows.
+	// Where the record cannot be written, the next run hashes again.
+	_ = c.recordImage(d, stateOf(info))
+	return info.Size(), true
+}
+
+func (c *Cache) recordImage(d digest.Digest, state fileState) error {
+	return writeRecord(c.record("image", d.Encoded()), imageRecord{Format: recordFormat, State: state})
 }

@@ -18,8 +18,8 @@ import (
 // A source is a file that an image comes from.
 type source struct {
 	cache  *Cache
-	name   string // as the user wrote it
-	url    string // empty for a local file
+	name   string // as the user wrote it, as far as it may be shown
+	url    string // as the user wrote it, never to be shown; empty for a local file
 	digest digest.Digest
 	report progress.Reporter
 
@@ -31,7 +31,7 @@ type source struct {
 // base is the short name for people.
 func (s *source) base() string {
 	if s.url != "" {
-		return path.Base(s.url)
+		return path.Base(s.name)
 	}
 	return filepath.Base(s.path)
 }
@@ -58,7 +58,7 @@ func (s *source) identify(ctx context.Context, want digest.Digest) error {
 	place := s.cache.record("file", digest.FromString(s.path).Encoded())
 	var r fileRecord
 	if readRecord(place, &r) && r.Format == recordFormat && r.Path == s.path && r.State == s.state &&
-		r.Checked-s.state.ModTime > int64(settled) && r.Digest.Validate() == nil {
+		r.Checked-s.state.lastChange() > int64(s.cache.settled) && r.Digest.Validate() == nil {
 		s.digest = r.Digest
 	} else {
 		checked := time.Now()
