@@ -24,6 +24,9 @@ import (
 // be told clearly, with the exit code that says whose mistake it is, and leave
 // no output.
 func TestBadInput(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a dozen builds")
+	}
 	image := imagetest.Bookworm(t)
 	compressed := imagetest.XZ(t, image)
 

@@ -58,6 +58,9 @@ func publish(t *testing.T, w *workspace, path string) string {
 // TestOneExecveAndNoMount watches a whole build by an unprivileged user: no
 // other program is run, nothing is mounted, no loop device is touched.
 func TestOneExecveAndNoMount(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a build under strace")
+	}
 	strace := testtool.Need(t, "strace")
 	w := newWorkspace(t, "unset", "")
 	w.cluster(publish(t, w, imagetest.XZ(t, imagetest.Bookworm(t))), "")
@@ -100,6 +103,9 @@ func TestOneExecveAndNoMount(t *testing.T) {
 // TestInAnEmptyChroot builds where there is nothing but the binary, the inputs
 // and CA certificates: no tool, no library, no /proc, no /dev.
 func TestInAnEmptyChroot(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a build from a compressed image")
+	}
 	testtool.NeedRoot(t)
 	w := newWorkspace(t, "/base.img.xz", "")
 	base := publish(t, w, imagetest.XZ(t, imagetest.Bookworm(t)))

@@ -16,6 +16,9 @@ import (
 // TestRootGrows lays more into a root than it has room for. The partition and
 // the image grow, e2fsck is content, and the content is there.
 func TestRootGrows(t *testing.T) {
+	if testing.Short() {
+		t.Skip("60 MiB of overlay")
+	}
 	w := newWorkspace(t, imagetest.Bookworm(t), "overlays: [./mine]\n")
 	if err := os.MkdirAll(w.path("mine/p1/opt"), 0o755); err != nil {
 		t.Fatal(err)

@@ -38,6 +38,9 @@ func standInBase(t *testing.T) string {
 // and lets programs that nobody here wrote look at every one: e2fsck,
 // fsck.vfat, mtools, debugfs, the kernel, go-diskfs.
 func TestJudges(t *testing.T) {
+	if testing.Short() {
+		t.Skip("ten large images")
+	}
 	base := standInBase(t)
 	w := newWorkspace(t, base, "")
 	for network, uplink := range map[string]string{"cnat": "wifi: {ssid: attic, psk: correct horse, country: GB}", "cbridge": "address: 192.168.42.10/24"} {
