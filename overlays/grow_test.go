@@ -232,6 +232,7 @@ func TestGrowLeavesAlone(t *testing.T) {
 	for _, test := range []struct{ summary, size, table, partition, says string }{
 		{"no room", "100M", raspberry, "2", "Nothing to do!"},
 		{"less than a MiB", "103300K", raspberry, "2", "Nothing to do!"},
+		{"less than a MiB behind an odd end", "100M", strings.Replace(raspberry, "size=131072", "size=131000", 1), "2", "Nothing to do!"},
 		{"another partition behind it", cardSize, raspberry + "start=300000, size=2048\n", "2", "p3 lies behind"},
 		{"not partition 2", cardSize, "label: dos\nstart=8192, size=65536\n", "1", "is not partition 2"},
 		{"GPT", cardSize, "label: gpt\nstart=8192, size=65536\nstart=73728, size=131072\n", "2", "has no MBR"},

@@ -37,7 +37,10 @@ func (e *editor) isFile(p string) bool {
 		case errors.Is(err, fs.ErrNotExist):
 			return false
 		case err != nil:
-			e.fail(fmt.Errorf("cannot look at %s: %w", p, err))
+			// Below a file (the time zone UTC/x) there is nothing either.
+			if above, aboveErr := e.root.Lstat(path.Dir(p)); aboveErr != nil || !above.IsRegular() {
+				e.fail(fmt.Errorf("cannot look at %s: %w", p, err))
+			}
 			return false
 		case mode&fs.ModeSymlink == 0:
 			return mode.IsRegular()

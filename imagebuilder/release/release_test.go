@@ -403,6 +403,28 @@ func FuzzLocaleArchive(f *testing.F) {
 	})
 }
 
+// strictRoot tells, as ext4 does, a path below a file from one that is missing.
+type strictRoot struct{ release.Root }
+
+func (r strictRoot) Lstat(path string) (fs.FileMode, error) {
+	if strings.HasSuffix(path, "London/x") {
+		return 0, errors.New("not a directory")
+	}
+	return r.Root.Lstat(path)
+}
+
+func TestTimezoneBelowAFile(t *testing.T) {
+	root := strictRoot{release.FromFS(bookworm())}
+	r, err := release.Detect(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := r.Edits(root, target(func(t *release.Target) { t.Timezone = "Europe/London/x" }))
+	if err != nil || len(e.Problems) != 1 || !e.Problems[0].Fatal {
+		t.Errorf("%+v, %v", e, err)
+	}
+}
+
 func TestErrors(t *testing.T) {
 	for _, test := range []struct {
 		summary string
