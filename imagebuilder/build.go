@@ -2,7 +2,6 @@ package imagebuilder
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -69,6 +68,10 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 		return nil, err
 	}
 	defer out.close()
+	access, err := documents(c, out)
+	if err != nil {
+		return nil, err
+	}
 	epoch, err := buildEpoch(c.Dir(), time.Now())
 	if err != nil {
 		return nil, err
@@ -145,7 +148,7 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 		result.Warnings = append(result.Warnings, b.edits.warnings...)
 	}
 	result.Warnings = unique(result.Warnings)
-	if err := writeDocuments(c, out, manifest, ids); err != nil {
+	if err := writeDocuments(c, out, manifest, access, ids); err != nil {
 		return nil, err
 	}
 	strangers, err := out.strangers(c.Targets())
@@ -262,8 +265,30 @@ func openBases(ctx context.Context, targets []spec.Target, o Options) (map[spec.
 	return bases, closeAll, nil
 }
 
+// documents are the files beside the images with which the user reaches the
+// cluster, by place. They are made first of all, since a folder can have a
+// name that ssh cannot be told.
+func documents(c *spec.Cluster, out *outDir) (map[string][]byte, error) {
+	dir, err := filepath.Abs(out.path)
+	if err != nil {
+		return nil, err
+	}
+	sshConfigPath := filepath.Join(dir, "ssh_config")
+	config, err := sshConfig(c, filepath.Join(dir, knownHostsName))
+	if err != nil {
+		return nil, err
+	}
+	hosts, err := inventory(c, sshConfigPath)
+	if err != nil {
+		return nil, err
+	}
+	return map[string][]byte{sshConfigPath: config, filepath.Join(dir, "inventory.ini"): hosts}, nil
+}
+
+const knownHostsName = "known_hosts"
+
 // writeDocuments writes what comes beside the images.
-func writeDocuments(c *spec.Cluster, out *outDir, manifest *Manifest, ids *identitySet) error {
+func writeDocuments(c *spec.Cluster, out *outDir, manifest *Manifest, access map[string][]byte, ids *identitySet) error {
 	earlier, err := readManifest(out.path)
 	if err != nil {
 		return err
@@ -276,24 +301,13 @@ func writeDocuments(c *spec.Cluster, out *outDir, manifest *Manifest, ids *ident
 	if err := manifest.write(out.path); err != nil {
 		return err
 	}
-	dir, err := filepath.Abs(out.path)
-	if err != nil {
-		return err
+	access[filepath.Join(out.path, knownHostsName)] = knownHosts(c, ids.hostKeys)
+	for place, content := range access {
+		if err := atomicfile.WriteBytes(place, content, 0o600); err != nil {
+			return err
+		}
 	}
-	knownHostsPath, sshConfigPath := filepath.Join(dir, "known_hosts"), filepath.Join(dir, "ssh_config")
-	config, err := sshConfig(c, knownHostsPath)
-	if err != nil {
-		return err
-	}
-	hosts, err := inventory(c, sshConfigPath)
-	if err != nil {
-		return err
-	}
-	return errors.Join(
-		atomicfile.WriteBytes(knownHostsPath, knownHosts(c, ids.hostKeys), 0o600),
-		atomicfile.WriteBytes(sshConfigPath, config, 0o600),
-		atomicfile.WriteBytes(filepath.Join(dir, "inventory.ini"), hosts, 0o600),
-	)
+	return nil
 }
 
 // removeFile removes a scratch file; that it may be gone already is the point.
