@@ -7,7 +7,6 @@ SHELL := /bin/bash
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 GOENV := CGO_ENABLED=0
-BASE := $(shell testdata/base/make --print 2>/dev/null)
 
 # What tests, demo and benchmarks call besides Go.
 PACKAGES := acl attr btrfs-progs ca-certificates dnsmasq-base dosfstools e2fsprogs fdisk iproute2 iptables \
@@ -64,5 +63,6 @@ lint:
 vuln:
 	go run golang.org/x/vuln/cmd/govulncheck@latest ./...
 
+## clean: removes bin, out and the demo's outputs; keeps the base
 clean:
 	rm -rf bin out build/demo

@@ -2,10 +2,11 @@ package imagebuilder
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -42,7 +43,7 @@ type TargetResult struct {
 	Target     string `json:"target"`
 	Hostname   string `json:"hostname"`
 	Image      string `json:"image,omitempty"` // path; none with LayersOnly
-	State      string `json:"state"`           // written, updated, unchanged; "layer" with LayersOnly
+	State      string `json:"state"`           // ImageWritten …
 	Size       int64  `json:"size"`            // bytes, of the image
 	Layer      string `json:"layer"`           // path
 	LayerBytes int64  `json:"layer_bytes"`     // of changed blocks
@@ -63,15 +64,15 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	if pending := c.Unbuilt(); len(pending) > 0 {
 		return nil, notBuiltYet(pending)
 	}
+	access, err := documents(c, o.Out)
+	if err != nil {
+		return nil, err
+	}
 	out, err := openOutDir(ctx, o.Out, c, o.Progress)
 	if err != nil {
 		return nil, err
 	}
 	defer out.close()
-	access, err := documents(c, out)
-	if err != nil {
-		return nil, err
-	}
 	epoch, err := buildEpoch(c.Dir(), time.Now())
 	if err != nil {
 		return nil, err
@@ -84,9 +85,20 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	}
 	defer closeBases()
 
-	ids, err := identities(c, targets, o.Renew)
+	ids, err := identities(c, targets, false)
 	if err != nil {
 		return nil, err
+	}
+	if o.Renew {
+		// A renewal cannot be taken back, so what would fail must fail before.
+		for _, t := range targets {
+			if _, err := computeEdits(bases[t.Base], c, t, ids.personality(t.Name, epoch)); err != nil {
+				return nil, fmt.Errorf("cannot build %s: %w", t.Name, err)
+			}
+		}
+		if ids, err = identities(c, targets, true); err != nil {
+			return nil, err
+		}
 	}
 
 	builds := make([]*targetBuild, len(targets))
@@ -136,7 +148,7 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	for i, b := range builds {
 		entry := b.manifest()
 		r := TargetResult{
-			Target: b.target.Name, Hostname: b.target.Hostname, State: "layer", Size: b.top.Size(),
+			Target: b.target.Name, Hostname: b.target.Hostname, State: ImageNone, Size: b.top.Size(),
 			Layer: out.layer(b.target.Name, b.top.Digest()), LayerBytes: b.top.DataSize(),
 		}
 		if !o.LayersOnly {
@@ -155,8 +167,8 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range strangers {
-		result.Warnings = append(result.Warnings, fmt.Sprintf("%s is of no target of the cluster any more; it holds keys, so remove it and its layers (%s) if you do not need it", out.image(name), filepath.Join(out.layers(), name+"*")))
+	if len(strangers) > 0 {
+		result.Warnings = append(result.Warnings, fmt.Sprintf("of slots that the cluster has no more, but with keys in them; remove what you do not need: %s", strings.Join(strangers, ", ")))
 	}
 	for _, b := range builds {
 		if err := out.pruneLayers(b.target.Name, b.top.Digest()); err != nil {
@@ -195,6 +207,10 @@ func (ids *identitySet) personality(target string, epoch time.Time) personality 
 func identities(c *spec.Cluster, targets []spec.Target, renew bool) (*identitySet, error) {
 	dir := filepath.Join(c.Dir(), identityName)
 	store, err := identity.Open(dir, c.Name)
+	var other *identity.OtherClusterError
+	if errors.As(err, &other) {
+		return nil, &InputError{err}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -268,8 +284,8 @@ func openBases(ctx context.Context, targets []spec.Target, o Options) (map[spec.
 // documents are the files beside the images with which the user reaches the
 // cluster, by place. They are made first of all, since a folder can have a
 // name that ssh cannot be told.
-func documents(c *spec.Cluster, out *outDir) (map[string][]byte, error) {
-	dir, err := filepath.Abs(out.path)
+func documents(c *spec.Cluster, out string) (map[string][]byte, error) {
+	dir, err := filepath.Abs(out)
 	if err != nil {
 		return nil, err
 	}
@@ -309,6 +325,3 @@ func writeDocuments(c *spec.Cluster, out *outDir, manifest *Manifest, access map
 	}
 	return nil
 }
-
-// removeFile removes a scratch file; that it may be gone already is the point.
-func removeFile(path string) { os.Remove(path) }

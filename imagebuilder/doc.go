@@ -10,6 +10,7 @@
 // file systems in the image are edited by internal/ext4 and internal/bootpart
 // through a copy-on-write layer (internal/layer) over the untouched base.
 //
-// Below it are its parts: baseimage (where a base comes from) and release
-// (what differs between the operating system's releases).
+// Below it are its parts: baseimage (where a base comes from), release (what
+// differs between the operating system's releases) and accounts (the user in
+// passwd, shadow and their like).
 package imagebuilder

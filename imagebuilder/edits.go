@@ -298,7 +298,7 @@ func growth(u ext4.Usage, entries []overlays.Entry) int64 {
 		need += (int64(len(e.Content))+block-1)/block*block + 2*block
 	}
 	free := (int64(u.FreeBlocks) - int64(u.ReservedBlocks)) * block
-	if free >= need || free-need >= spare {
+	if free-need >= spare {
 		return 0
 	}
 	const step = 64 << 20 // of which the new part's own tables take little

@@ -22,6 +22,7 @@ const (
 	ImageWritten   = "written"   // made whole
 	ImageUpdated   = "updated"   // only what changed was rewritten
 	ImageUnchanged = "unchanged" // it already held what was built
+	ImageNone      = "layer"     // only its layer was made
 )
 
 // writeImage brings a target's image file up to what top holds: by rewriting
@@ -157,7 +158,9 @@ func (o *outDir) updateInPlace(ctx context.Context, target string, top *layer.La
 	if err := atomicfile.SyncDir(o.path); err != nil {
 		return err
 	}
-	if err := patch(ctx, halfway, top, changed, task); err != nil {
+	// Begun, it is finished, whatever befalls the rest of the build: it takes
+	// milliseconds, and leaves no image without its name.
+	if err := patch(context.WithoutCancel(ctx), halfway, top, changed, task); err != nil {
 		return fmt.Errorf("%w\nIt stands half-way as %s: run the build again to finish it", err, halfway)
 	}
 	if err := o.finish(target, top, halfway); err != nil {

@@ -25,9 +25,9 @@ import (
 // a record of what each image holds, so that the next build rewrites only
 // what changed.
 //
-//	out/p1.img                  the image
+//	out/p1.img                    the image
 //	out/layers/p1-<digest>.layer  what p1 changes of the base
-//	out/layers/p1.json          what out/p1.img holds
+//	out/layers/p1.json            what out/p1.img holds
 type outDir struct {
 	path string
 	lock *flock.Flock
@@ -122,21 +122,27 @@ func (o *outDir) prepare(c *spec.Cluster) error {
 	return nil
 }
 
-// strangers are images and records of targets that the cluster has no more.
+// strangers are the files of slots that the cluster has no more: images, what
+// is left of them, layers and records. All of them hold, or tell of, keys.
 func (o *outDir) strangers(targets []spec.Target) ([]string, error) {
 	known := map[string]bool{}
 	for _, t := range targets {
 		known[t.Name] = true
 	}
-	images, err := filepath.Glob(filepath.Join(o.path, "*.img"))
-	if err != nil {
-		return nil, err
-	}
 	var found []string
-	for _, path := range images {
-		name := strings.TrimSuffix(filepath.Base(path), ".img")
-		if _, err := clusterctrl.ParseSlot(name); err == nil && !known[name] {
-			found = append(found, name)
+	for _, dir := range []string{o.path, o.layers()} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			name := strings.FieldsFunc(e.Name(), func(r rune) bool { return r == '.' || r == '-' })
+			if len(name) == 0 || known[name[0]] {
+				continue
+			}
+			if _, err := clusterctrl.ParseSlot(name[0]); err == nil {
+				found = append(found, filepath.Join(dir, e.Name()))
+			}
 		}
 	}
 	return found, nil
@@ -220,12 +226,13 @@ func (o *outDir) pruneLayers(target string, newest digest.Digest) error {
 			keep[o.layer(target, d)] = true
 		}
 	}
-	found, err := filepath.Glob(filepath.Join(o.layers(), target+"-*.layer"))
+	entries, err := os.ReadDir(o.layers())
 	if err != nil {
 		return err
 	}
-	for _, path := range found {
-		if !keep[path] && strings.HasSuffix(path, ".layer") {
+	for _, e := range entries {
+		path := filepath.Join(o.layers(), e.Name())
+		if strings.HasPrefix(e.Name(), target+"-") && strings.HasSuffix(e.Name(), ".layer") && !keep[path] {
 			if err := os.Remove(path); err != nil {
 				return err
 			}

@@ -35,6 +35,11 @@ func partitionOf(l *layer.Layer, p parttable.Partition) partition {
 	return partition{io.NewSectionReader(l, p.Start, p.Size), io.NewOffsetWriter(l, p.Start), p.Size}
 }
 
+// partitionReader gives a partition of a disk for reading.
+func partitionReader(d disk, p parttable.Partition) io.ReaderAt {
+	return io.NewSectionReader(d, p.Start, p.Size)
+}
+
 // rootReader shows a root file system to the release's quirks.
 type rootReader struct{ *ext4.FS }
 

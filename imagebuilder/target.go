@@ -5,10 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
 
@@ -48,7 +48,7 @@ func (b *targetBuild) run(ctx context.Context, reporter progress.Reporter) (err 
 	if err != nil {
 		return err
 	}
-	defer removeFile(scratch)
+	defer os.Remove(scratch) // it is gone where all went well
 	l, err := layer.Create(scratch, b.base.Base, b.base.Size()+b.edits.grow)
 	if err != nil {
 		return fmt.Errorf("cannot make a layer: %w", err)
@@ -65,6 +65,10 @@ func (b *targetBuild) run(ctx context.Context, reporter progress.Reporter) (err 
 		return fmt.Errorf("cannot seal the layer: %w", err)
 	}
 	place := b.out.layer(b.target.Name, d)
+	// The same layer may be there, and read-only: Windows replaces no such file.
+	if err := os.Remove(place); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	if err := os.Rename(scratch, place); err != nil {
 		return err
 	}
@@ -172,6 +176,12 @@ func (b *targetBuild) lay(root *ext4.FS, e overlays.Entry) error {
 			return err
 		}
 	}
+	if e.KeepExisting {
+		// A link to a folder is a folder that exists.
+		if info, err := root.Stat(e.Path); err == nil && info.Mode.IsDir() {
+			return nil
+		}
+	}
 	there, err := root.Lstat(e.Path)
 	exists := err == nil
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -188,9 +198,6 @@ func (b *targetBuild) lay(root *ext4.FS, e overlays.Entry) error {
 	}
 	switch {
 	case e.Mode.IsDir() && exists:
-		if e.KeepExisting {
-			return nil
-		}
 		if err := root.Chmod(e.Path, e.Mode); err != nil {
 			return err
 		}
@@ -231,7 +238,7 @@ func (b *targetBuild) manifest() TargetManifest {
 		Base:   BaseManifest{Source: image.Source, SourceDigest: image.SourceDigest, Digest: image.Digest, Size: image.Size},
 		DiskID: fmt.Sprintf("%08x", b.diskID), Generation: b.identity.Generation, Cmdline: b.edits.cmdline, Removed: b.edits.remove,
 		Layers: []LayerEntry{{
-			File:   "layers/" + path.Base(b.out.layer(b.target.Name, b.top.Digest())),
+			File:   "layers/" + filepath.Base(b.out.layer(b.target.Name, b.top.Digest())),
 			Digest: b.top.Digest(), Parent: b.base.Digest(), Bytes: b.top.DataSize(),
 		}},
 	}
@@ -251,9 +258,4 @@ func fileEntry(e overlays.Entry) FileEntry {
 		f.Size, f.Digest = int64(len(e.Content)), digest.FromBytes(e.Content)
 	}
 	return f
-}
-
-// partitionReader gives a partition of a disk for reading.
-func partitionReader(d disk, p parttable.Partition) io.ReaderAt {
-	return io.NewSectionReader(d, p.Start, p.Size)
 }

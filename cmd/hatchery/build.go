@@ -96,7 +96,7 @@ func nextStep(targets []imagebuilder.TargetResult) string {
 		switch {
 		case t.Image == "":
 			return fmt.Sprintf("The layers are in %s; no image was made.", filepath.Dir(t.Layer))
-		case t.State != "unchanged":
+		case t.State != imagebuilder.ImageUnchanged:
 			fresh = append(fresh, t.Target)
 		}
 	}

@@ -41,7 +41,7 @@ base image need not be there yet.`,
 			if err != nil {
 				return err
 			}
-			if err := atomicfile.WriteBytes(s.file, content, 0o644); err != nil {
+			if err := atomicfile.CreateOnce(s.file, content, 0o644); err != nil {
 				return err
 			}
 			fmt.Fprintf(c.OutOrStdout(), "Wrote %s.", s.file)

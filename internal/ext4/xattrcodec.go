@@ -96,6 +96,10 @@ func decodeXattrs(buf []byte, first int) (list []xattr, problem string) {
 		if at+xattrEntrySize > len(buf) {
 			return nil, "attribute entry runs past its region"
 		}
+		if buf[at] == 0 && buf[at+1] == 0 {
+			// Written again it would be the end of the entries.
+			return nil, "attribute without a name"
+		}
 		nameEnd := at + xattrEntrySize + int(buf[at])
 		if nameEnd > len(buf) {
 			return nil, "attribute name runs past its region"
