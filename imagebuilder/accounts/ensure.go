@@ -94,6 +94,9 @@ func (db *Database) account(w Wanted) (Result, error) {
 		return Result{}, fmt.Errorf("user %s would have the name of the system's group %d", w.Name, gid)
 	}
 	if first, ok := db.LookupID(firstID); ok && slices.Contains(w.RenameFrom, first.Name) {
+		if named, ok := db.Lookup(first.Name); !ok || named != first {
+			return Result{}, fmt.Errorf("%s: user %s is listed twice", Passwd, first.Name)
+		}
 		db.rename(first, w.Name)
 		return Result{OldName: first.Name, OldHome: first.Home}, nil
 	}
