@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // ConfigLineMax is how much of a line of config.txt the firmware reads, in
@@ -126,9 +128,9 @@ func filterLine(text string) (name string, ok bool) {
 func section(name string) (filters, error) {
 	bare := strings.ToLower(strings.TrimSpace(name))
 	if strings.HasPrefix(bare, "[") {
-		bare = strings.TrimSuffix(bare[1:], "]")
+		bare = strings.TrimSpace(strings.TrimSuffix(bare[1:], "]"))
 	}
-	if bare == "" || strings.ContainsAny(bare, "[]#\r\n\x00") {
+	if bare == "" || !utf8.ValidString(name) || strings.ContainsAny(bare, "[]#") || strings.ContainsFunc(name, unicode.IsControl) {
 		return filters{}, fmt.Errorf("%q is no section of config.txt", name)
 	}
 	return filters{}.under(bare), nil
