@@ -3,6 +3,7 @@ package overlays_test
 import (
 	"bytes"
 	"path"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -48,6 +49,13 @@ func FuzzTemplate(f *testing.F) {
 			return
 		}
 		tree := overlays.Tree{Name: "t", FS: fstest.MapFS{"a.tmpl": {Data: text}}}
-		_, _ = overlays.Render(exampleData("p1"), tree)
+		entries, err := overlays.Render(exampleData("p1"), tree)
+		if err != nil && !strings.Contains(err.Error(), "t/a.tmpl") {
+			t.Errorf("the error does not name the file: %v", err)
+		}
+		again, _ := overlays.Render(exampleData("p1"), tree)
+		if !reflect.DeepEqual(entries, again) {
+			t.Error("rendered twice, it is not the same")
+		}
 	})
 }
