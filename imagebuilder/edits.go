@@ -73,7 +73,7 @@ func computeEdits(base disk, c *spec.Cluster, t spec.Target, p personality) (*ed
 	}
 	e.rename, e.remove = quirks.Rename, quirks.Remove
 
-	entries, err := layEntries(c, t, p, quirks.Entries)
+	entries, err := layEntries(rel, c, t, p, quirks.Entries)
 	if err != nil {
 		return nil, err
 	}
@@ -138,8 +138,9 @@ func (e *edits) problems(found []release.Problem) error {
 
 // layEntries renders the overlays: hatchery's own, over them what the release
 // wants, and the user's on top.
-func layEntries(c *spec.Cluster, t spec.Target, p personality, quirks []overlays.Entry) ([]overlays.Entry, error) {
+func layEntries(rel *release.Release, c *spec.Cluster, t spec.Target, p personality, quirks []overlays.Entry) ([]overlays.Entry, error) {
 	data := overlayData(c, t, p)
+	data.Release = rel.Codename
 	ours, err := overlays.Render(data, overlays.Trees(t.Slot == 0)...)
 	if err != nil {
 		return nil, err
@@ -167,7 +168,7 @@ func layEntries(c *spec.Cluster, t spec.Target, p personality, quirks []overlays
 func (e *edits) split(entries []overlays.Entry) error {
 	inFAT := map[string]overlays.Entry{} // FAT takes no notice of capitals
 	for _, entry := range entries {
-		name, inBoot := strings.CutPrefix(entry.Path, e.release.BootPath+"/")
+		name, inBoot := inBootPartition(entry.Path, e.release.BootPath)
 		switch {
 		case !inBoot:
 			e.root = append(e.root, entry)
@@ -185,6 +186,18 @@ func (e *edits) split(entries []overlays.Entry) error {
 		}
 	}
 	return nil
+}
+
+// inBootPartition says what a path is called in the boot partition, if it lies
+// there. In overlays that is always below /boot/firmware, so that they suit
+// every release; older ones mount it at /boot.
+func inBootPartition(p, bootPath string) (name string, ok bool) {
+	for _, dir := range []string{"/boot/firmware", bootPath} {
+		if name, ok := strings.CutPrefix(p, dir+"/"); ok {
+			return name, true
+		}
+	}
+	return "", false
 }
 
 const (
@@ -331,7 +344,7 @@ func overlayData(c *spec.Cluster, t spec.Target, p personality) overlays.Data {
 // releaseTarget is what a release's quirks depend on beside the image.
 func releaseTarget(c *spec.Cluster, t spec.Target, p personality) release.Target {
 	r := release.Target{
-		Controller: t.Slot == 0, Bridged: c.Controller.Network == overlays.CBRIDGE,
+		Controller: t.Slot == 0, Model: t.Model, Bridged: c.Controller.Network == overlays.CBRIDGE,
 		User: c.User.Name, AuthorizedKeys: c.User.AuthorizedKeys, PasswordHash: c.User.PasswordHash,
 		Locale: c.Locale, Timezone: c.Timezone, Resolvers: len(c.DNS) > 0,
 		DiskID: p.diskID, GPUMem: c.Boot.GPUMem, Cmdline: c.Boot.Cmdline, Config: c.Boot.Config,

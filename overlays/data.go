@@ -34,6 +34,7 @@ type Data struct {
 	Model    string
 	Root     string
 	Labels   map[string]string
+	Release  string // of the image's operating system, by its codename: bookworm
 
 	Hosts []Host // all targets of the cluster, this one too
 	User  User

@@ -163,7 +163,8 @@ func unquote(s string) string {
 // Target is what the edits depend on beside the image.
 type Target struct {
 	Controller bool
-	Bridged    bool // the controller's eth0 is a port of br0
+	Bridged    bool   // the controller's eth0 is a port of br0
+	Model      string // zero, zero-w, zero-2-w, 2, 3, 4, 5; auto on a controller
 
 	User           string
 	AuthorizedKeys []string
