@@ -57,6 +57,10 @@ type Store struct {
 	caPEM   []byte
 	notices []string
 
+	// unwritten holds, in a preview, what would have been written; elsewhere
+	// it is nil.
+	unwritten map[string][]byte
+
 	mu      sync.Mutex
 	diskIDs map[string]uint32
 }
@@ -67,8 +71,8 @@ var clusterPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 // missing of a new one. A folder of another cluster gives an
 // [OtherClusterError], a damaged one a [DamagedError].
 func Open(dir, cluster string) (*Store, error) {
-	if !clusterPattern.MatchString(cluster) {
-		return nil, fmt.Errorf("%q is not the name of a cluster", cluster)
+	if err := checkCluster(cluster); err != nil {
+		return nil, err
 	}
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -84,16 +88,23 @@ func Open(dir, cluster string) (*Store, error) {
 	return s, s.locked(s.open)
 }
 
+func checkCluster(name string) error {
+	if !clusterPattern.MatchString(name) {
+		return fmt.Errorf("%q is not the name of a cluster", name)
+	}
+	return nil
+}
+
 // refuseForeign keeps hatchery from taking over a folder that is somebody
 // else's, before anything in it is touched.
 func (s *Store) refuseForeign() error {
-	entries, err := os.ReadDir(s.dir)
+	entries, err := s.list("")
 	if err != nil {
 		return fmt.Errorf("cannot read the identity folder: %w", err)
 	}
 	content := false
-	for _, e := range entries {
-		content = content || e.Name()[0] != '.'
+	for _, name := range entries {
+		content = content || name[0] != '.'
 	}
 	// Asked last: another process may have made all this while we looked, and
 	// it makes this file first.
@@ -104,11 +115,13 @@ func (s *Store) refuseForeign() error {
 }
 
 func (s *Store) open() error {
-	if err := s.tighten(); err != nil {
-		return err
-	}
-	if err := atomicfile.RemoveLeftovers(s.dir); err != nil {
-		return err
+	if s.unwritten == nil {
+		if err := s.tighten(); err != nil {
+			return err
+		}
+		if err := atomicfile.RemoveLeftovers(s.dir); err != nil {
+			return err
+		}
 	}
 	if err := s.createOnce(ignoreFile, func() ([]byte, error) {
 		return []byte("# Keys. They belong in a backup, not in a repository.\n*\n"), nil
@@ -188,12 +201,12 @@ func (s *Store) loadAuthority() error {
 }
 
 func (s *Store) hasTargets() (bool, error) {
-	entries, err := os.ReadDir(s.dir)
+	entries, err := s.list("")
 	if err != nil {
 		return false, err
 	}
-	for _, e := range entries {
-		if _, err := clusterctrl.ParseSlot(e.Name()); err == nil || e.Name() == controllerName {
+	for _, name := range entries {
+		if _, err := clusterctrl.ParseSlot(name); err == nil || name == controllerName {
 			return true, nil
 		}
 	}
@@ -218,6 +231,9 @@ func (s *Store) Notices() []string { return append([]string(nil), s.notices...) 
 func (s *Store) locked(f func() error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.unwritten != nil {
+		return f() // what it reads is written whole, in an order that can be stopped anywhere
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), lockPatience)
 	defer cancel()
 	lock := flock.New(s.path(lockFile), flock.SetPermissions(fileMode))
@@ -267,6 +283,9 @@ func (s *Store) tighten() error {
 func (s *Store) path(name string) string { return filepath.Join(s.dir, filepath.FromSlash(name)) }
 
 func (s *Store) exists(name string) (bool, error) {
+	if _, ok := s.unwritten[name]; ok {
+		return true, nil
+	}
 	_, err := os.Lstat(s.path(name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -276,6 +295,9 @@ func (s *Store) exists(name string) (bool, error) {
 
 // read reads a file that must be there.
 func (s *Store) read(name string) ([]byte, error) {
+	if data, ok := s.unwritten[name]; ok {
+		return data, nil
+	}
 	info, err := os.Lstat(s.path(name))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -296,6 +318,10 @@ func (s *Store) read(name string) ([]byte, error) {
 }
 
 func (s *Store) write(name string, data []byte) error {
+	if s.unwritten != nil {
+		s.unwritten[name] = data
+		return nil
+	}
 	return atomicfile.WriteBytes(s.path(name), data, fileMode)
 }
 

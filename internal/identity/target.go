@@ -111,6 +111,9 @@ func (s *Store) change(t target, next func(*targetState)) (*Identity, error) {
 const targetFile = "target.json"
 
 func (s *Store) makeTargetDir(name string) error {
+	if s.unwritten != nil {
+		return nil
+	}
 	err := os.Mkdir(s.path(name), dirMode)
 	if errors.Is(err, os.ErrExist) {
 		return atomicfile.RemoveLeftovers(s.path(name))
@@ -130,15 +133,15 @@ func (s *Store) targetState(name string) (state targetState, made bool, err erro
 		return targetState{}, false, err
 	}
 	if !there {
-		entries, err := os.ReadDir(s.path(name))
+		entries, err := s.list(name)
 		if err != nil {
 			return targetState{}, false, err
 		}
-		for _, e := range entries {
-			switch e.Name() {
+		for _, entry := range entries {
+			switch entry {
 			case generationFile(1, "key"), generationFile(1, "crt"), hostKeyFile(1):
 			default:
-				return targetState{}, false, &DamagedError{s.path(file), "is missing beside " + e.Name()}
+				return targetState{}, false, &DamagedError{s.path(file), "is missing beside " + entry}
 			}
 		}
 		return targetState{Format: stateFormat, Generation: 1, HostKey: 1}, false, nil
