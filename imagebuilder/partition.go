@@ -7,7 +7,6 @@ import (
 
 	"hatchery/imagebuilder/release"
 	"hatchery/internal/ext4"
-	"hatchery/internal/layer"
 	"hatchery/internal/parttable"
 )
 
@@ -23,6 +22,12 @@ type disk interface {
 	Size() int64
 }
 
+// A device is a disk that is written to: a layer.
+type device interface {
+	disk
+	io.WriterAt
+}
+
 // partition is a partition as a device of its own: offset 0 is its start.
 type partition struct {
 	io.ReaderAt
@@ -30,9 +35,9 @@ type partition struct {
 	size int64
 }
 
-// partitionOf gives a partition of a layer for reading and writing.
-func partitionOf(l *layer.Layer, p parttable.Partition) partition {
-	return partition{io.NewSectionReader(l, p.Start, p.Size), io.NewOffsetWriter(l, p.Start), p.Size}
+// partitionOf gives a partition of a device for reading and writing.
+func partitionOf(d device, p parttable.Partition) partition {
+	return partition{io.NewSectionReader(d, p.Start, p.Size), io.NewOffsetWriter(d, p.Start), p.Size}
 }
 
 // partitionReader gives a partition of a disk for reading.

@@ -1,22 +1,17 @@
 package imagebuilder
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
 
 	"hatchery/internal/atomicfile"
-	"hatchery/internal/bootpart"
-	"hatchery/internal/ext4"
 	"hatchery/internal/layer"
-	"hatchery/internal/parttable"
 	"hatchery/internal/progress"
 	"hatchery/internal/spec"
 	"hatchery/overlays"
@@ -53,7 +48,7 @@ func (b *targetBuild) run(ctx context.Context, reporter progress.Reporter) (err 
 	if err != nil {
 		return fmt.Errorf("cannot make a layer: %w", err)
 	}
-	if err := b.write(ctx, l); err != nil {
+	if err := b.edits.apply(ctx, l, b.epoch); err != nil {
 		l.Abandon()
 		return err
 	}
@@ -88,140 +83,6 @@ func (b *targetBuild) scratch() (string, error) {
 	}
 	f.Close()
 	return f.Name(), os.Remove(f.Name())
-}
-
-// write does the edits on the layer.
-func (b *targetBuild) write(ctx context.Context, l *layer.Layer) error {
-	table := b.edits.table
-	root := table.Partitions[rootPartition-1]
-	if b.edits.grow > 0 {
-		if err := table.SetPartitionSize(rootPartition, root.Size+b.edits.grow); err != nil {
-			return fmt.Errorf("cannot grow the root partition: %w", err)
-		}
-	}
-	if err := table.Write(l); err != nil {
-		return fmt.Errorf("cannot write the partition table: %w", err)
-	}
-	if err := b.writeBoot(l, table.Partitions[bootPartition-1]); err != nil {
-		return fmt.Errorf("cannot edit the boot partition: %w", err)
-	}
-	if err := b.writeRoot(ctx, l, root); err != nil {
-		return fmt.Errorf("cannot edit the root partition: %w", err)
-	}
-	return nil
-}
-
-func (b *targetBuild) writeBoot(l *layer.Layer, p parttable.Partition) error {
-	boot, err := bootpart.Open(l, p.Start, p.Size)
-	if err != nil {
-		return err
-	}
-	boot.SetTime(b.epoch)
-	for _, e := range b.edits.boot {
-		if e.Mode.IsDir() {
-			err = boot.MkdirAll(e.Path)
-		} else {
-			if err = boot.MkdirAll(path.Dir(e.Path)); err == nil {
-				err = boot.WriteFile(e.Path, e.Content)
-			}
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", e.From, err)
-		}
-	}
-	return boot.Close()
-}
-
-// writeRoot edits the root file system in its part p of the layer, which ends
-// where the base's ends; it grows into what the table now gives it.
-func (b *targetBuild) writeRoot(ctx context.Context, l *layer.Layer, p parttable.Partition) error {
-	grown := p
-	grown.Size += b.edits.grow
-	root, err := ext4.Open(partitionOf(l, grown), p.Size)
-	if err != nil {
-		return err
-	}
-	root.SetTime(b.epoch)
-	if b.edits.grow > 0 {
-		if err := root.Grow(grown.Size); err != nil {
-			return err
-		}
-	}
-	for _, r := range b.edits.rename {
-		if err := root.Rename(r.From, r.To); err != nil {
-			return err
-		}
-	}
-	for _, gone := range b.edits.remove {
-		if err := root.RemoveAll(gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	for _, e := range b.edits.root {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := b.lay(root, e); err != nil {
-			return fmt.Errorf("%s: %w", e.From, err)
-		}
-	}
-	return root.Flush()
-}
-
-// lay puts one entry into the root file system.
-func (b *targetBuild) lay(root *ext4.FS, e overlays.Entry) error {
-	attr := ext4.Attr{Mode: e.Mode, UID: e.UID, GID: e.GID, ModTime: b.epoch}
-	for _, dir := range parents(e.Path) {
-		if err := root.MkdirAll(dir, ext4.Attr{Mode: 0o755, ModTime: b.epoch}); err != nil {
-			return err
-		}
-	}
-	if e.KeepExisting {
-		// A link to a folder is a folder that exists.
-		if info, err := root.Stat(e.Path); err == nil && info.Mode.IsDir() {
-			return nil
-		}
-	}
-	there, err := root.Lstat(e.Path)
-	exists := err == nil
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if exists && there.Mode.IsDir() != e.Mode.IsDir() {
-		if there.Mode.IsDir() {
-			return &InputError{fmt.Errorf("%s is a folder in the base image, which a file cannot replace", e.Path)}
-		}
-		if err := root.Remove(e.Path); err != nil {
-			return err
-		}
-		exists = false
-	}
-	switch {
-	case e.Mode.IsDir() && exists:
-		if err := root.Chmod(e.Path, e.Mode); err != nil {
-			return err
-		}
-		return root.Chown(e.Path, e.UID, e.GID)
-	case e.Mode.IsDir():
-		return root.Mkdir(e.Path, attr)
-	case e.Mode&fs.ModeSymlink != 0:
-		if exists {
-			if to, err := root.Readlink(e.Path); err == nil && to == e.Target && there.UID == e.UID && there.GID == e.GID {
-				return nil
-			}
-			if err := root.Remove(e.Path); err != nil {
-				return err
-			}
-		}
-		return root.Symlink(e.Target, e.Path, attr)
-	}
-	if exists && (there.Links > 1 || !there.Mode.IsRegular()) {
-		// A file with several names is replaced, not written into.
-		if err := root.Remove(e.Path); err != nil {
-			return err
-		}
-	}
-	return root.Create(e.Path, bytes.NewReader(e.Content), attr)
 }
 
 func (b *targetBuild) close() {
