@@ -85,7 +85,11 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	}
 	defer closeBases()
 
-	ids, err := identities(c, targets, false)
+	store, err := openIdentity(c)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := identities(store, c, targets, false)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +100,7 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 				return nil, fmt.Errorf("cannot build %s: %w", t.Name, err)
 			}
 		}
-		if ids, err = identities(c, targets, true); err != nil {
+		if ids, err = identities(store, c, targets, true); err != nil {
 			return nil, err
 		}
 	}
@@ -202,18 +206,25 @@ func (ids *identitySet) personality(target string, epoch time.Time) personality 
 	return personality{identity: ids.byName[target], machineID: ids.machineIDs[target], diskID: ids.diskIDs[target], epoch: epoch}
 }
 
-// identities reads the targets' keys from identity/ beside the cluster file,
-// making those that are missing.
-func identities(c *spec.Cluster, targets []spec.Target, renew bool) (*identitySet, error) {
-	dir := filepath.Join(c.Dir(), identityName)
-	store, err := identity.Open(dir, c.Name)
+// openIdentity opens identity/ beside the cluster file, and makes it where it
+// is not there.
+func openIdentity(c *spec.Cluster) (*identity.Store, error) {
+	store, err := identity.Open(filepath.Join(c.Dir(), identityName), c.Name)
+	return store, identityError(err)
+}
+
+// identityError tells the user's mistakes from failures.
+func identityError(err error) error {
 	var other *identity.OtherClusterError
 	if errors.As(err, &other) {
-		return nil, &InputError{err}
+		return &InputError{err}
 	}
-	if err != nil {
-		return nil, err
-	}
+	return err
+}
+
+// identities reads the targets' keys from the store, making those that are
+// missing.
+func identities(store *identity.Store, c *spec.Cluster, targets []spec.Target, renew bool) (*identitySet, error) {
 	if renew {
 		for _, t := range targets {
 			// The SSH host key too: a slot is renewed because somebody else
