@@ -28,6 +28,7 @@ const (
 	roHugeFile      = 0x0008
 	roDirNlink      = 0x0020
 	roExtraIsize    = 0x0040
+	roBigalloc      = 0x0200
 	roMetadataCsum  = 0x0400
 	roOrphanPresent = 0x10000
 )
@@ -38,6 +39,12 @@ const (
 	knownCompat   = compatHasJournal | 0x0008 /* ext_attr */ | compatResizeInode | compatDirIndex | compatOrphanFile
 	knownIncompat = incompatFiletype | incompatExtents | incompat64bit | incompatFlexBg | incompatCsumSeed
 	knownROCompat = roSparseSuper | roLargeFile | roHugeFile | roDirNlink | roExtraIsize | roMetadataCsum
+
+	// What changes nothing for who reads, or only single files, whose inodes
+	// say so. Of the ro_compat features that is every one but bigalloc, which
+	// changes the layout of groups.
+	readableIncompat = 0x0100 /* mmp */ | 0x0400 /* ea_inode */ | 0x4000 /* large_dir */ |
+		0x8000 /* inline_data */ | 0x10000 /* encrypt */ | 0x20000 /* casefold */
 )
 
 // Names as e2fsprogs has them.
@@ -80,16 +87,27 @@ func featureNames(bits uint32, table []feature, letter byte) []string {
 	return names
 }
 
-// checkFeatures refuses what is not on the list of known features.
-func checkFeatures(compat, incompat, ro uint32) error {
+// checkFeatures refuses what is not on the list of known features. Who only
+// reads need not know as many.
+func (fs *FS) checkFeatures() error {
+	compat, incompat, ro := fs.compat, fs.incompat, fs.roCompat
 	if incompat&incompatRecover != 0 {
-		return ErrDirtyJournal
+		if err := fs.fault(ErrDirtyJournal); err != nil {
+			return err
+		}
+		incompat &^= incompatRecover
+	}
+	if fs.lenient {
+		compat, incompat, ro = 0, incompat&^readableIncompat, ro&(roBigalloc|roOrphanPresent)
 	}
 	if bad := incompat &^ knownIncompat; bad != 0 {
 		return &UnsupportedFeatureError{"incompat", featureNames(bad, incompatNames, 'I')}
 	}
 	if ro&roOrphanPresent != 0 {
-		return fmt.Errorf("%w: orphan_present", ErrNotClean)
+		if err := fs.fault(fmt.Errorf("%w: orphan_present", ErrNotClean)); err != nil {
+			return err
+		}
+		ro &^= roOrphanPresent
 	}
 	if bad := ro &^ knownROCompat; bad != 0 {
 		return &UnsupportedFeatureError{"ro_compat", featureNames(bad, roCompatNames, 'R')}

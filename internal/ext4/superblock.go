@@ -15,6 +15,8 @@ type FS struct {
 	w        io.WriterAt
 	size     int64
 	readOnly bool
+	lenient  bool
+	faults   []error
 
 	// What the superblock says and no operation but Grow changes.
 	blockSize                  int64
@@ -55,7 +57,7 @@ type FS struct {
 // The errors are ErrNotExt4, ErrDirtyJournal, ErrNotClean,
 // *UnsupportedFeatureError, *CorruptError, or dev's own.
 func Open(dev Device, size int64) (*FS, error) {
-	fs, err := open(dev, size)
+	fs, err := open(dev, size, false)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open ext4 file system: %w", err)
 	}
@@ -68,13 +70,37 @@ func Open(dev Device, size int64) (*FS, error) {
 
 // OpenReadOnly opens the file system in r's first size bytes. Changing methods
 // give ErrReadOnly.
-func OpenReadOnly(r io.ReaderAt, size int64) (*FS, error) {
-	fs, err := open(r, size)
+func OpenReadOnly(r io.ReaderAt, size int64) (*FS, error) { return openReadOnly(r, size, false) }
+
+// OpenLenient is OpenReadOnly for looking at a file system whatever state it
+// was left in: one that was not unmounted, whose journal holds changes that
+// are not in their places, or that was found to have errors, is read as it
+// stands, and Faults says what is wrong. Features that only matter to who
+// writes are passed over. A file that needs a feature which is not known here
+// gives an error of its own, when it is reached.
+func OpenLenient(r io.ReaderAt, size int64) (*FS, error) { return openReadOnly(r, size, true) }
+
+func openReadOnly(r io.ReaderAt, size int64, lenient bool) (*FS, error) {
+	fs, err := open(r, size, lenient)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open ext4 file system: %w", err)
 	}
 	fs.readOnly = true
 	return fs, nil
+}
+
+// Faults says for what OpenReadOnly would have refused a file system that
+// OpenLenient took; what is read from it may be out of date or torn.
+func (fs *FS) Faults() []error { return fs.faults }
+
+// fault refuses a file system, or makes a note of what is wrong with it where
+// that is wanted.
+func (fs *FS) fault(err error) error {
+	if !fs.lenient {
+		return err
+	}
+	fs.faults = append(fs.faults, err)
+	return nil
 }
 
 // A Device is what a file system lies on, from offset 0: a partition of an
@@ -84,11 +110,11 @@ type Device interface {
 	io.WriterAt
 }
 
-func open(dev io.ReaderAt, size int64) (*FS, error) {
+func open(dev io.ReaderAt, size int64, lenient bool) (*FS, error) {
 	if size < superblockOffset+superblockSize {
 		return nil, fmt.Errorf("%w: %d bytes are too few", ErrNotExt4, size)
 	}
-	fs := &FS{dev: dev, size: size, cache: map[uint64]*block{}, cacheMax: cacheLimit,
+	fs := &FS{dev: dev, size: size, lenient: lenient, cache: map[uint64]*block{}, cacheMax: cacheLimit,
 		held: map[uint32][]byte{}, dirs: map[uint32]*directory{}}
 	raw := make([]byte, superblockSize)
 	if err := fs.readFull(raw, superblockOffset); err != nil {
@@ -130,19 +156,11 @@ func (fs *FS) parseSuperblock(sb []byte) error {
 			return bad("wrong checksum")
 		}
 	}
-	if err := checkFeatures(fs.compat, fs.incompat, fs.roCompat); err != nil {
+	if err := fs.checkFeatures(); err != nil {
 		return err
 	}
-	switch state := le16(sb, sbState); {
-	case state&stateErrors != 0:
-		return fmt.Errorf("%w: it is marked as having errors", ErrNotClean)
-	case state&stateClean == 0:
-		return fmt.Errorf("%w: it was not unmounted", ErrNotClean)
-	case state != stateClean:
-		return fmt.Errorf("%w: state %#x", ErrNotClean, state)
-	}
-	if o := le32(sb, sbLastOrphan); o != 0 {
-		return fmt.Errorf("%w: inode %d is an orphan", ErrNotClean, o)
+	if err := fs.checkState(sb); err != nil {
+		return err
 	}
 	if os := le32(sb, sbCreatorOS); os == 1 {
 		return &UnsupportedFeatureError{"geometry", []string{"made for GNU Hurd"}}
@@ -226,6 +244,28 @@ func (fs *FS) parseSuperblock(sb []byte) error {
 		fs.seed = le32(sb, sbChecksumSeed)
 	}
 	fs.now = time.Unix(int64(sb[sbWTimeHi])<<32|int64(le32(sb, sbWTime)), 0)
+	return nil
+}
+
+// checkState refuses a file system that was left in disorder.
+func (fs *FS) checkState(sb []byte) error {
+	var err error
+	switch state := le16(sb, sbState); {
+	case state&stateErrors != 0:
+		err = fmt.Errorf("%w: it is marked as having errors", ErrNotClean)
+	case state&stateClean == 0:
+		err = fmt.Errorf("%w: it was not unmounted", ErrNotClean)
+	case state != stateClean:
+		err = fmt.Errorf("%w: state %#x", ErrNotClean, state)
+	}
+	if err != nil {
+		if err := fs.fault(err); err != nil {
+			return err
+		}
+	}
+	if o := le32(sb, sbLastOrphan); o != 0 {
+		return fs.fault(fmt.Errorf("%w: inode %d is an orphan", ErrNotClean, o))
+	}
 	return nil
 }
 
