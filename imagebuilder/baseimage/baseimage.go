@@ -29,7 +29,6 @@ package baseimage
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"os"
 	"path"
 	"path/filepath"
@@ -38,6 +37,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"hatchery/internal/download"
 	"hatchery/internal/progress"
 )
 
@@ -80,10 +80,8 @@ func inputErrorf(format string, args ...any) error {
 // A Cache holds base images. Several processes may use it at once.
 type Cache struct {
 	dir    string
-	client *http.Client
-	stall  time.Duration // a download that stands still for so long has failed
-	pause  time.Duration // between two attempts at a download
-	most   int64         // bytes that a download may have
+	client *download.Client
+	most   int64 // bytes that a download may have
 
 	settled time.Duration // see the constant
 }
@@ -103,7 +101,7 @@ func OpenCache(dir string) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cache{dir: dir, client: newClient(newTransport()), stall: time.Minute, pause: time.Second, most: maxDownload, settled: settled}
+	c := &Cache{dir: dir, client: download.New(), most: maxDownload, settled: settled}
 	for _, sub := range []string{c.images(), c.index(), c.downloads(), c.locks()} {
 		if err := os.MkdirAll(sub, 0o700); err != nil {
 			return nil, fmt.Errorf("cannot make the cache: %w", err)

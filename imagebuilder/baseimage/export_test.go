@@ -7,7 +7,7 @@ import (
 
 // SetClient makes a test's server reachable, and its failures quick.
 func (c *Cache) SetClient(client *http.Client, stall, pause time.Duration) {
-	c.client, c.stall, c.pause = newClient(client.Transport), stall, pause
+	c.client.Transport, c.client.Stall, c.client.Pause = client.Transport, stall, pause
 }
 
 // SetMost bounds downloads to what a test can send.

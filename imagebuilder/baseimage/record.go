@@ -91,6 +91,12 @@ func (c *Cache) lookup(ctx context.Context, src *source) *Image {
 	}
 }
 
+// partialDownload is where a source comes to lie while it is fetched. Who holds
+// the source's lock owns this file.
+func (c *Cache) partialDownload(d digest.Digest) string {
+	return filepath.Join(c.downloads(), d.Encoded()+".part")
+}
+
 func (c *Cache) imagePath(d digest.Digest) string {
 	return filepath.Join(c.images(), d.Encoded()+".img")
 }

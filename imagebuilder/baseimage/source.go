@@ -21,6 +21,7 @@ type source struct {
 	name   string // as the user wrote it, as far as it may be shown
 	url    string // as the user wrote it, never to be shown; empty for a local file
 	digest digest.Digest
+	size   int64 // 0 where it is unknown
 	report progress.Reporter
 
 	// Of a local file:

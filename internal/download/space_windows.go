@@ -1,4 +1,4 @@
-package baseimage
+package download
 
 import "golang.org/x/sys/windows"
 

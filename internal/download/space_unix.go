@@ -1,6 +1,6 @@
 //go:build linux || darwin || freebsd
 
-package baseimage
+package download
 
 import "golang.org/x/sys/unix"
 
