@@ -76,6 +76,9 @@ func wifi(d *overlays.Data) {
 	d.Wifi = &overlays.Wifi{SSID: "Café; 5", PSK: ` back\slash "quote" `, Country: "GB"}
 }
 
+// bullseye has dhcpcd for NetworkManager, and the oldest systemd and sshd.
+func bullseye(d *overlays.Data) { d.Release = "bullseye" }
+
 func password(d *overlays.Data) { d.User.Password, d.User.SudoPassword = true, true }
 
 // variants are the targets of which every file is compared.
@@ -88,6 +91,10 @@ var variants = []struct {
 	{"controller-cnat-wifi", exampleData("controller", static, wifi)},
 	{"controller-cbridge", exampleData("controller", bridged)},
 	{"controller-cbridge-static", exampleData("controller", bridged, static, wifi)},
+	{"controller-bullseye-cnat-static", exampleData("controller", bullseye, static, password)},
+	{"controller-bullseye-cbridge-wifi", exampleData("controller", bullseye, bridged, wifi)},
+	{"controller-bullseye-cbridge", exampleData("controller", bullseye, bridged)},
+	{"node-bullseye", exampleData("p1", bullseye)},
 	{"node-cnat", exampleData("p1")},
 	{"node-cbridge", exampleData("p17", bridged, func(d *overlays.Data) {
 		d.DNS = []netip.Addr{netip.MustParseAddr("9.9.9.9"), netip.MustParseAddr("2620:fe::fe")}

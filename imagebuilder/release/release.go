@@ -62,28 +62,57 @@ func (r stdRoot) Lstat(path string) (fs.FileMode, error) {
 
 func (r stdRoot) Readlink(path string) (string, error) { return fs.ReadLink(r.fsys, name(path)) }
 
-// A Release is one release of Raspberry Pi OS.
+// A Release is one release of Raspberry Pi OS, as an image is of it.
 type Release struct {
 	Codename string // bookworm
 	BootPath string // where the FAT partition is mounted: /boot/firmware
+	// Architecture is what the image is built for, by Debian's name: armhf,
+	// armel, arm64. "" where nothing in it tells.
+	Architecture string
 
-	edits func(root Root, t Target) (*Edits, error)
+	armv6   bool   // programs of armhf run on ARMv6
+	assumed string // what the image calls itself, where the user knows better
+	edit    func(e *editor)
 }
 
 // Edits says what has to change in an image of this release to make it the
 // target's, beside the overlays.
 func (r *Release) Edits(root Root, t Target) (*Edits, error) {
-	e, err := r.edits(root, t)
+	e := &editor{root: root, target: t, codename: r.Codename, from: "release/" + r.Codename}
+	if r.assumed != "" {
+		e.problem(false, fmt.Sprintf("the image is %s, taken for %s as you asked", r.assumed, r.Codename),
+			"look at what it boots into: what differs from Raspberry Pi OS is not adapted")
+	}
+	r.checkArchitecture(e)
+	r.edit(e)
+	edits, err := e.done()
 	if err != nil {
 		return nil, fmt.Errorf("cannot prepare %s: %w", r.Codename, err)
 	}
-	return e, nil
+	return edits, nil
 }
 
-// releases are those that are known.
-func releases() []*Release { return []*Release{bookworm()} }
+// quirks are what a release's own file says of it.
+type quirks struct {
+	codename string
+	bootPath string
+	edit     func(e *editor)
+}
 
-// UnknownError says that an image is of a release that hatchery does not know.
+// known are the releases that there are, the oldest first.
+func known() []quirks { return []quirks{bullseye, bookworm, trixie} }
+
+// Known names the releases that there are, the oldest first.
+func Known() []string {
+	var names []string
+	for _, q := range known() {
+		names = append(names, q.codename)
+	}
+	return names
+}
+
+// UnknownError says that an image is of a release, or a system, that hatchery
+// does not know.
 type UnknownError struct {
 	ID       string   // raspbian
 	Codename string   // "" where the image does not say
@@ -92,72 +121,100 @@ type UnknownError struct {
 }
 
 func (e *UnknownError) Error() string {
-	what := e.Codename
-	if what == "" {
-		what = "an unnamed release"
+	return fmt.Sprintf("the image is %s, which hatchery does not know; it knows Raspberry Pi OS %s: --assume-release with one of these names takes the image for it",
+		describe(e.Codename, e.Name), strings.Join(e.Known, ", "))
+}
+
+func describe(codename, name string) string {
+	if codename == "" {
+		codename = "an unnamed release"
 	}
-	if e.Name != "" {
-		what += fmt.Sprintf(" (%s)", e.Name)
+	if name != "" {
+		codename += fmt.Sprintf(" (%s)", name)
 	}
-	return fmt.Sprintf("the image is %s, which hatchery does not know; it knows %s", what, strings.Join(e.Known, ", "))
+	return codename
+}
+
+// AssumeError says that there is no release of the name that the user gave.
+type AssumeError struct {
+	Name  string
+	Known []string // the releases that there are
+}
+
+func (e *AssumeError) Error() string {
+	return fmt.Sprintf("hatchery knows no release %q; it knows %s", e.Name, strings.Join(e.Known, ", "))
+}
+
+// derivatives are systems that call themselves Debian in their os-release, by
+// something that only they have. Their boot and network are not Raspberry Pi
+// OS's.
+var derivatives = []struct{ path, name string }{
+	{"/var/lib/dietpi", "DietPi"},
+	{"/etc/armbian-release", "Armbian"},
 }
 
 // Detect tells by an image's own os-release which release it is. A release
 // that is not known, and a system that is not Raspberry Pi OS or Debian, is an
-// *UnknownError.
+// *UnknownError. What is merely like one of them (ID_LIKE) is unknown too: its
+// first boot is anybody's guess.
 func Detect(root Root) (*Release, error) {
-	const path = "/etc/os-release"
-	data, err := root.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		data, err = root.ReadFile("/usr/lib/os-release")
-	}
+	info, err := osRelease(root)
 	if err != nil {
-		return nil, fmt.Errorf("cannot tell the image's release: %w", err)
+		return nil, err
 	}
-	info := parseOSRelease(data)
-	unknown := &UnknownError{ID: info["ID"], Codename: info["VERSION_CODENAME"], Name: info["PRETTY_NAME"]}
-	for _, r := range releases() {
-		unknown.Known = append(unknown.Known, r.Codename)
-		// Raspberry Pi OS calls itself raspbian where it is made for ARMv6,
-		// debian where it is Debian's own packages (arm64).
-		if r.Codename == info["VERSION_CODENAME"] && slices.Contains([]string{"raspbian", "debian"}, info["ID"]) {
-			return r, nil
+	unknown := &UnknownError{ID: info["ID"], Codename: info["VERSION_CODENAME"], Name: info["PRETTY_NAME"], Known: Known()}
+	// Raspberry Pi OS calls itself raspbian where it is made for ARMv6, debian
+	// where it is Debian's own packages (arm64).
+	if !slices.Contains([]string{"raspbian", "debian"}, info["ID"]) {
+		return nil, unknown
+	}
+	for _, d := range derivatives {
+		if _, err := root.Lstat(d.path); err == nil {
+			unknown.Name = strings.TrimSpace(d.name + " " + unknown.Name)
+			return nil, unknown
+		}
+	}
+	for _, q := range known() {
+		if q.codename == info["VERSION_CODENAME"] {
+			return open(root, q, info)
 		}
 	}
 	return nil, unknown
 }
 
-// parseOSRelease reads os-release(5): assignments as a shell has them, without
-// expansion. Lines that are none are skipped, as the page asks for.
-func parseOSRelease(data []byte) map[string]string {
-	values := map[string]string{}
-	for line := range strings.Lines(string(data)) {
-		line = strings.TrimSpace(line)
-		key, value, ok := strings.Cut(line, "=")
-		if !ok || key == "" || strings.HasPrefix(key, "#") {
-			continue
-		}
-		values[key] = unquote(value)
+// Assume takes an image for the release of the given codename, whatever it
+// calls itself. Where that differs, Edits reports it as a problem. A codename
+// that is not known is an *AssumeError.
+func Assume(root Root, codename string) (*Release, error) {
+	i := slices.Index(Known(), codename)
+	if i < 0 {
+		return nil, &AssumeError{codename, Known()}
 	}
-	return values
+	r, err := Detect(root)
+	if err == nil && r.Codename == codename {
+		return r, nil
+	}
+	info, err := osRelease(root)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if r, err = open(root, known()[i], info); err != nil {
+		return nil, err
+	}
+	r.assumed = describe(info["VERSION_CODENAME"], info["PRETTY_NAME"])
+	return r, nil
 }
 
-func unquote(s string) string {
-	if n := len(s); n >= 2 && (s[0] == '"' || s[0] == '\'') && s[n-1] == s[0] {
-		quote := s[0]
-		s = s[1 : n-1]
-		if quote == '\'' {
-			return s
-		}
+// open makes the Release of an image that has the quirks.
+func open(root Root, q quirks, info map[string]string) (*Release, error) {
+	architecture, err := architecture(root)
+	if err != nil {
+		return nil, fmt.Errorf("cannot tell the image's architecture: %w", err)
 	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+1 < len(s) {
-			i++
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
+	return &Release{
+		Codename: q.codename, BootPath: q.bootPath, Architecture: architecture,
+		armv6: info["ID"] == "raspbian", edit: q.edit,
+	}, nil
 }
 
 // Target is what the edits depend on beside the image.

@@ -454,8 +454,11 @@ func TestDetect(t *testing.T) {
 	}{
 		{summary: "Raspbian", text: osRelease, want: "bookworm"},
 		{summary: "Debian, which arm64 images call themselves", text: "ID=debian\nVERSION_CODENAME='bookworm'\n", want: "bookworm"},
-		{summary: "trixie", text: "ID=raspbian\nVERSION_CODENAME=trixie\nPRETTY_NAME=\"Raspbian GNU/Linux 13 (trixie)\"\n", err: "the image is trixie (Raspbian GNU/Linux 13 (trixie)), which hatchery does not know; it knows bookworm"},
-		{summary: "bullseye", text: "ID=raspbian\nVERSION_CODENAME=bullseye\n", err: "the image is bullseye, which"},
+		{summary: "trixie", text: "ID=raspbian\nVERSION_CODENAME=trixie\nPRETTY_NAME=\"Raspbian GNU/Linux 13 (trixie)\"\n", want: "trixie"},
+		{summary: "bullseye", text: "ID=raspbian\nVERSION_CODENAME=bullseye\n", want: "bullseye"},
+		{summary: "one to come", text: "ID=raspbian\nVERSION_CODENAME=forky\nPRETTY_NAME=\"Raspbian GNU/Linux 14 (forky)\"\n", err: "the image is forky (Raspbian GNU/Linux 14 (forky)), which hatchery does not know; it knows Raspberry Pi OS bullseye, bookworm, trixie: --assume-release with one of these names takes the image for it"},
+		{summary: "one before", text: "ID=raspbian\nVERSION_CODENAME=buster\n", err: "the image is buster, which"},
+		{summary: "what is like Debian", text: "ID=kali\nID_LIKE=debian\nVERSION_CODENAME=trixie\nPRETTY_NAME=Kali\n", err: "the image is trixie (Kali)"},
 		{summary: "another system with the codename", text: "ID=mint\nVERSION_CODENAME=bookworm\nPRETTY_NAME=Mint\n", err: "the image is bookworm (Mint)"},
 		{summary: "sid, which has none", text: "ID=debian\nPRETTY_NAME=\"Debian GNU/Linux trixie/sid\"\n", err: "an unnamed release (Debian"},
 		{summary: "nonsense", text: "\x00==\n=", err: "an unnamed release"},
@@ -468,7 +471,11 @@ func TestDetect(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || r.Codename != test.want || r.BootPath != "/boot/firmware" {
+		boot := "/boot/firmware"
+		if test.want == "bullseye" {
+			boot = "/boot"
+		}
+		if err != nil || r.Codename != test.want || r.BootPath != boot {
 			t.Errorf("%s: got %+v, %v", test.summary, r, err)
 		}
 	}

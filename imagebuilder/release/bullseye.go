@@ -1,0 +1,67 @@
+package release
+
+import (
+	"path"
+	"strings"
+
+	"hatchery/overlays"
+)
+
+// bullseye is Raspberry Pi OS 11 (November 2021; oldstable images until 2025):
+// dhcpcd with wpa_supplicant, the boot partition at /boot, first-boot scripts
+// as bookworm has them. It has NetworkManager too, switched off.
+//
+// Sources: RPi-Distro's pi-gen (stage2), raspberrypi-sys-mods, userconf-pi,
+// raspberrypi-net-mods and raspi-config, branches bullseye; dhcpcd5's package.
+var bullseye = quirks{
+	codename: "bullseye",
+	bootPath: "/boot",
+	edit: func(e *editor) {
+		units := append([]string{
+			"NetworkManager.service", // somebody may have chosen it; there is one manager of the links
+		}, firstBootUnits...)
+		if !e.usesDhcpcd() {
+			units = append(units, "dhcpcd.service")
+		}
+		e.firstBoot(units, firstBootFiles)
+		if !e.usesDhcpcd() {
+			e.remove("/etc/systemd/system/dhcpcd5.service") // its other name
+		}
+		e.system("/boot")
+		e.radio()
+		e.cmdline(firstBootWords, firstBootKeys)
+		e.config()
+		e.needSystem()
+		e.needDhcpcd()
+	},
+}
+
+// usesDhcpcd says whether a link of the target is left to dhcpcd. Which ones,
+// its configuration says: overlays/controller/etc/dhcpcd.conf.tmpl.
+func (e *editor) usesDhcpcd() bool {
+	return e.target.Controller && (!e.target.Bridged || e.target.WifiCountry != "")
+}
+
+func (e *editor) needDhcpcd() {
+	if !e.usesDhcpcd() {
+		return
+	}
+	e.need("/usr/sbin/dhcpcd", true, "dhcpcd is missing, which connects the controller to the LAN", "use an image with dhcpcd5, as every Raspberry Pi OS bullseye is")
+	if e.target.WifiCountry != "" {
+		e.need("/usr/sbin/wpa_supplicant", true, "wpa_supplicant is missing, which joins the Wi-Fi", "use an image with wpasupplicant, as every Raspberry Pi OS bullseye is")
+	}
+}
+
+// radio lets the Wi-Fi radio be switched on: the image has it blocked on
+// boards with 5 GHz until somebody says where it is, which cmdline.txt does.
+func (e *editor) radio() {
+	if e.target.WifiCountry == "" {
+		return
+	}
+	const states = "/var/lib/systemd/rfkill"
+	for _, name := range e.list(states) {
+		if strings.HasSuffix(name, ":wlan") {
+			e.write(overlays.Entry{Path: path.Join(states, name), Mode: 0o644, Content: []byte("0\n")})
+		}
+	}
+}

@@ -1,0 +1,101 @@
+package release
+
+import (
+	"path"
+	"slices"
+	"strings"
+)
+
+// What Raspberry Pi OS does when it boots for the first time, in every release
+// or in those that have it. A release's own file adds what is its alone.
+
+// firstBootUnits are the units that change the system when it boots for the
+// first time. They are switched off and masked: an upgrade of their package
+// would enable them again.
+var firstBootUnits = []string{
+	"regenerate_ssh_host_keys.service", // makes new host keys
+	"userconfig.service",               // asks for a user on the console
+	"rpi-resize.service",               // grows the root file system
+	"resize2fs_once.service",           // the same, the older way
+}
+
+// firstBootFiles are further pieces of the same machinery.
+var firstBootFiles = []string{
+	"/etc/init.d/resize2fs_once",
+	"/etc/ssh/sshd_config.d/rename_user.conf",                 // says that there is no user yet
+	"/etc/sudoers.d/010_pi-nopasswd",                          // ours says what the cluster file wants
+	"/etc/sudoers.d/010_wiz-nopasswd",                         // of the desktop's first-boot wizard
+	"/etc/systemd/system/getty@tty1.service.d/autologin.conf", // logs the stock user in
+	"/etc/xdg/autostart/piwiz.desktop",                        // the wizard itself
+	"/etc/xdg/autostart/deluser.desktop",                      // what it leaves behind
+	"/var/lib/userconf-pi/autologin",                          // brings autologin.conf back
+}
+
+// firstBootWords are the words of cmdline.txt that start it.
+var firstBootWords = []string{
+	"init=/usr/lib/raspberrypi-sys-mods/firstboot",
+	"init=/usr/lib/raspi-config/init_resize.sh",
+	"init=/usr/lib/raspi-config/init_resize2.sh",
+	"resize", // the initramfs grows the partition and gives the disk another id
+	"sdhci.debug_quirks2=4",
+	"systemd.unit=kernel-command-line.target",
+	"cgroup_disable=memory",
+}
+
+// firstBootKeys are the keys of such words: Raspberry Pi Imager's firstrun.sh.
+var firstBootKeys = []string{"systemd.run", "systemd.run_success_action", "systemd.run_failure_action"}
+
+// stockUsers are what the image's first account is called, number 1000 in every
+// release.
+var stockUsers = []string{"pi", "rpi-first-boot-wizard"}
+
+// system does what is the same in every release.
+func (e *editor) system(bootPath string) {
+	e.hostKeys()
+	e.accounts(stockUsers)
+	e.clock()
+	e.locale()
+	e.fstab(bootPath)
+}
+
+// firstBoot switches units and other machinery off that would change the
+// system when it boots for the first time.
+func (e *editor) firstBoot(units, paths []string) {
+	for _, p := range paths {
+		e.remove(p)
+	}
+	const system = "/etc/systemd/system"
+	for _, dir := range e.list(system) {
+		if !strings.HasSuffix(dir, ".wants") && !strings.HasSuffix(dir, ".requires") {
+			continue
+		}
+		for _, unit := range e.list(path.Join(system, dir)) {
+			if slices.Contains(units, unit) {
+				e.remove(path.Join(system, dir, unit))
+			}
+		}
+	}
+	for _, unit := range units {
+		e.link(path.Join(system, unit), "/dev/null")
+	}
+	for _, level := range []string{"0", "1", "2", "3", "4", "5", "6", "S"} {
+		dir := "/etc/rc" + level + ".d"
+		for _, script := range e.list(dir) {
+			if strings.HasSuffix(script, "resize2fs_once") {
+				e.remove(path.Join(dir, script))
+			}
+		}
+	}
+	// userconf-pi takes the log-in off the first console while it waits.
+	e.link(system+"/getty.target.wants/getty@tty1.service", "/lib/systemd/system/getty@.service")
+}
+
+// hostKeys removes the host keys that came with the image: the overlays bring
+// the target's own.
+func (e *editor) hostKeys() {
+	for _, file := range e.list("/etc/ssh") {
+		if strings.HasPrefix(file, "ssh_host_") {
+			e.remove("/etc/ssh/" + file)
+		}
+	}
+}

@@ -1,0 +1,31 @@
+package release
+
+import (
+	"strings"
+
+	"hatchery/overlays"
+)
+
+// networkManager keeps NetworkManager off the links that are hatchery's, by a
+// section of its own: sections of several files add up, whereas of the key
+// unmanaged-devices only the last file's counts.
+func (e *editor) networkManager() {
+	devices := []string{"usb0", "br0", "brint", "ethpi*", "ethupi*"}
+	if e.target.Controller && e.target.Bridged {
+		devices = append(devices, "eth0")
+	}
+	var b strings.Builder
+	b.WriteString("# These links are hatchery's; systemd-networkd has them.\n[device-hatchery]\nmatch-device=interface-name:")
+	b.WriteString(strings.Join(devices, ";interface-name:"))
+	b.WriteString("\nmanaged=0\n")
+	if !e.target.Controller || e.target.Bridged {
+		b.WriteString("\n# /etc/resolv.conf is hatchery's too.\n[main]\ndns=none\nrc-manager=unmanaged\n")
+	}
+	e.write(overlays.Entry{Path: "/etc/NetworkManager/conf.d/10-hatchery.conf", Mode: 0o644, Content: []byte(b.String())})
+}
+
+func (e *editor) needNetworkManager() {
+	if e.target.Controller && (!e.target.Bridged || e.target.WifiCountry != "") {
+		e.need("/usr/sbin/NetworkManager", true, "NetworkManager is missing, which connects the controller to the LAN", "use an image with network-manager, as every Raspberry Pi OS "+e.codename+" is")
+	}
+}

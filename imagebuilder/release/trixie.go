@@ -1,0 +1,78 @@
+package release
+
+import (
+	"io/fs"
+
+	"hatchery/overlays"
+)
+
+// trixie is Raspberry Pi OS 13 (since October 2025): NetworkManager that keeps
+// its connections in netplan's files, and cloud-init (since November 2025) or
+// rpi-preseed for the first boot. It grows by the word resize in cmdline.txt
+// and a unit.
+//
+// Connections are laid as keyfiles in /etc/NetworkManager/system-connections
+// all the same: NetworkManager reads them there as ever, and makes a file of
+// netplan's only of what it writes itself (netplan's documentation, "How to
+// integrate Netplan with desktop").
+//
+// Sources: RPi-Distro's pi-gen (branch master), raspberrypi-sys-mods,
+// raspberrypi's rpi-preseed and rpi-usb-gadget; Debian's cloud-init 25.1.
+var trixie = quirks{
+	codename: "trixie",
+	bootPath: "/boot/firmware",
+	edit: func(e *editor) {
+		e.firstBoot(append(trixieUnits, firstBootUnits...), append([]string{
+			// Would take the USB device controller before our gadget does.
+			"/usr/lib/modules-load.d/usb-gadget.conf",
+			"/etc/modules-load.d/usb-gadget.conf",
+		}, firstBootFiles...))
+		e.cloudInit()
+		e.system("/boot/firmware")
+		e.networkManager()
+		e.cmdline(firstBootWords, append([]string{
+			"ds",         // where cloud-init finds its data, as Raspberry Pi Imager adds it
+			"cloud-init", // whether it runs
+		}, firstBootKeys...))
+		e.config()
+		e.needSystem()
+		e.needNetworkManager()
+	},
+}
+
+// trixieUnits are the release's own units that change the system when it boots
+// for the first time.
+var trixieUnits = []string{
+	"rpi-preseed.service", // applies a file in the boot partition: user, host name, network
+	"rpi-preseed-runcmd-early.service",
+	"rpi-preseed-runcmd-late.service",
+	"rpi-usb-gadget-ics.service", // switches usb0 between connections of its own
+}
+
+// cloudInitUnits are all that versions 22 to 25 have.
+var cloudInitUnits = []string{
+	"cloud-init-main.service", "cloud-init-local.service", "cloud-init-network.service", "cloud-init.service",
+	"cloud-config.service", "cloud-final.service", "cloud-init-hotplugd.service", "cloud-init-hotplugd.socket",
+}
+
+// cloudInit switches cloud-init off for good. It would set the host name, the
+// user and the network by files in the boot partition, and delete the SSH host
+// keys (ssh_deletekeys). The file is the package's own switch; the units are
+// masked for whoever deletes it, and the generator looks for data sources at
+// every boot.
+func (e *editor) cloudInit() {
+	e.remove("/etc/netplan/50-cloud-init.yaml") // what it made of an earlier network-config
+	if !e.exists("/etc/cloud") {
+		return // images for rpi-preseed have none
+	}
+	const why = "# cloud-init is switched off (/etc/cloud/cloud-init.disabled): this system is\n# made by hatchery, and what stands here has no effect.\n"
+	e.write(overlays.Entry{Path: "/etc/cloud/cloud-init.disabled", Mode: 0o644, Content: []byte("# Made by hatchery, which does all that cloud-init would.\n")})
+	for _, unit := range cloudInitUnits {
+		e.link("/etc/systemd/system/"+unit, "/dev/null")
+	}
+	e.link("/etc/systemd/system-generators/cloud-init-generator", "/dev/null")
+	e.write(overlays.Entry{Path: "/etc/systemd/system-generators", Mode: fs.ModeDir | 0o755})
+	for name, text := range map[string]string{"user-data": "#cloud-config\n" + why, "meta-data": why, "network-config": why} {
+		e.write(overlays.Entry{Path: "/boot/firmware/" + name, Mode: 0o755, Content: []byte(text)})
+	}
+}
