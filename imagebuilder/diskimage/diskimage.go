@@ -29,7 +29,6 @@ type Image struct {
 	assembled bool
 	root      *tree
 	rootErr   error
-	rootPart  int
 	mounts    []Mount
 	release   *Release
 }
