@@ -5,10 +5,12 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -44,64 +46,155 @@ func debugfs(t *testing.T, root, command string) string {
 	return string(out)
 }
 
-func TestBookwormIsClean(t *testing.T) {
-	image := imagetest.Bookworm(t)
-	table := testtool.Run(t, "sfdisk", "-d", image)
-	for _, want := range []string{
-		"label: dos", "label-id: 0x5e7a11d0",
-		"start=        8192, size=       81920, type=c",
-		"start=       90112, size=      114688, type=83",
+// TestMiniatures asks other people's tools what the miniatures are.
+func TestMiniatures(t *testing.T) {
+	const firstboot = "quiet init=/usr/lib/raspberrypi-sys-mods/firstboot\n"
+	const legacyOrder = "has_journal ext_attr resize_inode dir_index filetype extent flex_bg sparse_super large_file dir_nlink extra_isize"
+	for _, test := range []struct {
+		summary  string
+		codename string
+		options  []imagetest.Option
+		start    int64 // of the boot partition, in sectors
+		words    string
+		features string // beside the old ones
+		label    string
+		holds    map[string]string // debugfs command: what it must say
+		boot     []string
+		lacks    []string // of the root
+	}{
+		{
+			summary: "bullseye", codename: "bullseye", start: 8192, words: firstboot, features: " metadata_csum", label: "bootfs",
+			holds: map[string]string{
+				"cat /usr/lib/os-release":                      "VERSION_CODENAME=bullseye",
+				"cat /etc/fstab":                               "PARTUUID=5e7a11d0-01  /boot           vfat",
+				"cat /etc/passwd":                              "\npi:x:1000:1000:,,,:/home/pi:/bin/bash\n",
+				"cat /etc/group":                               "\nssh:x:111:\n",
+				"stat /etc/machine-id":                         "Size: 0",
+				"stat /etc/wpa_supplicant/wpa_supplicant.conf": "Mode:  0600",
+				"stat /etc/systemd/system/multi-user.target.wants/dhcpcd.service": `"/lib/systemd/system/dhcpcd.service"`,
+				"cat /var/lib/dpkg/status":                                        "Package: dhcpcd5\nStatus: install ok installed",
+				"stat /var/lib/systemd/rfkill/platform-3f300000.mmcnr:wlan":       "Size: 2",
+			},
+			boot:  []string{"kernel.img", "kernel7l.img", "bcm2708-rpi-zero.dtb", "overlays/dwc2.dtbo", "issue.txt"},
+			lacks: []string{"/etc/systemd/system/multi-user.target.wants/NetworkManager.service", "/etc/systemd/system/getty.target.wants/getty@tty1.service", "/boot/firmware", "/var/lib/dpkg/arch"},
+		},
+		{
+			summary: "bookworm", codename: "bookworm", start: 8192, words: firstboot, features: " metadata_csum", label: "bootfs",
+			holds: map[string]string{
+				"stat /home/pi/.bashrc":                            "User:  1000   Group:  1000",
+				"stat /etc/shadow":                                 "Mode:  0640",
+				"stat /etc/gshadow":                                "Group:    42",
+				"stat /etc/sudoers.d/010_pi-nopasswd":              "Mode:  0440",
+				"stat /usr/lib/raspberrypi-sys-mods/firstboot":     "Mode:  0755",
+				"stat /tmp":                                        "Mode:  01777",
+				"stat /bin":                                        `Fast link dest: "usr/bin"`,
+				"cat /etc/fstab":                                   "PARTUUID=5e7a11d0-02  /               ext4",
+				"cat /usr/lib/os-release":                          "VERSION_CODENAME=bookworm",
+				"cat /etc/passwd":                                  "\npi:x:1000:1000:,,,:/home/pi:/bin/bash\n",
+				"stat /etc/machine-id":                             "Size: 0",
+				"cat /boot/cmdline.txt":                            "moved to /boot/firmware/cmdline.txt",
+				"cat /var/lib/NetworkManager/NetworkManager.state": "WirelessEnabled=false",
+			},
+			boot:  []string{"kernel.img", "initramfs", "bcm2708-rpi-zero.dtb", "issue.txt"},
+			lacks: []string{"/etc/systemd/system/getty.target.wants/getty@tty1.service", "/etc/dhcpcd.conf"},
+		},
+		{
+			summary: "trixie", codename: "trixie", start: 16384, words: "rootwait resize\n",
+			features: " orphan_file metadata_csum_seed metadata_csum", label: "bootfs",
+			holds: map[string]string{
+				"cat /usr/lib/os-release":                                          "VERSION_CODENAME=trixie",
+				"cat /etc/passwd":                                                  "\npi:x:1000:1000::/home/pi:/usr/sbin/nologin\n",
+				"cat /etc/machine-id":                                              "uninitialized\n",
+				"stat /etc/default/locale":                                         `"../locale.conf"`,
+				"cat /etc/apt/sources.list.d/raspi.sources":                        "Signed-By: /usr/share/keyrings/raspberrypi-archive-keyring.pgp",
+				"stat /var/lib/systemd/timesync/clock":                             "User:   992   Group:   992",
+				"stat /etc/systemd/system/sysinit.target.wants/rpi-resize.service": `"/usr/lib/systemd/system/rpi-resize.service"`,
+				"stat /usr/lib/systemd/system-generators/cloud-init-generator":     "Mode:  0755",
+			},
+			boot:  []string{"user-data", "meta-data", "network-config", "initramfs", "kernel7.img"},
+			lacks: []string{"/etc/sysctl.conf", "/etc/sudoers.d/010_pi-nopasswd", "/etc/dphys-swapfile", "/etc/init.d/resize2fs_once"},
+		},
 	} {
-		if !strings.Contains(table, want) {
-			t.Errorf("the table lacks %q:\n%s", want, table)
-		}
+		t.Run(test.summary, func(t *testing.T) {
+			image := imagetest.Release(t, test.codename, test.options...)
+			layout := imagetest.LayoutOf(test.codename)
+			table := testtool.Run(t, "sfdisk", "-d", image)
+			for _, want := range []string{
+				"label: dos", "label-id: 0x5e7a11d0",
+				fmt.Sprintf("start=%12d, size=       81920, type=c", test.start),
+				fmt.Sprintf("start=%12d, size=      114688, type=83", test.start+81920),
+			} {
+				if !strings.Contains(table, want) {
+					t.Errorf("the table lacks %q:\n%s", want, table)
+				}
+			}
+			boot := cut(t, image, layout.BootStart, imagetest.BootSize)
+			testtool.Run(t, "fsck.vfat", "-n", boot)
+			if text := testtool.Run(t, "mtype", "-i", boot, "::/cmdline.txt"); !strings.HasPrefix(text, "console=serial0,115200 console=tty1 root=PARTUUID=5e7a11d0-02 rootfstype=ext4 fsck.repair=yes rootwait") ||
+				!strings.HasSuffix(text, test.words) {
+				t.Errorf("cmdline.txt is %q", text)
+			}
+			if label := testtool.Run(t, "mlabel", "-s", "-i", boot, "::"); !strings.Contains(label, "is "+test.label) {
+				t.Errorf("label: %q", label)
+			}
+			for _, name := range test.boot {
+				testtool.Run(t, "mtype", "-i", boot, "::/"+name)
+			}
+			root := cut(t, image, layout.RootStart, imagetest.RootSize)
+			testtool.Run(t, "e2fsck", "-fn", root)
+			got := strings.Fields(strings.TrimPrefix(debugfs(t, root, "features"), "Filesystem features:"))
+			want := strings.Fields(legacyOrder + test.features)
+			slices.Sort(got)
+			slices.Sort(want)
+			if !slices.Equal(got, want) {
+				t.Errorf("features %q, want %q", got, want)
+			}
+			for command, want := range test.holds {
+				if got := debugfs(t, root, command); !strings.Contains(got, want) {
+					t.Errorf("debugfs %q lacks %q:\n%s", command, want, got)
+				}
+			}
+			for _, name := range test.lacks {
+				if got := debugfs(t, root, "stat "+name); got != "" {
+					t.Errorf("%s is there:\n%s", name, got)
+				}
+			}
+		})
 	}
-	boot := cut(t, image, imagetest.BootStart, imagetest.BootSize)
-	testtool.Run(t, "fsck.vfat", "-n", boot)
-	if text := testtool.Run(t, "mtype", "-i", boot, "::/cmdline.txt"); text != "console=serial0,115200 console=tty1 root=PARTUUID=5e7a11d0-02 "+
-		"rootfstype=ext4 fsck.repair=yes rootwait quiet init=/usr/lib/raspberrypi-sys-mods/firstboot\n" {
-		t.Errorf("cmdline.txt is %q", text)
+}
+
+// everyKind makes one miniature of each kind that there is.
+func everyKind(t *testing.T) map[string]string {
+	kinds := map[string]string{
+		"bullseye 2022": digest(t, imagetest.Bullseye(t, imagetest.WithInitResize())),
+		"trixie 2025":   digest(t, imagetest.Trixie(t, imagetest.WithSystemdInit())),
 	}
-	root := cut(t, image, imagetest.RootStart, imagetest.RootSize)
-	testtool.Run(t, "e2fsck", "-fn", root)
-	for _, test := range []struct{ command, want string }{
-		{"features", "has_journal ext_attr resize_inode dir_index filetype extent flex_bg sparse_super large_file dir_nlink extra_isize metadata_csum"},
-		{"stat /home/pi/.bashrc", "User:  1000   Group:  1000"},
-		{"stat /etc/shadow", "Mode:  0640"},
-		{"stat /etc/shadow", "Group:    42"},
-		{"stat /etc/sudoers.d/010_pi-nopasswd", "Mode:  0440"},
-		{"stat /usr/lib/raspberrypi-sys-mods/firstboot", "Mode:  0755"},
-		{"stat /tmp", "Mode:  01777"},
-		{"stat /bin", `Fast link dest: "usr/bin"`},
-		{"cat /etc/fstab", "PARTUUID=5e7a11d0-02  /               ext4"},
-		{"cat /usr/lib/os-release", "VERSION_CODENAME=bookworm"},
-		{"cat /etc/passwd", "\npi:x:1000:1000:"},
-		{"cat /etc/machine-id", "uninitialized\n"},
-	} {
-		if got := debugfs(t, root, test.command); !strings.Contains(got, test.want) {
-			t.Errorf("debugfs %q lacks %q:\n%s", test.command, test.want, got)
-		}
+	for _, codename := range []string{"bullseye", "bookworm", "trixie"} {
+		kinds[codename] = digest(t, imagetest.Release(t, codename))
+		kinds[codename+" arm64"] = digest(t, imagetest.Release(t, codename, imagetest.WithArchitecture("arm64")))
+		kinds[codename+" ARMv7"] = digest(t, imagetest.Release(t, codename, imagetest.WithArchitecture("armhf")))
 	}
+	return kinds
 }
 
 // The same options make the same bytes, in another process too: the digest
 // does not depend on names, times or who runs it.
-func TestBookwormIsDeterministic(t *testing.T) {
+func TestMiniaturesAreDeterministic(t *testing.T) {
 	if os.Getenv("IMAGETEST_DIGEST") != "" {
-		t.Logf("digest=%s", digest(t, imagetest.Bookworm(t)))
+		t.Logf("digest=%v;", everyKind(t))
 		return
 	}
-	first := digest(t, imagetest.Bookworm(t))
-	cmd := exec.Command(os.Args[0], "-test.run=^TestBookwormIsDeterministic$", "-test.v")
+	first := fmt.Sprint(everyKind(t))
+	cmd := exec.Command(os.Args[0], "-test.run=^TestMiniaturesAreDeterministic$", "-test.v")
 	cmd.Env = append(os.Environ(), "IMAGETEST_DIGEST=1", "TMPDIR="+t.TempDir(), "TZ=Asia/Tokyo")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	_, second, _ := strings.Cut(string(out), "digest=")
-	second, _, _ = strings.Cut(second, "\n")
+	second, _, _ = strings.Cut(second, ";")
 	if second != first {
-		t.Errorf("made again, the image is %s, not %s", second, first)
+		t.Errorf("made again, the images are %s, not %s", second, first)
 	}
 }
 

@@ -42,7 +42,7 @@ func run(w io.Writer, stdin, tool string, args ...string) error {
 // make builds the image in a folder and gives its bytes.
 func (r *recipe) make(tools toolbox, dir string) (content, error) {
 	image := filepath.Join(dir, "image")
-	size := int64(RootStart)
+	size := r.rootStart()
 	if !r.noRoot {
 		size += r.rootSize
 	}
@@ -59,14 +59,14 @@ func (r *recipe) make(tools toolbox, dir string) (content, error) {
 	if err := r.makeBoot(tools, dir, boot); err != nil {
 		return content{}, err
 	}
-	if err := insert(image, boot, BootStart); err != nil {
+	if err := insert(image, boot, r.release.align); err != nil {
 		return content{}, err
 	}
 	if !r.noRoot {
 		if err := r.makeRoot(tools, dir, root); err != nil {
 			return content{}, err
 		}
-		if err := insert(image, root, RootStart); err != nil {
+		if err := insert(image, root, r.rootStart()); err != nil {
 			return content{}, err
 		}
 	}
@@ -84,52 +84,59 @@ func (r *recipe) makeTable(tools toolbox, image string) error {
 			"0FC63DAF-8483-4772-8E79-3D69D8477DE4, uuid=B00C0DE5-0000-4000-8000-000000000004",
 		}
 	}
-	script += fmt.Sprintf("start=%d, size=%d, type=%s\n", BootStart/512, BootSize/512, types[0])
+	script += fmt.Sprintf("start=%d, size=%d, type=%s\n", r.release.align/512, r.bootSize()/512, types[0])
 	if !r.noRoot {
-		script += fmt.Sprintf("start=%d, size=%d, type=%s\n", RootStart/512, r.rootSize/512, types[1])
+		script += fmt.Sprintf("start=%d, size=%d, type=%s\n", r.rootStart()/512, r.rootSize/512, types[1])
 	}
 	return run(nil, script, tools["sfdisk"], "-q", image)
 }
 
 // makeBoot makes the FAT32 file system.
 func (r *recipe) makeBoot(tools toolbox, dir, image string) error {
-	if err := create(image, BootSize); err != nil {
+	if err := create(image, r.bootSize()); err != nil {
 		return err
 	}
-	err := run(nil, "", tools["mkfs.fat"], "--invariant", "-F", "32", "-s", "1", "-h", fmt.Sprint(BootStart/512),
-		"-n", "bootfs", "-i", fmt.Sprintf("%08x", uint32(BootID)), image)
+	err := run(nil, "", tools["mkfs.fat"], "--invariant", "-F", "32", "-s", fmt.Sprint(r.release.clusters),
+		"-h", fmt.Sprint(r.release.align/512), "-n", r.release.label, "-i", fmt.Sprintf("%08x", uint32(BootID)), image)
 	if err != nil {
 		return err
 	}
+	// The files of a folder in one go, in order of their names.
+	folders := map[string][]string{}
 	stamp := time.Unix(Epoch, 0)
-	madeDirs := map[string]bool{".": true}
-	for number, name := range sorted(r.boot) {
-		for _, parent := range parents(name) {
-			if !madeDirs[parent] {
-				madeDirs[parent] = true
-				if err := run(nil, "", tools["mmd"], "-i", image, "::/"+parent); err != nil {
-					return err
-				}
-			}
+	for _, name := range sorted(r.boot) {
+		host := filepath.Join(dir, "boot-files", filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(host), 0o700); err != nil {
+			return err
 		}
-		host := filepath.Join(dir, fmt.Sprintf("boot-%d", number))
 		if err := os.WriteFile(host, r.boot[name], 0o600); err != nil {
 			return err
 		}
 		if err := os.Chtimes(host, stamp, stamp); err != nil {
 			return err
 		}
-		if err := run(nil, "", tools["mcopy"], "-m", "-i", image, host, "::/"+name); err != nil {
+		folder := path.Dir(name)
+		folders[folder] = append(folders[folder], host)
+		for _, parent := range parents(name) {
+			folders[parent] = append(folders[parent], []string{}...)
+		}
+	}
+	for _, folder := range sorted(folders) { // a folder sorts before what is in it
+		if folder != "." {
+			if err := run(nil, "", tools["mmd"], "-i", image, "::/"+folder); err != nil {
+				return err
+			}
+		}
+		if len(folders[folder]) == 0 {
+			continue
+		}
+		args := append([]string{"-m", "-i", image}, folders[folder]...)
+		if err := run(nil, "", tools["mcopy"], append(args, "::/"+folder)...); err != nil {
 			return err
 		}
 	}
 	return nil
 }
-
-// The ext4 features of a bookworm image, named one by one so that the
-// machine's mke2fs.conf has no say.
-const features = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,flex_bg," +
-	"sparse_super,large_file,dir_nlink,extra_isize,metadata_csum"
 
 // makeRoot makes the ext4 file system, and debugfs fills it: that needs no
 // root to give a file an owner.
@@ -140,7 +147,7 @@ func (r *recipe) makeRoot(tools toolbox, dir, image string) error {
 	if err := create(image, r.rootSize); err != nil {
 		return err
 	}
-	err := run(nil, "", tools["mke2fs"], "-q", "-F", "-t", "ext4", "-O", features, "-b", "4096", "-I", "256",
+	err := run(nil, "", tools["mke2fs"], "-q", "-F", "-t", "ext4", "-O", r.release.features, "-b", "4096", "-I", "256",
 		"-i", "16384", "-L", "rootfs", "-U", RootUUID, "-E", "hash_seed="+RootUUID+",lazy_itable_init=0", image)
 	if err != nil {
 		return err

@@ -1,0 +1,2 @@
+# ~/.bashrc
+force_color_prompt=yes
