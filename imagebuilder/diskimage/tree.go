@@ -13,8 +13,8 @@ const (
 	// maxLinks is how many symbolic links one path may lead through, as on
 	// Linux.
 	maxLinks = 40
-	// maxPath bounds a path with its links resolved.
-	maxPath = 1 << 16
+	// maxPath bounds a path with its links resolved, as on Linux.
+	maxPath = 4096
 )
 
 // tree is one file system, or several put together.
@@ -111,7 +111,11 @@ func (t *tree) resolve(name string, follow bool) (Node, error) {
 	if err != nil {
 		return Node{}, err
 	}
+	last := true // the end of rest is the end of the name
 	for links := 0; len(rest) > 0; {
+		if last && len(rest) == 1 {
+			t.remember(trimmed, at.Path)
+		}
 		part := rest[0]
 		rest = rest[1:]
 		if !at.IsDir() {
@@ -143,18 +147,23 @@ func (t *tree) resolve(name string, follow bool) (Node, error) {
 				return Node{}, err
 			}
 		}
+		last = last && len(rest) > 0
 		rest = append(components(n.Target), rest...)
 		if len(rest) > maxPath {
 			return Node{}, ErrLoop
 		}
 	}
-	if i := strings.LastIndexByte(trimmed, '/'); i > 0 && path.Base(at.Path) == trimmed[i+1:] {
+	return at, nil
+}
+
+// remember keeps where the folder of a name lies.
+func (t *tree) remember(name, folder string) {
+	if i := strings.LastIndexByte(name, '/'); i > 0 {
 		if len(t.real) > 4096 {
 			clear(t.real)
 		}
-		t.real[trimmed[:i]] = parent(at.Path)
+		t.real[name[:i]] = folder
 	}
-	return at, nil
 }
 
 // components splits a path and leaves out what stays in place.
@@ -261,9 +270,12 @@ func (w *walker) walk(n Node) error {
 	if n.IsDir() && n.Problem == "" {
 		id := folder{n.Partition, n.Inode}
 		var err error
-		if w.seen[id] {
+		switch {
+		case w.seen[id]:
 			err = errors.New("the folder is held by two others, which is damage")
-		} else {
+		case len(n.Path) > maxPath:
+			err = errors.New("its path is longer than Linux can reach")
+		default:
 			w.seen[id] = true
 			list, err = w.list(n.Path)
 		}

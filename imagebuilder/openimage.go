@@ -1,0 +1,224 @@
+package imagebuilder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"hatchery/imagebuilder/baseimage"
+	"hatchery/imagebuilder/diskimage"
+	"hatchery/internal/layer"
+	"hatchery/internal/progress"
+)
+
+// ImageOptions say how OpenImage goes about it.
+type ImageOptions struct {
+	Cache    string // the cache folder; "" is the user's
+	Progress progress.Reporter
+}
+
+// An OpenedImage is an image that was opened by its file's name.
+type OpenedImage struct {
+	*diskimage.Image
+	Name  string // as it was given
+	close func() error
+}
+
+// Close closes the files behind the image.
+func (o *OpenedImage) Close() error { return o.close() }
+
+// OpenImage opens an image to be looked at: a raw one, a compressed one
+// (unpacked once, into the cache), a layer with what it lies over, or a card
+// in its reader. An [*InputError] or [*baseimage.InputError] is a mistake in
+// the name or in the file.
+func OpenImage(ctx context.Context, name string, o ImageOptions) (*OpenedImage, error) {
+	if o.Progress == nil {
+		o.Progress = progress.Discard
+	}
+	info, err := os.Stat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &InputError{fmt.Errorf("there is no file %s%s", name, meant(name))}
+	}
+	if err != nil {
+		return nil, &InputError{err}
+	}
+	switch mode := info.Mode(); {
+	case mode.IsDir():
+		return nil, &InputError{fmt.Errorf("%s is a folder, not an image%s", name, imagesIn(name))}
+	case !mode.IsRegular() && mode&fs.ModeDevice == 0:
+		return nil, &InputError{fmt.Errorf("%s is neither a file nor a device", name)}
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, &InputError{err}
+	}
+	size := info.Size()
+	if !info.Mode().IsRegular() { // a device does not tell its size otherwise
+		if size, err = f.Seek(0, io.SeekEnd); err != nil {
+			f.Close()
+			return nil, &InputError{fmt.Errorf("%s is no device that can be read at any place: %w", name, err)}
+		}
+	}
+	head := make([]byte, 16)
+	n, err := f.ReadAt(head, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		f.Close()
+		return nil, err
+	}
+	switch head = head[:n]; {
+	case info.Mode().IsRegular() && isLayer(head):
+		f.Close()
+		return openLayer(ctx, name, o)
+	case info.Mode().IsRegular() && isPacked(head):
+		f.Close()
+		return openPacked(ctx, name, o)
+	}
+	return opened(name, f, size, f.Close)
+}
+
+func opened(name string, r io.ReaderAt, size int64, closing func() error) (*OpenedImage, error) {
+	im, err := diskimage.Open(r, size)
+	if err != nil {
+		closing()
+		if errors.Is(err, diskimage.ErrEmpty) {
+			return nil, &InputError{fmt.Errorf("%s is no image: %w", name, err)}
+		}
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return &OpenedImage{im, name, closing}, nil
+}
+
+// isPacked says whether a file begins like a compressed one or an archive.
+func isPacked(head []byte) bool {
+	return slices.ContainsFunc([]string{"\x1f\x8b", "\xfd7zXZ\x00", "\x28\xb5\x2f\xfd", "PK\x03\x04", "BZh", "7z\xbc\xaf\x27\x1c"},
+		func(magic string) bool { return strings.HasPrefix(string(head), magic) })
+}
+
+// isLayer says whether a file begins as internal/layer's format does.
+func isLayer(head []byte) bool { return strings.HasPrefix(string(head), "hatchlyr") }
+
+// openPacked unpacks an image into the cache, unless it is there.
+func openPacked(ctx context.Context, name string, o ImageOptions) (*OpenedImage, error) {
+	cache, err := baseimage.OpenCache(o.Cache)
+	if err != nil {
+		return nil, err
+	}
+	image, err := cache.Get(ctx, baseimage.Ref{Source: name}, o.Progress)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(image.Path)
+	if err != nil {
+		return nil, err
+	}
+	return opened(name, f, image.Size, f.Close)
+}
+
+// mostLayers bounds a chain of layers.
+const mostLayers = 16
+
+// openLayer opens a layer over what it was made on: other layers beside it, and
+// the base that the manifest of its build names.
+func openLayer(ctx context.Context, name string, o ImageOptions) (*OpenedImage, error) {
+	header, err := layer.ReadHeader(name)
+	if err != nil {
+		return nil, &InputError{err}
+	}
+	if !header.Sealed {
+		return nil, &InputError{fmt.Errorf("%s: %w: it is still being made, or what made it was killed", name, layer.ErrNotSealed)}
+	}
+	chain := []string{name}
+	for range mostLayers {
+		below, h, ok := layerBeside(name, header.Parent)
+		if !ok {
+			break
+		}
+		chain, header = append([]string{below}, chain...), h
+	}
+	base, err := baseOf(ctx, name, header.Parent, o)
+	if err != nil {
+		return nil, err
+	}
+	c, err := layer.OpenChain(base, header.Parent, chain...)
+	if err != nil {
+		return nil, &InputError{err}
+	}
+	top := c.Top()
+	return opened(name, top, top.Size(), c.Close)
+}
+
+// baseOf gives the raw image of a digest, for a layer.
+func baseOf(ctx context.Context, name string, d digest.Digest, o ImageOptions) (string, error) {
+	cache, err := baseimage.OpenCache(o.Cache)
+	if err != nil {
+		return "", err
+	}
+	for _, dir := range []string{filepath.Dir(filepath.Dir(name)), filepath.Dir(name)} {
+		m, err := readManifest(dir)
+		if err != nil || m == nil {
+			continue
+		}
+		for _, t := range m.Targets {
+			if t.Base.Digest != d {
+				continue
+			}
+			image, err := cache.Get(ctx, baseimage.Ref{Source: t.Base.Source, SHA256: t.Base.SourceDigest.Encoded()}, o.Progress)
+			if err != nil {
+				return "", err
+			}
+			if image.Digest == d {
+				return image.Path, nil
+			}
+		}
+	}
+	return "", &InputError{fmt.Errorf("%s is a layer over the base %s, and there is no manifest.json beside it or above that says where that is: "+
+		"look at an image (out/*.img), which is whole", name, d)}
+}
+
+// layerBeside looks for a sealed layer of the given digest in a layer's
+// folder.
+func layerBeside(name string, d digest.Digest) (string, layer.Header, bool) {
+	files, _ := filepath.Glob(filepath.Join(filepath.Dir(name), "*.layer"))
+	for _, file := range files {
+		if h, err := layer.ReadHeader(file); err == nil && h.Sealed && h.Digest == d {
+			return file, h, true
+		}
+	}
+	return "", layer.Header{}, false
+}
+
+// meant says what a name that is not there may stand for: a target's.
+func meant(name string) string {
+	if strings.ContainsAny(name, `/\`) {
+		return ""
+	}
+	for _, candidate := range []string{filepath.Join("out", name+".img"), filepath.Join("out", name), name + ".img"} {
+		if info, err := os.Stat(candidate); err == nil && info.Mode().IsRegular() {
+			return ": did you mean " + candidate + "?"
+		}
+	}
+	return ""
+}
+
+// imagesIn names the images in a folder.
+func imagesIn(dir string) string {
+	files, _ := filepath.Glob(filepath.Join(dir, "*.img*"))
+	files = slices.DeleteFunc(files, func(f string) bool { return strings.HasSuffix(f, ".bmap") || strings.HasSuffix(f, ".sha256") })
+	if len(files) == 0 {
+		return ""
+	}
+	const most = 6
+	more := ""
+	if len(files) > most {
+		files, more = files[:most], ", …"
+	}
+	return ": name one in it, such as " + strings.Join(files, ", ") + more
+}
