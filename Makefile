@@ -23,13 +23,16 @@ help:
 deps:
 	@.ci/install $(PACKAGES)
 
-## base: the stand-in base image, made once and kept under build/
-base:
-	@$(SUDO) testdata/base/make
+RELEASE ?= bookworm
 
-## print-base: where the stand-in base image lies
+## base: the stand-in base images, bookworm's and trixie's, made once and kept under build/
+base:
+	@$(SUDO) testdata/base/make --release bookworm
+	@$(SUDO) testdata/base/make --release trixie
+
+## print-base: where the stand-in base image of RELEASE (bookworm) lies
 print-base:
-	@testdata/base/make --print
+	@testdata/base/make --release $(RELEASE) --print
 
 ## build: bin/hatchery
 build:

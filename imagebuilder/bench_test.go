@@ -12,11 +12,11 @@ import (
 )
 
 // BenchmarkBuild times the whole pipeline inside one process, on the stand-in
-// base named by HATCHERY_BASE, with the base in the cache.
+// base named by HATCHERY_BASE_BOOKWORM, with the base in the cache.
 func BenchmarkBuild(b *testing.B) {
-	base := os.Getenv("HATCHERY_BASE")
+	base := os.Getenv("HATCHERY_BASE_BOOKWORM")
 	if base == "" {
-		b.Skip("needs HATCHERY_BASE=$(make -s print-base)")
+		b.Skip("needs HATCHERY_BASE_BOOKWORM=$(make -s print-base)")
 	}
 	dir := b.TempDir()
 	b.Setenv("SOURCE_DATE_EPOCH", "1763769600")

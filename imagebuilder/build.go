@@ -4,14 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"hatchery/imagebuilder/baseimage"
+	"hatchery/imagebuilder/clusterlock"
 	"hatchery/internal/atomicfile"
 	"hatchery/internal/identity"
 	"hatchery/internal/layer"
@@ -21,12 +25,17 @@ import (
 
 // Options are what the caller of Build chooses.
 type Options struct {
-	Out        string            // the output folder
-	Cache      string            // the cache folder; "" is the user's own
-	Targets    []string          // which targets; none means all
-	LayersOnly bool              // write the layers, but no images
-	Renew      bool              // give the targets a new key and the next generation
-	Progress   progress.Reporter // nil means nobody is told
+	Out        string   // the output folder
+	Cache      string   // the cache folder; "" is the user's own
+	Targets    []string // which targets; none means all
+	LayersOnly bool     // write the layers, but no images
+	Renew      bool     // give the targets a new key and the next generation
+	NoSums     bool     // no SHA256SUMS, which takes as long as reading every image that changed
+	Offline    bool     // fetch nothing
+	// AssumeRelease is the release whose ways are followed where a base image
+	// is of one that is not known; "" refuses such an image.
+	AssumeRelease string
+	Progress      progress.Reporter // nil means nobody is told
 }
 
 // A Result says what a build made.
@@ -36,6 +45,8 @@ type Result struct {
 	Manifest     string         `json:"manifest"` // path
 	LayerSeconds float64        `json:"layer_seconds"`
 	ImageSeconds float64        `json:"image_seconds"`
+	// ChecksumSeconds went into the block maps and SHA256SUMS.
+	ChecksumSeconds float64 `json:"checksum_seconds"`
 }
 
 // A TargetResult says what a build made for one target.
@@ -64,6 +75,9 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	if pending := c.Unbuilt(); len(pending) > 0 {
 		return nil, notBuiltYet(pending)
 	}
+	if err := checkAssumed(o.AssumeRelease); err != nil {
+		return nil, err
+	}
 	access, err := documents(c, o.Out)
 	if err != nil {
 		return nil, err
@@ -73,13 +87,13 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 		return nil, err
 	}
 	defer out.close()
-	epoch, err := buildEpoch(c.Dir(), time.Now())
+	epoch, err := clusterlock.Epoch(c.Dir(), time.Now())
 	if err != nil {
-		return nil, err
+		return nil, asInputError(err)
 	}
 
 	begun := time.Now()
-	bases, closeBases, err := openBases(ctx, targets, o)
+	bases, closeBases, err := openBases(ctx, c, targets, o, false)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +110,7 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	if o.Renew {
 		// A renewal cannot be taken back, so what would fail must fail before.
 		for _, t := range targets {
-			if _, err := computeEdits(bases[t.Base], c, t, ids.personality(t.Name, epoch)); err != nil {
+			if _, err := computeEdits(bases[t.Base], c, t, ids.personality(t.Name, epoch), o.AssumeRelease); err != nil {
 				return nil, fmt.Errorf("cannot build %s: %w", t.Name, err)
 			}
 		}
@@ -110,7 +124,7 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for i, t := range targets {
 		builds[i] = &targetBuild{
-			cluster: c, target: t, personality: ids.personality(t.Name, epoch), base: bases[t.Base], out: out,
+			cluster: c, target: t, personality: ids.personality(t.Name, epoch), base: bases[t.Base], out: out, assume: o.AssumeRelease,
 		}
 		group.Go(func() error {
 			if err := builds[i].run(gctx, o.Progress); err != nil {
@@ -130,7 +144,7 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	result := &Result{Warnings: ids.notices, Manifest: filepath.Join(o.Out, manifestName), LayerSeconds: time.Since(begun).Seconds()}
 
 	begun = time.Now()
-	states := make([]string, len(targets))
+	written := make([]writtenImage, len(targets))
 	if !o.LayersOnly {
 		// Two at a time: more only make the disk seek, and one alone would
 		// leave it idle while the next is read.
@@ -138,7 +152,7 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 		group.SetLimit(2)
 		for i, b := range builds {
 			group.Go(func() (err error) {
-				states[i], err = out.writeImage(gctx, b.target.Name, b.top, o.Progress)
+				written[i], err = out.writeImage(gctx, b.target.Name, b.top, o.Progress)
 				return err
 			})
 		}
@@ -147,6 +161,13 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 		}
 	}
 	result.ImageSeconds = time.Since(begun).Seconds()
+
+	begun = time.Now()
+	if !o.LayersOnly {
+		if err := out.checksums(ctx, builds, written, o.NoSums, o.Progress); err != nil {
+			return nil, err
+		}
+	}
 
 	manifest := &Manifest{Format: manifestFormat, Cluster: c.Name, Epoch: epoch, CA: ids.ca}
 	for i, b := range builds {
@@ -157,7 +178,7 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 		}
 		if !o.LayersOnly {
 			entry.Image = b.target.Name + ".img"
-			r.Image, r.State = out.image(b.target.Name), states[i]
+			r.Image, r.State = out.image(b.target.Name), written[i].state
 		}
 		manifest.Targets = append(manifest.Targets, entry)
 		result.Targets = append(result.Targets, r)
@@ -167,6 +188,15 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	if err := writeDocuments(c, out, manifest, access, ids); err != nil {
 		return nil, err
 	}
+	if err := os.Remove(out.sums()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if !o.NoSums {
+		if err := out.writeSums(ctx, c.Targets()); err != nil {
+			return nil, fmt.Errorf("cannot write %s: %w", out.sums(), err)
+		}
+	}
+	result.ChecksumSeconds = time.Since(begun).Seconds()
 	strangers, err := out.strangers(c.Targets())
 	if err != nil {
 		return nil, err
@@ -261,33 +291,52 @@ type baseInUse struct {
 	image *baseimage.Image
 }
 
-// openBases gets each base image that the targets need, once.
-func openBases(ctx context.Context, targets []spec.Target, o Options) (map[spec.Base]*baseInUse, func(), error) {
+// manifest names the base and how it came.
+func (b *baseInUse) manifest() BaseManifest {
+	return BaseManifest{Source: b.image.Source, SourceDigest: b.image.SourceDigest, Digest: b.image.Digest, Size: b.image.Size}
+}
+
+// openBases gets each base image that the targets need, once. With dryRun
+// nothing is recorded in cluster.lock.
+func openBases(ctx context.Context, c *spec.Cluster, targets []spec.Target, o Options, dryRun bool) (map[spec.Base]*baseInUse, func(), error) {
 	bases := map[spec.Base]*baseInUse{}
 	closeAll := func() {
 		for _, b := range bases {
 			b.Close()
+			b.image.Close()
 		}
 	}
-	cache, err := baseimage.OpenCache(o.Cache)
+	var options []baseimage.Option
+	if o.Offline {
+		options = append(options, baseimage.Offline())
+	}
+	cache, err := baseimage.OpenCache(o.Cache, options...)
 	if err != nil {
 		return nil, nil, err
 	}
+	var wanted []spec.Base
 	for _, t := range targets {
-		if bases[t.Base] != nil {
-			continue
+		if !slices.Contains(wanted, t.Base) {
+			wanted = append(wanted, t.Base)
 		}
-		image, err := cache.Get(ctx, baseimage.Ref{Source: t.Base.Image, SHA256: t.Base.SHA256}, o.Progress)
+	}
+	refs, err := pinBases(ctx, c, wanted, pinOptions{Cache: cache, Offline: o.Offline, DryRun: dryRun, Progress: o.Progress})
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, b := range wanted {
+		image, err := cache.Get(ctx, refs[b], o.Progress)
 		if err != nil {
 			closeAll()
 			return nil, nil, err
 		}
 		base, err := layer.OpenBase(image.Path, image.Digest)
 		if err != nil {
+			image.Close()
 			closeAll()
 			return nil, nil, err
 		}
-		bases[t.Base] = &baseInUse{Base: base, image: image}
+		bases[b] = &baseInUse{Base: base, image: image}
 	}
 	return bases, closeAll, nil
 }
@@ -300,7 +349,7 @@ func documents(c *spec.Cluster, out string) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	sshConfigPath := filepath.Join(dir, "ssh_config")
+	sshConfigPath := filepath.Join(dir, sshConfigName)
 	config, err := sshConfig(c, filepath.Join(dir, knownHostsName))
 	if err != nil {
 		return nil, err
@@ -309,10 +358,15 @@ func documents(c *spec.Cluster, out string) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string][]byte{sshConfigPath: config, filepath.Join(dir, "inventory.ini"): hosts}, nil
+	return map[string][]byte{sshConfigPath: config, filepath.Join(dir, inventoryName): hosts}, nil
 }
 
-const knownHostsName = "known_hosts"
+// The names of the documents.
+const (
+	sshConfigName  = "ssh_config"
+	knownHostsName = "known_hosts"
+	inventoryName  = "inventory.ini"
+)
 
 // writeDocuments writes what comes beside the images.
 func writeDocuments(c *spec.Cluster, out *outDir, manifest *Manifest, access map[string][]byte, ids *identitySet) error {

@@ -43,7 +43,7 @@ type edits struct {
 // computeEdits reads a base image and says what the target's image will
 // differ in. Errors of the base image and of the user's files are
 // [*InputError].
-func computeEdits(base disk, c *spec.Cluster, t spec.Target, p personality) (*edits, error) {
+func computeEdits(base disk, c *spec.Cluster, t spec.Target, p personality, assume string) (*edits, error) {
 	table, err := parttable.Read(base, base.Size())
 	if err != nil {
 		return nil, &InputError{fmt.Errorf("the base image: %w", err)}
@@ -56,9 +56,9 @@ func computeEdits(base disk, c *spec.Cluster, t spec.Target, p personality) (*ed
 	if err != nil {
 		return nil, err
 	}
-	rel, err := release.Detect(rootReader{root})
+	rel, err := detect(rootReader{root}, assume)
 	if err != nil {
-		return nil, baseError("", err)
+		return nil, err
 	}
 	e := &edits{release: rel, table: table}
 	if err := table.SetDiskID(p.diskID); err != nil {
@@ -87,9 +87,31 @@ func computeEdits(base disk, c *spec.Cluster, t spec.Target, p personality) (*ed
 	return e, nil
 }
 
+// detect tells the base's release. One that is not known is taken for the
+// assumed one, if any.
+func detect(root release.Root, assume string) (*release.Release, error) {
+	rel, err := release.Detect(root)
+	var unknown *release.UnknownError
+	if errors.As(err, &unknown) && assume != "" {
+		rel, err = release.Assume(root, assume)
+	}
+	return rel, baseError("", err)
+}
+
+// checkAssumed refuses a release that hatchery does not know.
+func checkAssumed(codename string) error {
+	if codename == "" || slices.Contains(release.Known(), codename) {
+		return nil
+	}
+	return &InputError{&release.AssumeError{Name: codename, Known: release.Known()}}
+}
+
 // baseError wraps an error from reading the base image, as the user's where
 // the image is at fault.
 func baseError(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
 	faulty := baseFault(err)
 	if doing != "" {
 		err = fmt.Errorf("%s: %w", doing, err)

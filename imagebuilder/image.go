@@ -25,6 +25,16 @@ const (
 	ImageNone      = "layer"     // only its layer was made
 )
 
+// A writtenImage says what happened to an image.
+type writtenImage struct {
+	state string
+	// was are the layers of which the image may have held blocks before, and
+	// from is the first byte in which what it held then and what it holds now
+	// may differ. Of one that was written whole nothing is known.
+	was  []digest.Digest
+	from int64
+}
+
 // writeImage brings a target's image file up to what top holds: by rewriting
 // just the blocks that differ where it is known what the file holds, else
 // whole. It says which of the two it did.
@@ -34,7 +44,7 @@ const (
 // Elsewhere it is patched in place, under another name and with both layers'
 // digests on record first, so that a kill leaves nothing partial under the
 // image's name and the next run can finish the job.
-func (o *outDir) writeImage(ctx context.Context, target string, top *layer.Layer, reporter progress.Reporter) (string, error) {
+func (o *outDir) writeImage(ctx context.Context, target string, top *layer.Layer, reporter progress.Reporter) (writtenImage, error) {
 	record := o.record(target)
 	final, halfway := o.image(target), o.halfway(target)
 
@@ -46,13 +56,13 @@ func (o *outDir) writeImage(ctx context.Context, target string, top *layer.Layer
 		present = halfway
 		info, err = os.Lstat(halfway)
 	} else if err == nil && info.IsDir() {
-		return "", &InputError{fmt.Errorf("%s is a folder, where an image belongs: move it away", final)}
+		return writtenImage{}, &InputError{fmt.Errorf("%s is a folder, where an image belongs: move it away", final)}
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		known = false
 	case err != nil:
-		return "", err
+		return writtenImage{}, err
 	case !info.Mode().IsRegular() || otherNames(info):
 		// A link, or a file that is kept under another name too: that one is
 		// left as it is.
@@ -63,14 +73,17 @@ func (o *outDir) writeImage(ctx context.Context, target string, top *layer.Layer
 		known = false // somebody else wrote to it
 	}
 	if !known {
-		return ImageWritten, o.writeWholeImage(ctx, target, top, reporter)
+		return writtenImage{state: ImageWritten}, o.writeWholeImage(ctx, target, top, reporter)
 	}
 	if present == final && slices.Equal(record.Layers, []digest.Digest{top.Digest()}) {
-		return ImageUnchanged, nil
+		return writtenImage{state: ImageUnchanged, was: record.Layers, from: top.Size()}, nil
 	}
 	changed, known := o.changed(target, top, record)
 	if !known {
-		return ImageWritten, o.writeWholeImage(ctx, target, top, reporter)
+		return writtenImage{state: ImageWritten}, o.writeWholeImage(ctx, target, top, reporter)
+	}
+	if err := o.removeBeside(target); err != nil {
+		return writtenImage{}, err
 	}
 	task := reporter.Begin("update "+target+".img", total(changed))
 	err = sparse.ErrUnsupported
@@ -82,9 +95,13 @@ func (o *outDir) writeImage(ctx context.Context, target string, top *layer.Layer
 	}
 	task.End(err)
 	if err != nil {
-		return "", fmt.Errorf("cannot update %s: %w", final, err)
+		return writtenImage{}, fmt.Errorf("cannot update %s: %w", final, err)
 	}
-	return ImageUpdated, nil
+	w := writtenImage{state: ImageUpdated, was: record.Layers, from: top.Size()}
+	for _, e := range changed {
+		w.from = min(w.from, e.Offset)
+	}
+	return w, nil
 }
 
 // changed are the ranges in which the image may differ from top: those of all
@@ -221,6 +238,9 @@ func (o *outDir) finish(target string, top *layer.Layer, path string) error {
 }
 
 func (o *outDir) writeWholeImage(ctx context.Context, target string, top *layer.Layer, reporter progress.Reporter) (err error) {
+	if err := o.removeBeside(target); err != nil {
+		return err
+	}
 	if err := o.removeRecord(target); err != nil {
 		return fmt.Errorf("cannot forget what %s held: %w", o.image(target), err)
 	}

@@ -26,8 +26,11 @@ import (
 // what changed.
 //
 //	out/p1.img                    the image
+//	out/p1.img.bmap               which of its blocks are in use
+//	out/SHA256SUMS                the digests of what lies in the folder
 //	out/layers/p1-<digest>.layer  what p1 changes of the base
 //	out/layers/p1.json            what out/p1.img holds
+//	out/layers/p1.checkpoints     where its SHA-256 can be taken up, when it changes
 type outDir struct {
 	path string
 	lock *flock.Flock
@@ -174,6 +177,8 @@ type imageRecord struct {
 	// ModTime (nanoseconds since 1970) tells an image that somebody else wrote
 	// to: booted, mounted, patched by hand. Such a one is written afresh.
 	ModTime int64 `json:"mod_time,omitempty"`
+	// SHA256 is the digest of the whole file, once it was computed.
+	SHA256 digest.Digest `json:"sha256,omitempty"`
 }
 
 func (o *outDir) recordPath(target string) string {
@@ -194,6 +199,9 @@ func (o *outDir) record(target string) *imageRecord {
 		if d.Validate() != nil {
 			return nil
 		}
+	}
+	if r.SHA256 != "" && r.SHA256.Validate() != nil {
+		return nil
 	}
 	return &r
 }

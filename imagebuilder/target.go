@@ -22,8 +22,9 @@ type targetBuild struct {
 	cluster *spec.Cluster
 	target  spec.Target
 	personality
-	base *baseInUse
-	out  *outDir
+	base   *baseInUse
+	out    *outDir
+	assume string // a release
 
 	edits *edits
 	top   *layer.Layer // sealed
@@ -33,7 +34,7 @@ type targetBuild struct {
 func (b *targetBuild) run(ctx context.Context, reporter progress.Reporter) (err error) {
 	task := reporter.Begin("edit "+b.target.Name, -1)
 	defer func() { task.End(err) }()
-	if b.edits, err = computeEdits(b.base, b.cluster, b.target, b.personality); err != nil {
+	if b.edits, err = computeEdits(b.base, b.cluster, b.target, b.personality, b.assume); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
@@ -93,10 +94,9 @@ func (b *targetBuild) close() {
 
 // manifest says what went into the target's image.
 func (b *targetBuild) manifest() TargetManifest {
-	image := b.base.image
 	m := TargetManifest{
 		Target: b.target.Name, Hostname: b.target.Hostname, Model: b.target.Model, Release: b.edits.release.Codename, Size: b.top.Size(),
-		Base:   BaseManifest{Source: image.Source, SourceDigest: image.SourceDigest, Digest: image.Digest, Size: image.Size},
+		Base:   b.base.manifest(),
 		DiskID: fmt.Sprintf("%08x", b.diskID), Generation: b.identity.Generation, Cmdline: b.edits.cmdline, Removed: b.edits.remove,
 		Layers: []LayerEntry{{
 			File:   "layers/" + filepath.Base(b.out.layer(b.target.Name, b.top.Digest())),

@@ -10,8 +10,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"hatchery/imagebuilder"
+	"hatchery/imagebuilder/release"
 	"hatchery/internal/spec"
 )
 
@@ -29,8 +31,9 @@ An image that exists is brought up to date by rewriting only what changed; one
 that was changed by somebody else is written afresh. Interrupted at any point,
 it leaves no partial image, and the next run goes on.
 
-Beside the images it writes manifest.json (what went in), ssh_config,
-known_hosts and inventory.ini (Ansible). The cluster's keys are made on the
+Beside each image it writes a block map (p1.img.bmap), with which bmaptool copies
+only what is in use, and for all of them SHA256SUMS, manifest.json (what went in),
+ssh_config, known_hosts and inventory.ini (Ansible). The cluster's keys are made on the
 first run and kept in identity/ beside the cluster file: back that folder up.`,
 		Example: `  hatchery build                   # all of them, into out/
   hatchery build p2                # only that slot
@@ -67,10 +70,20 @@ first run and kept in identity/ beside the cluster file: back that folder up.`,
 	}
 	flags := c.Flags()
 	flags.StringVarP(&options.Out, "output", "o", "out", "the output folder")
-	flags.StringVar(&options.Cache, "cache", "", "the cache folder (default: hatchery in the user's cache folder)")
 	flags.BoolVar(&options.LayersOnly, "layers-only", false, "write the layers, but no images")
+	flags.BoolVar(&options.NoSums, "no-sums", false, "write no SHA256SUMS, which takes reading every image that changed")
 	flags.BoolVar(&options.Renew, "renew", false, "give the targets named new keys (SSH host key too) and the next generation")
+	baseFlags(flags, &options)
 	return c
+}
+
+// baseFlags are those of every command that works on the cluster's base
+// images.
+func baseFlags(flags *pflag.FlagSet, options *imagebuilder.Options) {
+	flags.StringVar(&options.Cache, "cache", "", "the cache folder (default: hatchery in the user's cache folder)")
+	flags.BoolVar(&options.Offline, "offline", false, "fetch nothing: use what is in the cache and in cluster.lock")
+	flags.StringVar(&options.AssumeRelease, "assume-release", "",
+		"treat a base image of an unknown release as this one ("+strings.Join(release.Known(), ", ")+")")
 }
 
 func printBuild(w io.Writer, result *imagebuilder.Result, took time.Duration) {
@@ -82,8 +95,8 @@ func printBuild(w io.Writer, result *imagebuilder.Result, took time.Duration) {
 		}
 		fmt.Fprintf(w, "%-10s  %-14s  %-9s  %5d MiB  %5d KiB  %s\n", t.Target, t.Hostname, t.State, t.Size>>20, t.LayerBytes>>10, file)
 	}
-	fmt.Fprintf(w, "Built in %.1f s: layers %.1f s, images %.1f s. What went in is in %s.\n",
-		took.Seconds(), result.LayerSeconds, result.ImageSeconds, result.Manifest)
+	fmt.Fprintf(w, "Built in %.1f s: layers %.1f s, images %.1f s, checksums %.1f s. What went in is in %s.\n",
+		took.Seconds(), result.LayerSeconds, result.ImageSeconds, result.ChecksumSeconds, result.Manifest)
 	if next := nextStep(result.Targets); next != "" {
 		fmt.Fprintln(w, next)
 	}

@@ -24,24 +24,34 @@ import (
 	"hatchery/internal/testtool"
 )
 
-// standInBase is the big base image that `make base` makes.
-func standInBase(t *testing.T) string {
+// standInReleases are those of which `make base` makes a big base image.
+var standInReleases = []string{"bookworm", "trixie"}
+
+// standInBase is the big base image of a release.
+func standInBase(t *testing.T, release string) string {
 	t.Helper()
-	path := os.Getenv("HATCHERY_BASE")
+	variable := "HATCHERY_BASE_" + strings.ToUpper(release)
+	path := os.Getenv(variable)
 	if path == "" {
-		testtool.Missing(t, "the stand-in base image: HATCHERY_BASE=$(make -s print-base) (made by `make base`)")
+		testtool.Missing(t, fmt.Sprintf("the stand-in base image: %s=$(make -s print-base RELEASE=%s) (made by `make base`)", variable, release))
 	}
 	return path
 }
 
-// TestJudges builds five images from the stand-in base, for CNAT and CBRIDGE,
+// TestJudges builds five images from each stand-in base, for CNAT and CBRIDGE,
 // and lets programs that nobody here wrote look at every one: e2fsck,
 // fsck.vfat, mtools, debugfs, the kernel, go-diskfs.
 func TestJudges(t *testing.T) {
 	if testing.Short() {
 		t.Skip("ten large images")
 	}
-	base := standInBase(t)
+	for _, release := range standInReleases {
+		t.Run(release, func(t *testing.T) { judgeRelease(t, release) })
+	}
+}
+
+func judgeRelease(t *testing.T, release string) {
+	base := standInBase(t, release)
 	w := newWorkspace(t, base, "")
 	for network, uplink := range map[string]string{"cnat": "wifi: {ssid: attic, psk: correct horse, country: GB}", "cbridge": "address: 192.168.42.10/24"} {
 		t.Run(network, func(t *testing.T) {
@@ -57,6 +67,9 @@ func TestJudges(t *testing.T) {
 				t.Fatalf("the manifest has %d targets", len(manifest.Targets))
 			}
 			for _, target := range manifest.Targets {
+				if target.Release != release {
+					t.Errorf("%s is of release %s", target.Target, target.Release)
+				}
 				t.Run(target.Target, func(t *testing.T) { judge(t, w, target) })
 			}
 		})
@@ -214,7 +227,7 @@ func noSecretInFAT(t *testing.T, w *workspace, fat string) {
 // TestEqualInputsGiveEqualImages builds twice, into folders and caches of
 // their own, with one identity.
 func TestEqualInputsGiveEqualImages(t *testing.T) {
-	w := newWorkspace(t, standInBase(t), "")
+	w := newWorkspace(t, standInBase(t, "bookworm"), "")
 	w.hatchery("build", "-q", "-o", "one")
 	first := w.imageDigests("one")
 	w.hatchery("build", "-q", "-o", "two", "--cache", "cache-of-its-own")
@@ -229,7 +242,7 @@ func TestEqualInputsGiveEqualImages(t *testing.T) {
 // TestUpdateEqualsAfresh changes slots back and forth; an image brought up to
 // date must equal one written afresh.
 func TestUpdateEqualsAfresh(t *testing.T) {
-	base := standInBase(t)
+	base := standInBase(t, "bookworm")
 	w := newWorkspace(t, base, "")
 	w.hatchery("build", "-q")
 	w.cluster(base, "slots: {p1: {}, p2: {hostname: carter}, p3: {}, p4: {}}\ntimezone: Europe/Berlin\n")

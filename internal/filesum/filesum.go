@@ -149,6 +149,9 @@ type Checkpoints struct {
 	states [][]byte // the i-th after (i+1) * Step bytes
 }
 
+// Empty says whether there are none.
+func (c *Checkpoints) Empty() bool { return len(c.states) == 0 }
+
 // resume gives the sum as it was at the last checkpoint at or before from, and
 // forgets those behind it.
 func (c *Checkpoints) resume(from int64) (hash.Hash, int64, error) {

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"hatchery/imagebuilder"
+	"hatchery/imagebuilder/difference"
+	"hatchery/internal/spec"
+)
+
+func newPlan(s *settings) *cobra.Command {
+	var (
+		options imagebuilder.Options
+		text    difference.TextOptions
+		summary bool
+	)
+	c := &cobra.Command{
+		Use:   "plan [TARGET...]",
+		Short: "Show what build would change of the base image, and write nothing",
+		Long: `plan does what build does, in memory, and shows for each target what its image
+would differ in from the base image: files added, changed and removed with their
+owners and modes, text as a diff, the words of cmdline.txt, the settings of
+config.txt by section, packages, partitions and sizes. Beside a file stands where
+it comes from. What is in private files (keys, passwords, Wi-Fi) is not shown.
+
+It writes nothing: no image, no key, no cluster.lock. Only a base image that is not
+in the cache yet is fetched into it. After a build, ` + "`hatchery inspect IMAGE diff BASE`" + `
+shows the same of the image itself.`,
+		Example: `  hatchery plan                    # every target, in full
+  hatchery plan --summary          # a line each
+  hatchery plan p2 --no-diffs      # which files, not what is in them
+  hatchery plan --json | jq '.targets[].difference.cmdline'`,
+		RunE: func(c *cobra.Command, targets []string) error {
+			if text.NoDiffs && text.All {
+				return usageError{errors.New("--all shows more, --no-diffs less: which is it?")}
+			}
+			cluster, err := spec.Load(s.file)
+			if err != nil {
+				return err
+			}
+			options.Targets = targets
+			display := s.display(c)
+			options.Progress = display
+			result, err := imagebuilder.Plan(c.Context(), cluster, options)
+			display.Close()
+			if err != nil {
+				return err
+			}
+			if s.json { // with the warnings in it
+				out := json.NewEncoder(c.OutOrStdout())
+				out.SetIndent("", "  ")
+				return out.Encode(result)
+			}
+			for _, w := range result.Warnings {
+				fmt.Fprintln(c.ErrOrStderr(), "hatchery: warning:", w)
+			}
+			if result.Provisional {
+				fmt.Fprintln(c.ErrOrStderr(), "hatchery: note: the cluster has no keys yet; the first build makes them, so its host keys, certificates, machine and disk ids will be others than these")
+			}
+			if summary {
+				printPlanSummary(c.OutOrStdout(), result)
+				return nil
+			}
+			text.Color = colored(c)
+			text.Hint = "--all shows everything"
+			return printPlan(c.OutOrStdout(), result, text)
+		},
+	}
+	flags := c.Flags()
+	flags.BoolVar(&summary, "summary", false, "one line a target")
+	flags.BoolVar(&text.NoDiffs, "no-diffs", false, "which files differ, but not what is in them")
+	flags.BoolVar(&text.All, "all", false, "every file and every line, however many")
+	flags.BoolVar(&options.Renew, "renew", false, "as if the targets got new keys")
+	baseFlags(flags, &options)
+	return c
+}
+
+// colored says whether a command's result is for somebody's eyes, who has not
+// asked for no colours (no-color.org).
+func colored(c *cobra.Command) bool {
+	w := c.OutOrStdout()
+	if o, ok := w.(*output); ok {
+		w = o.Writer
+	}
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == ""
+}
+
+func printPlan(w io.Writer, result *imagebuilder.PlanResult, text difference.TextOptions) error {
+	for i, t := range result.Targets {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		if err := t.Difference.WriteText(w, text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func printPlanSummary(w io.Writer, result *imagebuilder.PlanResult) {
+	fmt.Fprintf(w, "%-10s  %-14s  %-8s  %5s  %7s  %7s  %8s  %9s  %s\n",
+		"TARGET", "HOSTNAME", "RELEASE", "ADDED", "CHANGED", "REMOVED", "PACKAGES", "GROWTH", "CMDLINE")
+	for _, t := range result.Targets {
+		d := t.Difference
+		count := func(n difference.Tally) int { return n.Files + n.Folders + n.Other }
+		fmt.Fprintf(w, "%-10s  %-14s  %-8s  %5d  %7d  %7d  %8d  %5d MiB  %s\n", t.Target, t.Hostname, t.Release,
+			count(d.Totals.Added), count(d.Totals.Changed)+count(d.Totals.Renamed), count(d.Totals.Removed),
+			len(d.Packages), d.Totals.Growth>>20, cmdlineSummary(d.Cmdline))
+	}
+}
+
+// cmdlineSummary is what becomes of the kernel's command line, in a line.
+func cmdlineSummary(c *difference.Cmdline) string {
+	if c == nil {
+		return "-"
+	}
+	var words []string
+	for _, w := range c.Removed {
+		words = append(words, "-"+printable(w))
+	}
+	for _, w := range c.Changed {
+		words = append(words, "~"+printable(w.Key))
+	}
+	for _, w := range c.Added {
+		words = append(words, "+"+printable(w))
+	}
+	return strings.Join(words, " ")
+}
+
+// printable keeps control characters of an image off the terminal.
+func printable(t difference.Text) string {
+	return strings.Trim(fmt.Sprintf("%+q", string(t)), `"`)
+}

@@ -1,0 +1,153 @@
+package imagebuilder
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"hatchery/imagebuilder/clusterlock"
+	"hatchery/imagebuilder/difference"
+	"hatchery/imagebuilder/diskimage"
+	"hatchery/internal/identity"
+	"hatchery/internal/layer"
+	"hatchery/internal/progress"
+	"hatchery/internal/spec"
+)
+
+// A PlanResult says what Build would make.
+type PlanResult struct {
+	Targets  []TargetPlan `json:"targets"`
+	Warnings []string     `json:"warnings,omitempty"`
+	// Provisional says that the cluster's keys are not made yet. Those in the
+	// plan, and what follows from them (machine-ids, disk ids, certificates),
+	// will be others in the build.
+	Provisional bool `json:"provisional"`
+}
+
+// A TargetPlan says what Build would make for one target.
+type TargetPlan struct {
+	Target     string                 `json:"target"`
+	Hostname   string                 `json:"hostname"`
+	Model      string                 `json:"model"`
+	Release    string                 `json:"release"`
+	Base       BaseManifest           `json:"base"`
+	Difference *difference.Difference `json:"difference"`
+}
+
+// Plan says what the targets' images would differ in from their bases. It does
+// what [Build] does, on a device in memory, and compares that with the base;
+// so it shows what a build writes, and writes nothing itself, neither outputs
+// nor keys nor cluster.lock. A base image that the cache lacks is fetched into
+// the cache.
+func Plan(ctx context.Context, c *spec.Cluster, o Options) (*PlanResult, error) {
+	if o.Progress == nil {
+		o.Progress = progress.Discard
+	}
+	targets, err := c.Select(o.Targets)
+	if err != nil {
+		return nil, err
+	}
+	if pending := c.Unbuilt(); len(pending) > 0 {
+		return nil, notBuiltYet(pending)
+	}
+	if err := checkAssumed(o.AssumeRelease); err != nil {
+		return nil, err
+	}
+	epoch, err := clusterlock.Peek(c.Dir(), time.Now())
+	if err != nil {
+		return nil, asInputError(err)
+	}
+	bases, closeBases, err := openBases(ctx, c, targets, o, true)
+	if err != nil {
+		return nil, err
+	}
+	defer closeBases()
+	store, err := identity.Preview(filepath.Join(c.Dir(), identityName), c.Name)
+	if err != nil {
+		return nil, identityError(err)
+	}
+	ids, err := identities(store, c, targets, o.Renew)
+	if err != nil {
+		return nil, err
+	}
+
+	result := &PlanResult{Targets: make([]TargetPlan, len(targets)), Provisional: store.Unwritten() && !o.Renew}
+	warnings := make([][]string, len(targets))
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i, t := range targets {
+		group.Go(func() (err error) {
+			task := o.Progress.Begin("plan "+t.Name, -1)
+			defer func() { task.End(err) }()
+			e, err := computeEdits(bases[t.Base], c, t, ids.personality(t.Name, epoch), o.AssumeRelease)
+			if err == nil {
+				warnings[i] = e.warnings
+				result.Targets[i], err = planTarget(gctx, bases[t.Base], t, e, epoch)
+			}
+			if err != nil {
+				return fmt.Errorf("cannot plan %s: %w", t.Name, err)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	result.Warnings = ids.notices
+	for _, w := range warnings {
+		result.Warnings = append(result.Warnings, w...)
+	}
+	result.Warnings = unique(result.Warnings)
+	return result, nil
+}
+
+// planTarget does the edits in memory and compares the outcome with the base.
+func planTarget(ctx context.Context, base *baseInUse, t spec.Target, e *edits, epoch time.Time) (TargetPlan, error) {
+	plan := TargetPlan{
+		Target: t.Name, Hostname: t.Hostname, Model: t.Model, Release: e.release.Codename, Base: base.manifest(),
+	}
+	device, err := layer.NewVolatile(base, base.Size(), base.Size()+e.grow)
+	if err != nil {
+		return plan, err
+	}
+	if err := e.apply(ctx, device, epoch); err != nil {
+		return plan, err
+	}
+	was, err := diskimage.Open(base, base.Size())
+	if err != nil {
+		return plan, err
+	}
+	is, err := diskimage.Open(device, device.Size())
+	if err != nil {
+		return plan, err
+	}
+	reasons := e.reasons()
+	plan.Difference, err = difference.Compare(ctx, was, is, difference.Options{
+		WasName: base.image.Source, IsName: t.Name,
+		Reason:  func(path string) string { return reasons[path].from },
+		Private: func(path string) bool { return reasons[path].secret || diskimage.Private(path) },
+	})
+	return plan, err
+}
+
+// A reason is why a file is in the image.
+type reason struct {
+	from   string
+	secret bool
+}
+
+// reasons tells of every path that is laid where it comes from.
+func (e *edits) reasons() map[string]reason {
+	all := map[string]reason{}
+	for _, entry := range e.root {
+		all[entry.Path] = reason{entry.From, entry.Secret}
+	}
+	for _, entry := range e.boot {
+		all[e.release.BootPath+"/"+entry.Path] = reason{entry.From, entry.Secret}
+	}
+	return all
+}
