@@ -228,9 +228,6 @@ func (in *Inspection) private(ctx context.Context, im *diskimage.Image, tree dis
 			return err
 		}
 	}
-	if n := len(in.Private); n > 0 {
-		in.Warnings = append(in.Warnings, fmt.Sprintf("this image holds private keys and passwords (%d files): whoever gets it can pass for the machine and its users", n))
-	}
 	return nil
 }
 
