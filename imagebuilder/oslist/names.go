@@ -67,7 +67,7 @@ func (l *List) near(name string) []string {
 		d := distance(strings.ToLower(name), e.Name)
 		has := words(e.Name)
 		within := !slices.ContainsFunc(wanted, func(w string) bool { return !slices.Contains(has, w) })
-		if d <= min(3, len(name)/3) || within && len(wanted) > 0 && e.official() {
+		if d <= min(3, len(name)/3) || within && len(wanted) > 0 {
 			near = append(near, candidate{e.Name, d})
 		}
 	}

@@ -25,7 +25,7 @@ func (d *decoder) image(v item) string {
 	}
 	switch {
 	case strings.Contains(v.text, "://"):
-		return d.imageURL(v)
+		return d.fileURL(v)
 	case file:
 		problems := len(d.problems)
 		path, _ := d.existingFile(v, "the image")
@@ -34,20 +34,28 @@ func (d *decoder) image(v item) string {
 		}
 		return path
 	case !imageNamePattern.MatchString(v.text):
-		d.problem(v, "%s is no image: name a file (./raspios.img.xz), or an https URL with its sha256", quote(v.text))
-	default:
-		d.notBuilt(v, "names of Raspberry Pi's OS list are not built yet: give a file, or an https URL with its sha256")
+		d.problem(v, "%s is no image: write a name of Raspberry Pi's OS list (raspios_lite_armhf; `hatchery lock --list` shows all), a file (./raspios.img.xz), or an https URL", quote(v.text))
 	}
 	return v.text
 }
 
-func (d *decoder) imageURL(v item) string {
+// osList is where names of images are looked up.
+func (d *decoder) osList(v item) string {
+	if strings.Contains(v.text, "://") {
+		return d.fileURL(v)
+	}
+	path, _ := d.existingFile(v, "the list")
+	return path
+}
+
+// fileURL checks the URL of something that is downloaded.
+func (d *decoder) fileURL(v item) string {
 	u, err := url.Parse(v.text)
 	switch {
 	case err != nil || u.Hostname() == "":
 		d.problem(v, "this is not a URL") // the parser's error may quote a password
 	case u.User != nil:
-		d.problem(v, "a URL with a user or password in it would end up in the manifest: download the file, and name it here")
+		d.problem(v, "a URL with a user or password in it would end up in other files, such as the manifest: download the file, and name it here")
 	case u.Scheme == "https":
 	case u.Scheme == "http" && loopback(u.Hostname()):
 	case u.Scheme == "http":
@@ -75,14 +83,6 @@ func (d *decoder) sha256(v item) string {
 		d.problem(v, "%s is not a SHA-256 digest: 64 hexadecimal digits, as `sha256sum` prints them", quote(v.text))
 	}
 	return digest
-}
-
-// checkBase looks at an image and its digest together.
-func (d *decoder) checkBase(at item, b *Base) {
-	image, there := d.at[join(at.path, "image")]
-	if there && b.Kind() == BaseURL && b.SHA256 == "" && !d.problemsUnder(image.path) {
-		d.problem(image, "a URL needs its digest: add `sha256:` as the publisher gives it")
-	}
 }
 
 // existingFile resolves the path of a file that must be there.

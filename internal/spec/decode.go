@@ -34,6 +34,7 @@ type key struct {
 	items func(d *decoder, v []item)      // a list of texts
 
 	keys  []key                     // a section with keys of its own
+	short string                    // the one of them that a text in the section's place is the value of
 	begin func()                    // the section is there; a section with begin may be absent altogether
 	end   func(d *decoder, at item) // after the section's keys
 
@@ -273,6 +274,24 @@ func (d *decoder) section(at item, s key) {
 	}
 }
 
+// shorthand decodes a section of which only one key's value is written, in
+// its place: `base: x` for `base: {image: x}`.
+func (d *decoder) shorthand(v item, s key) {
+	if s.begin != nil {
+		s.begin()
+	}
+	for _, k := range s.keys {
+		d.applyDefault(v.path, k)
+	}
+	k, _ := find(s.keys, s.short)
+	at := v
+	v.path = join(v.path, k.name)
+	d.decode(k, v)
+	if s.end != nil {
+		s.end(d, at)
+	}
+}
+
 // withoutRequired is a section that is not there, which therefore misses
 // nothing beyond itself.
 func withoutRequired(k key) key {
@@ -367,14 +386,17 @@ func (d *decoder) decode(k key, v item) {
 			return // as if it were not there
 		}
 		k.items(d, items)
+	case k.keys != nil && k.short != "" && isText(v.node):
+		d.shorthand(v, k)
+		return
 	case k.keys != nil:
-		if !d.mapping(v) {
+		if !d.mapping(v, k.short) {
 			return
 		}
 		d.section(v, k)
 		return // its keys speak for themselves
 	case k.entry != nil:
-		if !d.mapping(v) {
+		if !d.mapping(v, "") {
 			return
 		}
 		d.entries(v, k)
@@ -425,14 +447,27 @@ func (d *decoder) scalar(v item, want string) bool {
 	return true
 }
 
-func (d *decoder) mapping(v item) bool {
+// isText says whether a node is one word or text.
+func isText(n ast.Node) bool {
+	switch n.(type) {
+	case nil, *ast.NullNode, *ast.MappingNode, *ast.SequenceNode:
+		return false
+	}
+	return true
+}
+
+func (d *decoder) mapping(v item, short string) bool {
 	switch v.node.(type) {
 	case nil:
 		return false
 	case *ast.MappingNode:
 		return true
 	}
-	d.problem(v, "wants keys of its own, not %s", nodeKind(v.node))
+	alone := ""
+	if short != "" {
+		alone = ", or its " + short + " alone"
+	}
+	d.problem(v, "wants keys of its own%s, not %s", alone, nodeKind(v.node))
 	return false
 }
 

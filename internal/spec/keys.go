@@ -30,11 +30,15 @@ func (c *Cluster) keys() []key {
 			text:  func(d *decoder, v item) { c.Domain = d.domain(v) },
 		},
 		{
-			name:     "base",
+			name: "base", example: DefaultImage, short: "image",
 			about:    "The operating system image that everything is built from. A controller or slot may have a `base` of its own.",
-			required: "name the image to build from, such as `base: {image: ./raspios.img.xz}`",
+			required: "name the image to build from, such as `base: " + DefaultImage + "`",
 			keys:     baseKeys(&c.Base),
-			end:      func(d *decoder, at item) { d.checkBase(at, &c.Base) },
+		},
+		{
+			name: "os_list", syntax: "an https URL or a file", example: "https://downloads.raspberrypi.com/os_list_imagingutility_v4.json", elsewise: "the list that Raspberry Pi publishes, as in the example",
+			about: "Where names of images are looked up: a list in the format of Raspberry Pi Imager's. It is read when a name is used that is not in `cluster.lock` yet, and by `hatchery lock`. Lists that it refers to (`subitems_url`) are not followed.",
+			text:  func(d *decoder, v item) { c.OSList = d.osList(v) },
 		},
 		{
 			name:  "user",
@@ -263,13 +267,13 @@ func (s *Slot) keys(hostname string) []key {
 func baseKeys(b *Base) []key {
 	return []key{
 		{
-			name: "image", syntax: "a file, an https URL or a name", example: "./raspios.img.xz", required: "name a file, or an https URL with its sha256",
-			about: "The image: a file or an https URL (`.img`, `.img.xz`, `.img.gz`, `.img.zst`, `.zip`), or a name of Raspberry Pi's OS list such as raspios_lite_armhf (names are not built yet). A word without a slash and without one of these endings is a name.",
+			name: "image", syntax: "a name, a file or an https URL", example: DefaultImage, required: "write a name of Raspberry Pi's OS list, a file or an https URL",
+			about: "The image: a name of Raspberry Pi's OS list, such as raspios_lite_armhf or raspios_oldstable_lite_armhf (`hatchery lock --list` shows all), a file or an https URL (`.img`, `.img.xz`, `.img.gz`, `.img.zst`, `.zip`). A word without a slash and without one of these endings is a name. The newest release of a name is fetched when it is first used, and `cluster.lock` pins it from then on; `hatchery lock` moves on to a newer one.",
 			text:  func(d *decoder, v item) { b.Image = d.image(v) },
 		},
 		{
-			name: "sha256", syntax: "64 hexadecimal digits", example: strings.Repeat("0123456789abcdef", 4), elsewise: "a file is taken as it is; a URL needs it",
-			about: "The SHA-256 digest of the image as it is downloaded, still compressed. An image with another digest is refused.",
+			name: "sha256", syntax: "64 hexadecimal digits", example: strings.Repeat("0123456789abcdef", 4), elsewise: "a file is taken as it is; of a URL it is fetched from the file `.sha256` beside the image, and `cluster.lock` pins it",
+			about: "The SHA-256 digest of the image as it is downloaded, still compressed. An image with another digest is refused. Beside a name it says which release is wanted: where the name stands for another one, that is an error.",
 			text:  func(d *decoder, v item) { b.SHA256 = d.sha256(v) },
 		},
 	}
@@ -277,10 +281,9 @@ func baseKeys(b *Base) []key {
 
 func ownBaseKey(b *Base, begin func()) key {
 	return key{
-		name: "base", elsewise: "the cluster's `base`", begin: begin,
-		about: "A base image for this one alone.",
+		name: "base", elsewise: "the cluster's `base`", example: "raspios_lite_arm64", begin: begin, short: "image",
+		about: "A base image for this one alone, such as a 64-bit one for a controller of 32-bit Zeros.",
 		keys:  baseKeys(b),
-		end:   func(d *decoder, at item) { d.checkBase(at, b) },
 	}
 }
 

@@ -16,7 +16,7 @@ it: everything at once, each problem with its line and column. Three lines are e
 
 ` + "```yaml" + `
 name: homelab
-base: {image: ./raspios.img.xz}
+base: raspios_lite_armhf
 user: {authorized_keys: [~/.ssh/id_ed25519.pub]}
 ` + "```" + `
 
@@ -96,6 +96,8 @@ func (k key) valueKind() string {
 	switch {
 	case len(k.choices) > 0:
 		return k.syntax + " `" + strings.Join(k.choices, "`, `") + "`"
+	case k.keys != nil && k.short != "":
+		return "a section, or its `" + k.short + "` alone"
 	case k.keys != nil:
 		return "a section"
 	case k.entry != nil && k.sample().keys != nil:

@@ -25,6 +25,7 @@ type Cluster struct {
 	Name       string // lower-case label
 	Domain     string // "" where there is none
 	Base       Base
+	OSList     string // where names of images are looked up: an https URL, or the absolute path of a file that exists; "" is Raspberry Pi's own list
 	User       User
 	Controller Controller
 	Slots      []Slot // sorted by number
@@ -44,10 +45,11 @@ type Cluster struct {
 
 // Base is the image that targets are built from.
 type Base struct {
-	// Image is an https URL (http only to this machine), the absolute path of
-	// a file that exists, or a name of Raspberry Pi's OS list; see [Base.Kind].
+	// Image is a name of Raspberry Pi's OS list, the absolute path of a file
+	// that exists, or an https URL (http only to this machine); see
+	// [Base.Kind].
 	Image  string
-	SHA256 string // of the file as it is downloaded, lower-case hex; "" where none was given
+	SHA256 string // of the file as it is downloaded, lower-case hex; "" where none was given: then cluster.lock pins that of a name or URL
 }
 
 // BaseKind tells the three forms of [Base.Image] apart.

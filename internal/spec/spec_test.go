@@ -168,7 +168,11 @@ func TestProblems(t *testing.T) {
 		{"bad keys", "name: a\nbase: {image: x.img.xz}\nuser:\n  authorized_keys:\n  - bad.pub\n  - empty.pub\n  - other.pub\n  - none.pub\n  - ssh-rsa " + strings.Fields(key1)[1] + "\n  - stacks\n",
 			[]string{`5:5: user.authorized_keys[0]: line 2 of "bad.pub": this is not a public SSH key`, `6:5: user.authorized_keys[1]: there is no key in`, `7:5: user.authorized_keys[2]: "other.pub" is in the format of other programs`, `8:5: user.authorized_keys[3]: the key file "none.pub" does not exist`, `9:5: user.authorized_keys[4]: this is not a public SSH key`, `10:5: user.authorized_keys[5]: "stacks" is a folder`}},
 		{"base", "name: a\nbase: {image: http://example.org/x.img, sha256: abc}\nuser: {authorized_keys: [team.pub]}\n", []string{"2:15: base.image: http can be tampered", `2:49: base.sha256: "abc" is not a SHA-256`}},
-		{"URL without digest", "name: a\nbase: {image: https://example.org/x.img}\nuser: {authorized_keys: [team.pub]}\n", []string{"2:15: base.image: a URL needs its digest"}},
+		{"base in short", "name: a\nbase: nowhere.img\nuser: {authorized_keys: [team.pub]}\ncontroller: {base: Raspios_lite}\nslots: {p1: {base: 'ftp://example.org/x.img'}}\n",
+			[]string{`2:7: base.image: the image "nowhere.img" does not exist`, `4:20: controller.base.image: "Raspios_lite" is no image: write a name of Raspberry Pi's OS list`, `5:20: slots.p1.base.image: "ftp://" is not supported`}},
+		{"a digest without an image", "name: a\nbase: {sha256: " + strings.Repeat("ab", 32) + "}\nuser: {authorized_keys: [team.pub]}\n", []string{"2:7: base.image: is missing: write a name"}},
+		{"OS list", threeLines + "os_list: http://example.org/list.json\n", []string{"4:10: os_list: http can be tampered"}},
+		{"OS list that is not there", threeLines + "os_list: list.json\n", []string{`4:10: os_list: the list "list.json" does not exist`}},
 		{"address inside", threeLines + "controller: {address: 172.19.181.9/24}\n", []string{"4:23: controller.address: 172.19.181.0/24 overlaps"}},
 		{"address around", threeLines + "controller: {address: 172.16.0.9/12}\n", []string{"4:23: controller.address: 172.16.0.0/12 overlaps"}},
 		{"network address", threeLines + "controller: {address: 10.0.0.0/24}\n", []string{"4:23: controller.address: 10.0.0.0 is the address of the network itself"}},
@@ -189,7 +193,7 @@ func TestProblems(t *testing.T) {
 			[]string{`4:12: overlays[0]: the folder "nowhere" does not exist`, `4:21: overlays[1]: the folder "etc" in it would go to no node`, `4:34: overlays[2]: the folder "none" holds none`, `4:40: overlays[3]: "x.img.xz" is a file`, `4:50: overlays[4]: the folder "controler" in it would go to no node: files for all nodes lie in common/, for some in controller/, node/ or p1/ …: did you mean controller?`, `5:13: workloads[0]: the file "a.yml" does not exist`}},
 		{"labels", threeLines + "slots: {p1: {labels: {a b: c, com.docker.x: d, e: [f], g: }}}\n", []string{`4:23: slots.p1.labels."a b": "a b" is not a label`, "4:31: slots.p1.labels.com.docker.x: labels that begin", "4:51: slots.p1.labels.e: wants text, not a list", "4:56: slots.p1.labels.g: is empty"}},
 		{"swarm", threeLines + "swarm: {cert_expiry: 5m, offline: yes}\n", []string{"4:22: swarm.cert_expiry: \"5m\" is too short", "4:35: swarm.offline: \"yes\" is neither"}},
-		{"wrong kinds", "name: [a]\nbase: x.img\nuser: {authorized_keys: team.pub}\nboot: {gpu_mem: lots}\n", []string{"1:7: name: wants text, not a list", "2:7: base: wants keys of its own, not text", "3:25: user.authorized_keys: wants a list, not text", "4:17: boot.gpu_mem: \"lots\" is not a whole number"}},
+		{"wrong kinds", "name: [a]\nbase: [x.img]\nuser: {authorized_keys: team.pub}\nboot: {gpu_mem: lots}\n", []string{"1:7: name: wants text, not a list", "2:7: base: wants keys of its own, or its image alone, not a list", "3:25: user.authorized_keys: wants a list, not text", "4:17: boot.gpu_mem: \"lots\" is not a whole number"}},
 		{"null in a list", threeLines + "dns: [~]\n", []string{"4:7: dns[0]: is empty"}},
 		{"empty", "", []string{": the file is empty"}},
 		{"comments only", "# a\n", []string{": the file is empty"}},
@@ -249,7 +253,7 @@ func TestSecretsAreNotShown(t *testing.T) {
 }
 
 func TestUnbuilt(t *testing.T) {
-	c, err := load(t, home(t), "name: a\nbase: {image: raspios_lite_armhf}\nuser: {authorized_keys: [team.pub]}\n"+
+	c, err := load(t, home(t), "name: a\nbase: raspios_lite_armhf\nuser: {authorized_keys: [team.pub]}\n"+
 		"slots: {p1: {root: netboot, labels: {a: b}}, p2: {root: card}}\nhat: {version: 2.6, hub: auto}\ndocker: {packages: [docker.io], preload: []}\nworkloads: [stacks/traefik.yml]\n")
 	if err != nil {
 		t.Fatal(err)
@@ -257,13 +261,64 @@ func TestUnbuilt(t *testing.T) {
 	var got []string
 	for _, p := range c.Unbuilt() {
 		got = append(got, fmt.Sprintf("%d:%d %s", p.Line, p.Column, p.Path))
-		if !strings.Contains(p.Message, "not built yet") || p.Path == "base.image" && !strings.Contains(p.Message, "give a file, or an https URL with its sha256") {
+		if !strings.Contains(p.Message, "not built yet") {
 			t.Errorf("%s: %s", p.Path, p.Message)
 		}
 	}
-	want := []string{"2:15 base.image", "4:20 slots.p1.root", "4:37 slots.p1.labels", "5:16 hat.version", "6:20 docker.packages", "7:12 workloads"}
+	want := []string{"4:20 slots.p1.root", "4:37 slots.p1.labels", "5:16 hat.version", "6:20 docker.packages", "7:12 workloads"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestBases: a base can be written in short and in long, for all targets and
+// for one, and each of its three forms is told from the others.
+func TestBases(t *testing.T) {
+	dir := home(t)
+	digest := strings.Repeat("ab", 32)
+	if err := os.WriteFile(filepath.Join(dir, "list.json"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := load(t, dir, `
+name: a
+base: raspios_lite_armhf
+os_list: ./list.json
+user: {authorized_keys: [team.pub]}
+controller: {base: raspios_lite_arm64}
+slots:
+  p1: {base: &other {image: raspios_oldstable_lite_armhf, sha256: `+digest+`}}
+  p2: {base: *other}
+  p3: {base: https://example.org/x.img.xz}
+  p4: {base: x.img.xz}
+  p5: {base: &short ./x.img.xz}
+  p6: {base: *short}
+  p7: {base: }
+  p8:
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "x.img.xz")
+	want := []spec.Base{
+		{Image: "raspios_lite_arm64"}, {Image: "raspios_oldstable_lite_armhf", SHA256: digest}, {Image: "raspios_oldstable_lite_armhf", SHA256: digest},
+		{Image: "https://example.org/x.img.xz"}, {Image: file}, {Image: file}, {Image: file}, {Image: "raspios_lite_armhf"}, {Image: "raspios_lite_armhf"},
+	}
+	var got []spec.Base
+	for _, target := range c.Targets() {
+		got = append(got, target.Base)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	kinds := []spec.BaseKind{got[0].Kind(), got[3].Kind(), got[4].Kind()}
+	if diff := cmp.Diff([]spec.BaseKind{spec.BaseName, spec.BaseURL, spec.BaseFile}, kinds); diff != "" {
+		t.Error(diff)
+	}
+	if c.OSList != filepath.Join(dir, "list.json") {
+		t.Errorf("the OS list is %q", c.OSList)
+	}
+	if c, err := load(t, dir, threeLines+"os_list: https://example.org/list.json\n"); err != nil || c.OSList != "https://example.org/list.json" {
+		t.Errorf("%v", err)
 	}
 }
 
@@ -297,7 +352,7 @@ func TestPending(t *testing.T) {
 		{"no key", "name: a\nbase: {image: x.img.xz}\n", true},
 		{"an empty list of keys", "name: a\nbase: {image: x.img.xz}\nuser: {authorized_keys: []}\n", true},
 		{"an image that is a folder", "name: a\nbase: {image: ./my-files}\nuser: {authorized_keys: [team.pub]}\n", false},
-		{"a URL without its digest", "name: a\nbase: {image: 'https://example.org/x.img'}\nuser: {authorized_keys: [team.pub]}\n", false},
+		{"a URL of another kind", "name: a\nbase: {image: 'ftp://example.org/x.img'}\nuser: {authorized_keys: [team.pub]}\n", false},
 		{"a key file that is not there", "name: a\nbase: {image: x.img.xz}\nuser: {authorized_keys: [gone.pub]}\n", false},
 		{"another user's home", "name: a\nbase: {image: ~jack/x.img.xz}\nuser: {authorized_keys: [team.pub]}\n", false},
 	} {
@@ -354,7 +409,7 @@ func TestTemplate(t *testing.T) {
 	if c.Name != "attic" || !slices.Equal(c.User.AuthorizedKeys, []string{key1, key2}) || c.Timezone != "Europe/Berlin" || len(c.Slots) != 4 || len(c.Unbuilt()) > 0 {
 		t.Errorf("%+v", c)
 	}
-	if c, err := load(t, dir, string(spec.Template(spec.TemplateData{Keys: []string{"team.pub"}}))); err != nil || c.Name != "homelab" || c.Base.Image != filepath.Join(dir, "raspios.img.xz") {
+	if c, err := load(t, dir, string(spec.Template(spec.TemplateData{Keys: []string{"team.pub"}}))); err != nil || c.Name != "homelab" || c.Base != (spec.Base{Image: "raspios_lite_armhf"}) {
 		t.Errorf("a template of keys alone: %v", err)
 	}
 	if _, err := load(t, dir, string(spec.Template(spec.TemplateData{}))); err == nil || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "nobody could log in") {

@@ -6,16 +6,17 @@ import (
 	"strings"
 )
 
-// DefaultImage is where a file that [Template] writes looks for the image
-// unless told otherwise.
-const DefaultImage = "./raspios.img.xz"
+// DefaultImage is the image in a file that [Template] writes, unless told
+// otherwise: the one of Raspberry Pi OS that every model runs, without a
+// desktop.
+const DefaultImage = "raspios_lite_armhf"
 
 // TemplateData is what is known when a cluster.yaml is begun. What is empty
 // gets an example or the default.
 type TemplateData struct {
 	Name     string
-	Image    string   // file, URL or name
-	SHA256   string   // of the image; wanted where it is a URL
+	Image    string   // name, file or URL
+	SHA256   string   // of the image
 	Keys     []string // files of public keys, or lines; without any the file asks for one
 	Timezone string
 }
