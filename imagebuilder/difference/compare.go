@@ -468,10 +468,16 @@ func (c *comparison) readTexts() error {
 
 // most is how much text of an entry is wanted.
 func (c *comparison) most(e *entry) int64 {
-	if e.private || e.path == statusPath && e.noDiff == "" && e.was != nil && e.is != nil {
+	if e.private || asPackages(e) {
 		return -1
 	}
 	return c.o.DiffFile
+}
+
+// asPackages says whether an entry is dpkg's status file, of which packages
+// are compared, not lines, unless that was tried and failed.
+func asPackages(e *entry) bool {
+	return e.path == statusPath && e.noDiff == "" && e.was != nil && e.is != nil
 }
 
 // Reasons for there being no diff.
@@ -508,7 +514,7 @@ func (c *comparison) digested(e *entry, was, is *content) {
 	case size == 0:
 	case !text:
 		e.noDiff = noDiffBinary
-	case c.most(e) < 0:
+	case asPackages(e):
 		e.noDiff = noDiffPackages
 	case size > c.o.DiffFile:
 		e.noDiff = noDiffLarge

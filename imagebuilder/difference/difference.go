@@ -111,7 +111,7 @@ type Partition struct {
 // in bytes.
 type PartitionChange struct {
 	// What is start, size, type, partition_label, partition_uuid, bootable,
-	// file_system, label, uuid, features or used.
+	// file_system, label, uuid, features, file_system_size or used.
 	What string `json:"what"`
 	Was  any    `json:"was"` // an int64, a bool or a Text, like Is
 	Is   any    `json:"is"`
@@ -271,7 +271,7 @@ type Options struct {
 	// [Compare] knows that itself, for each of the images.
 	BootPath string
 	// DiffFile is how many bytes a file may have, in either image, for its
-	// text to be diffed; 0 is 2 MiB.
+	// text to be diffed; 0 is 2 MiB, less than 0 is none.
 	DiffFile int64
 	// DiffTotal is how many bytes all diffs may have together; 0 is 64 MiB.
 	DiffTotal int64

@@ -9,8 +9,7 @@ import (
 	"hatchery/imagebuilder/diskimage"
 )
 
-// Compare says what two images differ in. The images must not be the same
-// object, nor share one, and are in use until it returns.
+// Compare says what two images differ in. Both are in use until it returns.
 //
 // Files are compared as a running system would see them, the boot partition at
 // its place in the root. Partitions that are no part of that are compared each
@@ -36,7 +35,12 @@ func Compare(ctx context.Context, was, is *diskimage.Image, o Options) (*Differe
 	}
 	d := &Difference{Format: Format, Files: []File{}}
 	covered := map[int]bool{}
-	if roots[0] != nil && roots[1] != nil {
+	switch {
+	case was == is: // and there is but one object to read from
+		for _, p := range was.Partitions() {
+			covered[p.Number] = true
+		}
+	case roots[0] != nil && roots[1] != nil:
 		var err error
 		d, covered, err = compareTrees(ctx, roots[0], roots[1], o.withDefaults(), [2]string{was.BootPath(), is.BootPath()})
 		if err != nil {
@@ -211,6 +215,7 @@ func comparePartitions(was, is *diskimage.Partition) (Partition, bool) {
 			Added: texts(subtract(is.Features, was.Features)), Removed: texts(subtract(was.Features, is.Features)),
 		})
 	}
+	number("file_system_size", was.Used+was.Free, is.Used+is.Free)
 	number("used", was.Used, is.Used)
 	return d, len(d.Values) > 0
 }

@@ -84,7 +84,7 @@ func (r *renamer) folders() error {
 			continue
 		}
 		if to := r.sameInode(from); to != nil && r.alike(from, to, true) {
-			if err := r.moveFolder(from, to); err != nil {
+			if err := r.moveFolder(from, to, true); err != nil {
 				return err
 			}
 			continue
@@ -97,7 +97,7 @@ func (r *renamer) folders() error {
 			}
 		}
 		if best != nil {
-			if err := r.moveFolder(from, best); err != nil {
+			if err := r.moveFolder(from, best, false); err != nil {
 				return err
 			}
 		}
@@ -165,7 +165,7 @@ func inside(list []*entry, folder string) []*entry {
 // what was in it is in the other. Where their inodes do not tell either, that
 // must be half of what is in the other, too.
 func (r *renamer) alike(from, to *entry, sameInode bool) bool {
-	if from.private != to.private || below(to.path, from.path) || below(from.path, to.path) {
+	if !sameInode && from.private != to.private || below(to.path, from.path) || below(from.path, to.path) {
 		return false
 	}
 	all := inside(r.order, from.path)
@@ -174,7 +174,7 @@ func (r *renamer) alike(from, to *entry, sameInode bool) bool {
 	}
 	matched := 0
 	for _, e := range all {
-		if other := r.added[to.path+strings.TrimPrefix(e.path, from.path)]; other != nil && r.matches(e, other) {
+		if other := r.added[to.path+strings.TrimPrefix(e.path, from.path)]; other != nil && (sameInode || e.private == other.private) && r.matches(e, other) {
 			matched++
 		}
 	}
@@ -189,18 +189,21 @@ func (r *renamer) alike(from, to *entry, sameInode bool) bool {
 
 // matches says whether two files could be one.
 func (r *renamer) matches(from, to *entry) bool {
-	return from.was.Mode.Type() == to.is.Mode.Type() && from.private == to.private &&
+	return from.was.Mode.Type() == to.is.Mode.Type() &&
 		(!from.was.Mode.IsRegular() || from.was.Size == to.is.Size && from.sums[0] == to.sums[1])
 }
 
-// moveFolder renames a folder and what is in both.
-func (r *renamer) moveFolder(from, to *entry) error {
+// moveFolder renames a folder and what is in both. That a private file is what
+// a public one was is told only where the inode, too, says that it is the same
+// folder, as it is of a file that kept its path.
+func (r *renamer) moveFolder(from, to *entry, sameInode bool) error {
 	if err := r.rename(from, to, false); err != nil {
 		return err
 	}
 	for _, e := range inside(r.order, from.path) {
 		other := r.added[to.path+strings.TrimPrefix(e.path, from.path)]
-		if other == nil || r.taken[e] || r.taken[other] || e.was.Mode.Type() != other.is.Mode.Type() || e.private != other.private {
+		if other == nil || r.taken[e] || r.taken[other] || e.was.Mode.Type() != other.is.Mode.Type() ||
+			!sameInode && e.private != other.private {
 			continue
 		}
 		if err := r.rename(e, other, true); err != nil {
@@ -217,6 +220,7 @@ func (r *renamer) rename(from, to *entry, with bool) error {
 	r.c.forgetDiff(to)
 	from.gone = true
 	to.was, to.renamedFrom, to.with = from.was, from.path, with
+	to.private = to.private || from.private
 	to.links[0] = from.links[0]
 	to.sums[0] = from.sums[0]
 	to.differs = metadata(to.was, to.is)
