@@ -1,7 +1,11 @@
 package overlays_test
 
 import (
+	"crypto/pbkdf2"
+	"crypto/sha1"
+	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
@@ -52,9 +56,29 @@ func layOut(t testing.TB, entries []overlays.Entry) string {
 	return root
 }
 
+// layOutVariant renders a target and lays it out. One that is of no particular
+// release is of this machine's, whose programs judge it.
 func layOutVariant(t testing.TB, data overlays.Data) string {
 	t.Helper()
+	if data.Release == "" {
+		data.Release = machineRelease(t)
+	}
 	return layOut(t, mustRender(t, data))
+}
+
+// machineRelease is the codename of the system that the tests run on.
+func machineRelease(t testing.TB) string {
+	t.Helper()
+	data, err := os.ReadFile("/etc/os-release")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if codename, ok := strings.CutPrefix(line, "VERSION_CODENAME="); ok {
+			return strings.Trim(codename, "\"\n")
+		}
+	}
+	return ""
 }
 
 // scripts are the shell scripts among the rendered files.
@@ -251,6 +275,44 @@ func TestKeyfiles(t *testing.T) {
 		got := read(t, data, "hatchery-wifi.nmconnection", "ssid psk")
 		if diff := cmp.Diff(test.want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", test.summary, diff)
+		}
+	}
+}
+
+// TestWpaSupplicant has wpa_supplicant's own parser read bullseye's network.
+func TestWpaSupplicant(t *testing.T) {
+	program := testtool.Need(t, "wpa_supplicant")
+	for _, test := range []struct{ summary, ssid, psk string }{
+		{"plain", "home net-5_2.4", "correct horse"},
+		{"quotes, a comment sign, a backslash", `"a" # b\`, `\s"x";# "\n=`},
+		{"blanks at the ends", " x ", "  blanks  "},
+		{"control characters", "a\nb\x00}", "12345678"},
+		{"not ASCII", "Café", "12345678"},
+		{"as long as they get", strings.Repeat("é", 16), strings.Repeat("p", 63)},
+		{"key itself", "x", strings.Repeat("0f", 32)},
+	} {
+		data := exampleData("controller", bullseye, func(d *overlays.Data) { d.Wifi = &overlays.Wifi{SSID: test.ssid, PSK: test.psk, Country: "GB"} })
+		conf := filepath.Join(layOutVariant(t, data), "etc/wpa_supplicant/wpa_supplicant.conf")
+		// It reads the file, says what it has read, and stops for want of the link.
+		out, _ := exec.Command(program, "-ddK", "-D", "none", "-i", "hatchery-none", "-c", conf).CombinedOutput()
+		key, err := pbkdf2.Key(sha1.New, test.psk, []byte(test.ssid), 4096, 32)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(test.psk) == 64 {
+			if key, err = hex.DecodeString(test.psk); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, want := range []string{"country='GB'\n", fmt.Sprintf("hexdump(len=32): % x\n", key), "key_mgmt: 0x2\n", fmt.Sprintf("ssid - hexdump_ascii(len=%d):", len(test.ssid))} {
+			if !strings.Contains(string(out), want) {
+				t.Errorf("%s: wpa_supplicant does not say %q:\n%s", test.summary, want, out)
+			}
+		}
+		for line := range strings.Lines(string(out)) {
+			if strings.HasPrefix(line, "Line ") && !strings.Contains(line, "start of a new network block") || strings.Contains(line, "Failed to read") {
+				t.Errorf("%s: wpa_supplicant says: %s", test.summary, line)
+			}
 		}
 	}
 }

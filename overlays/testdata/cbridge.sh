@@ -10,7 +10,7 @@ ip -n lan link set eth0 up
 # What of the cluster's own addresses is seen on the LAN, and on a node of the LAN's.
 at lan nft -f - <<'N'
 table netdev seen {
-	chain in {
+	chain inbound {
 		type filter hook ingress device "eth0" priority 0;
 		ip saddr 172.19.181.0/24 counter
 		arp saddr ip 172.19.181.0/24 counter
@@ -62,7 +62,7 @@ ip -n ctl neigh flush all
 at lan nft flush ruleset
 at lan nft -f - <<'N'
 table netdev seen {
-	chain in {
+	chain inbound {
 		type filter hook ingress device "eth0" priority 0;
 		ip saddr 172.19.181.0/24 counter
 		ip daddr 172.19.181.0/24 counter
@@ -73,7 +73,7 @@ table netdev seen {
 N
 at n1 nft -f - <<'N'
 table netdev seen {
-	chain in {
+	chain inbound {
 		type filter hook ingress device "usb0" priority 0;
 		ip saddr 172.19.181.77 counter
 		arp saddr ip 172.19.181.77 counter
