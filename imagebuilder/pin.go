@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"os"
 	"path"
-	"time"
 
 	"hatchery/imagebuilder/baseimage"
 	"hatchery/imagebuilder/clusterlock"
@@ -117,17 +116,6 @@ func readLock(dir string) (*clusterlock.Lock, error) {
 		return &clusterlock.Lock{Images: map[string]clusterlock.Image{}}, nil
 	}
 	return lock, asInputError(err)
-}
-
-// lockedEpoch is the one moment that every timestamp in the images shows:
-// see [clusterlock.Epoch]. With dryRun nothing is locked.
-func lockedEpoch(dir string, now time.Time, dryRun bool) (time.Time, error) {
-	epoch := clusterlock.Epoch
-	if dryRun {
-		epoch = clusterlock.Peek
-	}
-	at, err := epoch(dir, now)
-	return at, asInputError(err)
 }
 
 // asInputError gives the mistakes of the user's that other packages found as

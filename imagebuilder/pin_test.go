@@ -341,28 +341,6 @@ func TestBuildsBesideEachOther(t *testing.T) {
 	}
 }
 
-func TestLockedEpoch(t *testing.T) {
-	t.Setenv("SOURCE_DATE_EPOCH", "")
-	dir, now := t.TempDir(), time.Unix(7, 0)
-	if at, err := lockedEpoch(dir, now, true); err != nil || at.Unix() != 7 {
-		t.Error(at, err)
-	}
-	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
-		t.Errorf("a dry run left %v, %v", entries, err)
-	}
-	if at, err := lockedEpoch(dir, now, false); err != nil || at.Unix() != 7 {
-		t.Error(at, err)
-	}
-	if at, err := lockedEpoch(dir, time.Unix(8, 0), true); err != nil || at.Unix() != 7 {
-		t.Error(at, err)
-	}
-	t.Setenv("SOURCE_DATE_EPOCH", "x")
-	var input *InputError
-	if _, err := lockedEpoch(dir, now, false); !errors.As(err, &input) {
-		t.Errorf("%v, want an InputError", err)
-	}
-}
-
 func TestDigestIn(t *testing.T) {
 	upper := strings.ToUpper(helloD)
 	for _, test := range []struct{ summary, text, want string }{

@@ -21,10 +21,14 @@ func newInit(s *settings) *cobra.Command {
 		Use:   "init",
 		Short: "Write a commented cluster file to start from",
 		Long: `init writes a cluster file in which every setting is explained, with the
-public keys that it finds in ~/.ssh. It never overwrites one that exists. The
-base image need not be there yet.`,
+public keys that it finds in ~/.ssh. It never overwrites one that exists.
+
+The base image is a name of Raspberry Pi's OS list (` + "`hatchery lock --list`" + ` shows
+all), which build fetches and remembers; or a file, which need not be there yet;
+or an https URL.`,
 		Example: `  hatchery init
-  hatchery init --name homelab --base ~/Downloads/raspios_lite_armhf.img.xz`,
+  hatchery init --name attic --base raspios_oldstable_lite_armhf
+  hatchery init --base ~/Downloads/raspios_lite_armhf.img.xz`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if _, err := os.Lstat(s.file); err == nil {
@@ -52,13 +56,17 @@ base image need not be there yet.`,
 			if lacks {
 				fmt.Fprintf(c.OutOrStdout(), "put the Raspberry Pi OS image at %s, or name where it is under base; ", besideFile(s.file, data.Image))
 			}
-			fmt.Fprintf(c.OutOrStdout(), "`hatchery check`, then `hatchery build`.\n")
+			fetches := ""
+			if spec.ImageKind(data.Image) != spec.BaseFile {
+				fetches = ", which fetches the base image once"
+			}
+			fmt.Fprintf(c.OutOrStdout(), "`hatchery check`, then `hatchery build`%s.\n", fetches)
 			return nil
 		},
 	}
 	c.Flags().StringVar(&data.Name, "name", "homelab", "the cluster's name")
-	c.Flags().StringVar(&data.Image, "base", spec.DefaultImage, "the base image: a file, or an https URL with --sha256")
-	c.Flags().StringVar(&data.SHA256, "sha256", "", "the base image's SHA-256; wanted for a URL")
+	c.Flags().StringVar(&data.Image, "base", spec.DefaultImage, "the base image: a name of Raspberry Pi's OS list, a file or an https URL")
+	c.Flags().StringVar(&data.SHA256, "sha256", "", "the base image's SHA-256, where it is to be exactly that one")
 	return c
 }
 

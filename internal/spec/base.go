@@ -17,16 +17,28 @@ var (
 // imageSuffixes are the endings by which a word is a file, not a name.
 var imageSuffixes = []string{".img", ".xz", ".gz", ".zst", ".zip"}
 
-func (d *decoder) image(v item) string {
-	lower := strings.ToLower(v.text)
-	file := strings.ContainsAny(v.text, "/~"+string(filepath.Separator))
-	for _, suffix := range imageSuffixes {
-		file = file || strings.HasSuffix(lower, suffix)
-	}
+// ImageKind says which form an image has as it is written in the file.
+func ImageKind(text string) BaseKind {
 	switch {
-	case strings.Contains(v.text, "://"):
+	case strings.Contains(text, "://"):
+		return BaseURL
+	case strings.ContainsAny(text, "/~"+string(filepath.Separator)):
+		return BaseFile
+	}
+	lower := strings.ToLower(text)
+	for _, suffix := range imageSuffixes {
+		if strings.HasSuffix(lower, suffix) {
+			return BaseFile
+		}
+	}
+	return BaseName
+}
+
+func (d *decoder) image(v item) string {
+	switch kind := ImageKind(v.text); {
+	case kind == BaseURL:
 		return d.fileURL(v)
-	case file:
+	case kind == BaseFile:
 		problems := len(d.problems)
 		path, _ := d.existingFile(v, "the image")
 		if _, err := os.Stat(path); path != "" && os.IsNotExist(err) && len(d.problems) > problems {

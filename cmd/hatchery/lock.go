@@ -1,0 +1,172 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"hatchery/imagebuilder"
+	"hatchery/imagebuilder/clusterlock"
+	"hatchery/imagebuilder/oslist"
+	"hatchery/internal/download"
+	"hatchery/internal/spec"
+)
+
+func newLock(s *settings) *cobra.Command {
+	var (
+		options imagebuilder.LockOptions
+		list    bool
+		offline bool
+	)
+	c := &cobra.Command{
+		Use:   "lock [NAME...]",
+		Short: "Move on to the newest releases of the base images",
+		Long: `lock looks up what the base images of the cluster file stand for now: the newest
+release under a name of Raspberry Pi's OS list, and the file behind a URL without
+a sha256. It shows what changed, and writes it into cluster.lock beside the cluster
+file: from then on every build, on any day and any workstation, is made from
+exactly these files. Without a NAME it does so for all of them, and drops what no
+base uses any more.
+
+Where a name stands for another file than before, the epoch in cluster.lock, which
+is every timestamp in the images, becomes the present moment. Where nothing
+changed, cluster.lock is not touched. Commit it together with the cluster file.
+
+build pins what is not pinned yet by itself, so the first build needs no lock.`,
+		Example: `  hatchery lock --list             # which names are there?
+  hatchery lock --dry-run          # is there anything newer?
+  hatchery lock                    # move on to it
+  hatchery lock raspios_lite_armhf # with this one alone`,
+		RunE: func(c *cobra.Command, names []string) error {
+			switch {
+			case offline:
+				return usageError{errors.New("lock asks the network what is new, so it cannot do without: leave --offline out. A build does without once everything is pinned in cluster.lock and in the cache")}
+			case list && (len(names) > 0 || options.DryRun):
+				return usageError{errors.New("--list shows all names and locks none: leave the rest out")}
+			case list:
+				return listNames(c, s)
+			}
+			cluster, err := spec.Load(s.file)
+			if err != nil {
+				return err
+			}
+			options.Names = names
+			display := s.display(c)
+			options.Progress = display
+			result, err := imagebuilder.RefreshLock(c.Context(), cluster, options)
+			display.Close()
+			if err != nil {
+				return err
+			}
+			if s.json {
+				out := json.NewEncoder(c.OutOrStdout())
+				out.SetIndent("", "  ")
+				return out.Encode(result)
+			}
+			printLock(c.OutOrStdout(), result, options.DryRun)
+			return nil
+		},
+	}
+	flags := c.Flags()
+	flags.BoolVarP(&options.DryRun, "dry-run", "n", false, "show what would change, and write nothing")
+	flags.BoolVar(&list, "list", false, "show all names of the OS list, and lock nothing")
+	flags.BoolVar(&offline, "offline", false, "lock cannot do without a network, and says so")
+	flags.Lookup("offline").Hidden = true
+	return c
+}
+
+func printLock(w io.Writer, r *imagebuilder.LockResult, dryRun bool) {
+	if len(r.Images) == 0 {
+		fmt.Fprintln(w, "There is nothing to lock: the cluster's base images are files, or URLs with their sha256.")
+		return
+	}
+	for _, i := range r.Images {
+		fmt.Fprintf(w, "%s: %s\n", i.Name, i.State)
+		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		if i.Was != nil && i.State != imagebuilder.PinUnchanged {
+			printPin(t, "was", *i.Was)
+		}
+		if i.Is != nil {
+			printPin(t, "is", *i.Is)
+		}
+		t.Flush()
+	}
+	file := filepath.Base(r.File)
+	switch {
+	case !r.Changed():
+		fmt.Fprintf(w, "%s is up to date.\n", file)
+	case dryRun:
+		fmt.Fprintf(w, "%s was not written (--dry-run).\n", file)
+	default:
+		epoch := ""
+		if r.EpochWas != 0 {
+			epoch = fmt.Sprintf(" Its epoch is %s now.", time.Unix(r.Epoch, 0).UTC().Format("2006-01-02 15:04:05 UTC"))
+		}
+		fmt.Fprintf(w, "Wrote %s.%s Next: `hatchery build` brings the images up to date.\n", file, epoch)
+	}
+}
+
+func printPin(w io.Writer, when string, pin clusterlock.Image) {
+	columns := []string{"  " + when}
+	for _, text := range []string{pin.Released, mebibytes(pin.Size), "sha256 " + pin.SHA256[:12] + "…", pin.URL} {
+		if text != "" {
+			columns = append(columns, text)
+		}
+	}
+	fmt.Fprintln(w, strings.Join(columns, "\t"))
+}
+
+// mebibytes is a size for people; "" where it is not known.
+func mebibytes(size int64) string {
+	if size == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d MiB", (size+1<<20-1)>>20)
+}
+
+// listNames shows all names of the OS list. It needs no cluster file: who
+// writes one looks here first.
+func listNames(c *cobra.Command, s *settings) error {
+	source := ""
+	switch cluster, err := spec.Load(s.file); {
+	case err == nil:
+		source = cluster.OSList
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	display := s.display(c)
+	list, err := imagebuilder.OSList(c.Context(), source, display)
+	display.Close()
+	if err != nil {
+		return err
+	}
+	if source == "" {
+		source = oslist.DefaultURL
+	}
+	entries := list.Entries()
+	if s.json {
+		if entries == nil {
+			entries = []oslist.Entry{}
+		}
+		out := json.NewEncoder(c.OutOrStdout())
+		out.SetIndent("", "  ")
+		return out.Encode(struct {
+			List   string         `json:"list"`
+			Images []oslist.Entry `json:"images"`
+		}{download.Shown(source), entries})
+	}
+	t := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "NAME\tRELEASED\tDOWNLOAD\tARCH\tTITLE")
+	for _, e := range entries {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", e.Name, dash(e.Released), dash(mebibytes(e.Size)), dash(e.Architecture), e.Title)
+	}
+	return t.Flush()
+}
