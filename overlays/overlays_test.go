@@ -38,7 +38,7 @@ func exampleData(name string, edit ...func(*overlays.Data)) overlays.Data {
 	}
 	d := overlays.Data{
 		Cluster: "homelab", Domain: "chappa.example", Name: name, Hosts: hosts,
-		User: overlays.User{Name: "pi"}, Network: overlays.CNAT,
+		User: overlays.User{Name: "pi"}, Network: overlays.CNAT, Release: "bookworm",
 		Timezone: "Europe/London", Locale: "en_GB.UTF-8",
 		Epoch: time.Unix(1700000000, 0).UTC(),
 		Identity: overlays.Identity{
@@ -79,6 +79,9 @@ func wifi(d *overlays.Data) {
 // bullseye has dhcpcd for NetworkManager, and the oldest systemd and sshd.
 func bullseye(d *overlays.Data) { d.Release = "bullseye" }
 
+// trixie has its locale elsewhere.
+func trixie(d *overlays.Data) { d.Release = "trixie" }
+
 func password(d *overlays.Data) { d.User.Password, d.User.SudoPassword = true, true }
 
 // variants are the targets of which every file is compared.
@@ -95,6 +98,7 @@ var variants = []struct {
 	{"controller-bullseye-cbridge-wifi", exampleData("controller", bullseye, bridged, wifi)},
 	{"controller-bullseye-cbridge", exampleData("controller", bullseye, bridged)},
 	{"node-bullseye", exampleData("p1", bullseye)},
+	{"controller-trixie-cnat-wifi", exampleData("controller", trixie, wifi)},
 	{"node-cnat", exampleData("p1")},
 	{"node-cbridge", exampleData("p17", bridged, func(d *overlays.Data) {
 		d.DNS = []netip.Addr{netip.MustParseAddr("9.9.9.9"), netip.MustParseAddr("2620:fe::fe")}

@@ -31,6 +31,9 @@ var bullseye = quirks{
 		e.radio()
 		e.cmdline(firstBootWords, firstBootKeys)
 		e.config()
+		if e.target.Model == "5" {
+			e.problem(true, "a model 5 does not start bullseye, whose firmware and kernel are older than it", "use an image of bookworm or newer for it: controller: {base: {image: raspios_lite_arm64}}")
+		}
 		e.needSystem()
 		e.needDhcpcd()
 	},

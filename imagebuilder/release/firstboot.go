@@ -4,6 +4,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"hatchery/overlays"
 )
 
 // What Raspberry Pi OS does when it boots for the first time, in every release
@@ -45,9 +47,13 @@ var firstBootWords = []string{
 // firstBootKeys are the keys of such words: Raspberry Pi Imager's firstrun.sh.
 var firstBootKeys = []string{"systemd.run", "systemd.run_success_action", "systemd.run_failure_action"}
 
+// wizard is the account that the desktop's first-boot wizard runs as. It is the
+// system's, beside the stock user, or has its number.
+const wizard = "rpi-first-boot-wizard"
+
 // stockUsers are what the image's first account is called, number 1000 in every
 // release.
-var stockUsers = []string{"pi", "rpi-first-boot-wizard"}
+var stockUsers = []string{"pi", wizard}
 
 // system does what is the same in every release.
 func (e *editor) system(bootPath string) {
@@ -86,6 +92,7 @@ func (e *editor) firstBoot(units, paths []string) {
 			}
 		}
 	}
+	e.loginScreen()
 	// userconf-pi takes the log-in off the first console while it waits.
 	e.link(system+"/getty.target.wants/getty@tty1.service", "/lib/systemd/system/getty@.service")
 }
@@ -97,5 +104,19 @@ func (e *editor) hostKeys() {
 		if strings.HasPrefix(file, "ssh_host_") {
 			e.remove("/etc/ssh/" + file)
 		}
+	}
+}
+
+// loginScreen has the desktop's log-in screen log nobody in that is of the
+// first-boot wizard.
+func (e *editor) loginScreen() {
+	const file = "/etc/lightdm/lightdm.conf"
+	if !e.isFile(file) {
+		return
+	}
+	data, _ := e.read(file)
+	text := strings.ReplaceAll("\n"+string(data), "\nautologin-user="+wizard+"\n", "\n#autologin-user=\n")[1:]
+	if text != string(data) {
+		e.write(overlays.Entry{Path: file, Mode: 0o644, Content: []byte(text)})
 	}
 }

@@ -91,6 +91,44 @@ func bookworm(edit ...func(fstest.MapFS)) fstest.MapFS {
 	return tree
 }
 
+// release gives a tree of bookworm's another os-release.
+func ofRelease(number, codename string) func(fstest.MapFS) {
+	return put("usr/lib/os-release", strings.NewReplacer("12", number, "bookworm", codename).Replace(osRelease))
+}
+
+// bullseye is the same of Raspberry Pi OS bullseye.
+func bullseye(edit ...func(fstest.MapFS)) fstest.MapFS {
+	return bookworm(append([]func(fstest.MapFS){
+		ofRelease("11", "bullseye"),
+		put("etc/fstab", "proc            /proc           proc    defaults          0       0\nPARTUUID=4e639091-01  /boot           vfat    defaults,flush    0       2\nPARTUUID=4e639091-02  /               ext4    defaults,noatime  0       1\n"),
+		put("usr/sbin/dhcpcd", ""), put("usr/sbin/wpa_supplicant", ""),
+		put("var/lib/systemd/rfkill/platform-3f300000.mmcnr:wlan", "1\n"), put("var/lib/systemd/rfkill/platform-fe300000.mmcnr:wlan", "1\n"), put("var/lib/systemd/rfkill/platform-soc:bluetooth", "0\n"),
+		remove("etc/systemd/system/multi-user.target.wants/NetworkManager.service"),
+		link("etc/systemd/system/multi-user.target.wants/dhcpcd.service", "/lib/systemd/system/dhcpcd.service"),
+		link("etc/systemd/system/dhcpcd5.service", "/lib/systemd/system/dhcpcd.service"),
+		put("etc/systemd/system/dhcpcd.service.d/wait.conf", "[Service]\nExecStart=\nExecStart=/usr/sbin/dhcpcd -w -q\n"),
+		put("var/lib/dpkg/status", "Package: dpkg\nStatus: install ok installed\nArchitecture: armhf\n"),
+	}, edit...)...)
+}
+
+// trixie is the same of Raspberry Pi OS trixie, since it has cloud-init.
+func trixie(edit ...func(fstest.MapFS)) fstest.MapFS {
+	return bookworm(append([]func(fstest.MapFS){
+		ofRelease("13", "trixie"),
+		remove("etc/init.d/resize2fs_once", "etc/rc3.d/S01resize2fs_once", "etc/sudoers.d/010_pi-nopasswd",
+			"etc/systemd/system/multi-user.target.wants/regenerate_ssh_host_keys.service"),
+		link("etc/systemd/system/sysinit.target.wants/rpi-resize.service", "/usr/lib/systemd/system/rpi-resize.service"),
+		link("etc/systemd/system/multi-user.target.wants/rpi-usb-gadget-ics.service", "/usr/lib/systemd/system/rpi-usb-gadget-ics.service"),
+		link("etc/systemd/system/cloud-init.target.wants/cloud-init-main.service", "/usr/lib/systemd/system/cloud-init-main.service"),
+		link("etc/systemd/system/cloud-init.target.wants/cloud-init-local.service", "/usr/lib/systemd/system/cloud-init-local.service"),
+		link("etc/systemd/system/cloud-config.target.wants/cloud-init-hotplugd.socket", "/usr/lib/systemd/system/cloud-init-hotplugd.socket"),
+		put("etc/cloud/cloud.cfg", "ssh_deletekeys: true\n"),
+		put("usr/lib/netplan/00-network-manager-all.yaml", "network:\n  version: 2\n  renderer: NetworkManager\n"),
+		put("etc/passwd", "root:x:0:0:root:/root:/bin/bash\nsystemd-timesync:x:991:991:systemd Time Synchronization:/:/usr/sbin/nologin\npi:x:1000:1000:,,,:/home/pi:/usr/sbin/nologin\n"),
+		put("var/lib/dpkg/arch", "armhf\narm64\n"),
+	}, edit...)...)
+}
+
 func remove(paths ...string) func(fstest.MapFS) {
 	return func(tree fstest.MapFS) {
 		for _, p := range paths {
@@ -146,6 +184,8 @@ func target(edit ...func(*release.Target)) release.Target {
 }
 
 func controller(t *release.Target) { t.Controller = true }
+
+func inBritain(t *release.Target) { t.WifiCountry = "GB" }
 
 func bridged(t *release.Target) { t.Bridged = true }
 
@@ -207,7 +247,7 @@ func describe(e *release.Edits) []byte {
 	return b.Bytes()
 }
 
-func TestBookworm(t *testing.T) {
+func TestReleases(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		tree   fstest.MapFS
@@ -218,6 +258,18 @@ func TestBookworm(t *testing.T) {
 			t.WifiCountry, t.PasswordHash, t.Cmdline, t.Config = "GB", "$y$j9T$a$b", []string{"quiet"}, []string{"dtparam=audio=off"}
 		})},
 		{"node", bookworm(), target()},
+		{"bullseye-controller", bullseye(), target(controller)},
+		{"bullseye-controller-cbridge", bullseye(), target(controller, bridged)},
+		{"bullseye-controller-cbridge-wifi", bullseye(), target(controller, bridged, inBritain)},
+		{"bullseye-node", bullseye(), target()},
+		{"trixie-controller", trixie(), target(controller, inBritain)},
+		{"trixie-node", trixie(), target()},
+		{"trixie-node-used", trixie(
+			// cloud-init has done its work, and the gadget was switched on.
+			put("etc/netplan/50-cloud-init.yaml", "network: {version: 2}\n"), put("usr/lib/modules-load.d/usb-gadget.conf", "g_ether\n"),
+			link("etc/systemd/system/multi-user.target.wants/rpi-preseed.service", "/usr/lib/systemd/system/rpi-preseed.service"),
+		), target()},
+		{"trixie-node-preseed", trixie(remove("etc/cloud/cloud.cfg")), target()},
 		{"node-renamed", bookworm(), target(func(t *release.Target) { t.User, t.Locale = "jack", "de_DE.UTF-8" })},
 		{"node-bare", bookworm(
 			remove("home/pi/.bashrc", "etc/locale.gen", "etc/fstab", "usr/bin/sudo", "usr/sbin/modprobe", "usr/lib/systemd/systemd-networkd"),
