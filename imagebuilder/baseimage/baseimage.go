@@ -8,8 +8,13 @@
 //	index/source-<sha256>.json             which image came out of a source
 //	index/image-<sha256>.json              size, times and inode of a cached image
 //	index/file-<sha256 of the path>.json   the digest of a local file, by its size, times and inode
+//	index/download-<sha256>.json           what a download is of
 //	downloads/<sha256>.part                what has come of a download so far
-//	locks/*.lock                           one build at a time prepares an image
+//	locks/source-*.lock, locks/image-*.lock  one build at a time prepares an image
+//	locks/use-<sha256 of the raw image>.lock held by who reads an image; its time is that of the last use
+//
+// So an image that a build reads stays where it is, whatever [Cache.Prune] is
+// told, until the build closes it or ends.
 //
 // A local file is hashed when it is first used. Later builds believe the
 // recorded digest while path, size, inode, and the times of the last
@@ -35,6 +40,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gofrs/flock"
 	"github.com/opencontainers/go-digest"
 
 	"hatchery/internal/download"
@@ -51,9 +57,18 @@ type Ref struct {
 	// without `sha256:` before them. A URL needs one; for a file it may be
 	// empty.
 	SHA256 string
+	// Size is how many bytes that file has; 0 where that is unknown. A server
+	// that says otherwise is not asked for more.
+	Size int64
+	// ImageSHA256 is the digest of the raw image in the file, and ImageSize
+	// the bytes that it has, as far as they are known: what comes out of the
+	// file is compared with them.
+	ImageSHA256 string
+	ImageSize   int64
 }
 
-// An Image is a base image in the cache, ready for use.
+// An Image is a base image in the cache, ready for use. It is in use until it
+// is closed.
 type Image struct {
 	Path   string        // of the raw image: sparse and read-only
 	Digest digest.Digest // of the raw image's content
@@ -62,6 +77,17 @@ type Image struct {
 	Source       string        // as the Ref had it; a URL without account, query and fragment
 	SourceDigest digest.Digest // of the file that Source names
 	SourceSize   int64         // in bytes
+
+	use *flock.Flock
+}
+
+// Close says that the image is not needed any more. Until then no Prune of
+// this or another process removes it.
+func (i *Image) Close() error {
+	if i.use == nil {
+		return nil
+	}
+	return i.use.Close()
 }
 
 // An InputError is a mistake in what the user gave: a wrong digest, a file
@@ -86,10 +112,26 @@ type Cache struct {
 	settled time.Duration // see the constant
 }
 
+// An Option changes how a cache works.
+type Option func(*Cache)
+
+// Offline makes a cache that fetches nothing: what it does not have is an
+// [*OfflineError].
+func Offline() Option { return func(c *Cache) { c.client.Offline = true } }
+
+// An OfflineError says that an image is not in the cache and nothing is
+// fetched. It comes within an [*InputError].
+type OfflineError struct{ Name string }
+
+func (e *OfflineError) Error() string {
+	return "it is not in the cache, and nothing is fetched offline: build once with a network," +
+		" or bring " + e.Name + " here by other means and name that file"
+}
+
 // OpenCache opens the cache in dir and makes it where it is not there. An
 // empty dir is hatchery's folder in the user's cache folder
 // ($XDG_CACHE_HOME/hatchery on Linux).
-func OpenCache(dir string) (*Cache, error) {
+func OpenCache(dir string, options ...Option) (*Cache, error) {
 	if dir == "" {
 		user, err := os.UserCacheDir()
 		if err != nil {
@@ -102,6 +144,9 @@ func OpenCache(dir string) (*Cache, error) {
 		return nil, err
 	}
 	c := &Cache{dir: dir, client: download.New(), most: maxDownload, settled: settled}
+	for _, o := range options {
+		o(c)
+	}
 	for _, sub := range []string{c.images(), c.index(), c.downloads(), c.locks()} {
 		if err := os.MkdirAll(sub, 0o700); err != nil {
 			return nil, fmt.Errorf("cannot make the cache: %w", err)
@@ -114,6 +159,9 @@ func OpenCache(dir string) (*Cache, error) {
 	}
 	return c, nil
 }
+
+// Dir is the cache's folder.
+func (c *Cache) Dir() string { return c.dir }
 
 func (c *Cache) images() string    { return filepath.Join(c.dir, "images") }
 func (c *Cache) index() string     { return filepath.Join(c.dir, "index") }
@@ -139,7 +187,11 @@ func (c *Cache) get(ctx context.Context, ref Ref, report progress.Reporter) (*Im
 	if err != nil {
 		return nil, err
 	}
-	src := &source{cache: c, name: publicName(ref.Source), report: report}
+	src := &source{cache: c, name: publicName(ref.Source), size: ref.Size, report: report}
+	if src.image.digest, err = parseDigest(ref.ImageSHA256); err != nil {
+		return nil, err
+	}
+	src.image.size = ref.ImageSize
 	if isURL(ref.Source) {
 		if want == "" {
 			return nil, inputErrorf("a URL needs the sha256 of the file that it names: take it from the download page"+
@@ -150,16 +202,16 @@ func (c *Cache) get(ctx context.Context, ref Ref, report progress.Reporter) (*Im
 		return nil, err
 	}
 
-	if image := c.lookup(ctx, src); image != nil {
-		return image, nil
+	if image, err := c.lookup(ctx, src); image != nil || err != nil {
+		return image, err
 	}
 	unlock, err := c.lock(ctx, "source-"+src.digest.Encoded(), "wait for another build that prepares "+src.base(), report)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	if image := c.lookup(ctx, src); image != nil {
-		return image, nil
+	if image, err := c.lookup(ctx, src); image != nil || err != nil {
+		return image, err
 	}
 	return c.prepare(ctx, src)
 }

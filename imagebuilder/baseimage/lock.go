@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+	"github.com/opencontainers/go-digest"
 
 	"hatchery/internal/atomicfile"
 	"hatchery/internal/progress"
@@ -40,6 +41,36 @@ func (c *Cache) lock(ctx context.Context, name, waiting string, report progress.
 		return nil, fmt.Errorf("cannot lock %s: %w", l.Path(), err)
 	}
 	return func() { l.Close() }, nil
+}
+
+func useLock(d digest.Digest) string { return "use-" + d.Encoded() }
+
+// use takes an image for reading: until the lock is closed, nobody removes it.
+// Where no lock can be had, as on some network file systems, there is no harm:
+// nobody gets the one that is needed to remove it either.
+func (c *Cache) use(ctx context.Context, d digest.Digest) (*flock.Flock, error) {
+	l := c.lockFile(useLock(d))
+	if _, err := l.TryRLockContext(ctx, lockPoll); err != nil && ctx.Err() != nil {
+		l.Close()
+		return nil, ctx.Err()
+	}
+	return l, nil
+}
+
+// used records that an image is used now. It only ever delays its removal, so
+// a record that cannot be written is no failure.
+func (c *Cache) used(d digest.Digest) {
+	now := time.Now()
+	_ = os.Chtimes(c.lockFile(useLock(d)).Path(), now, now)
+}
+
+// lastUse is when an image was last used, as far as that is on record.
+func (c *Cache) lastUse(d digest.Digest) (time.Time, bool) {
+	info, err := os.Stat(c.lockFile(useLock(d)).Path())
+	if err != nil {
+		return time.Time{}, false
+	}
+	return info.ModTime(), true
 }
 
 // partialImage is where the image of a source is written until its digest is

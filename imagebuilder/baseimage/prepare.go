@@ -16,7 +16,7 @@ import (
 
 // prepare makes the cached image from a source. The caller holds the source's
 // lock.
-func (c *Cache) prepare(ctx context.Context, src *source) (*Image, error) {
+func (c *Cache) prepare(ctx context.Context, src *source) (image *Image, err error) {
 	c.sweep()
 	f, err := c.open(ctx, src)
 	if err != nil {
@@ -42,20 +42,33 @@ func (c *Cache) prepare(ctx context.Context, src *source) (*Image, error) {
 	if out.size%512 != 0 {
 		return nil, inputErrorf("the image has %d bytes, which is no whole number of sectors: it was cut short somewhere; get it again", out.size)
 	}
+	if err := src.checkImage(out); err != nil {
+		return nil, err
+	}
+	use, err := c.use(ctx, out.digest)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			use.Close()
+		}
+	}()
 	if err := c.keep(ctx, src, partial, out); err != nil {
 		return nil, err
 	}
+	c.used(out.digest)
 	r := sourceRecord{Format: recordFormat, Image: out.digest, SourceSize: info.Size(), Name: src.name}
 	if err := writeRecord(c.record("source", src.digest.Encoded()), r); err != nil {
 		return nil, err
 	}
 	if src.url != "" {
 		f.Close()
-		os.Remove(f.Name()) // the image is what is needed from now on
+		c.forgetDownload(src.digest) // the image is what is needed from now on
 	}
 	return &Image{
 		Path: c.imagePath(out.digest), Digest: out.digest, Size: out.size,
-		Source: src.name, SourceDigest: src.digest, SourceSize: info.Size(),
+		Source: src.name, SourceDigest: src.digest, SourceSize: info.Size(), use: use,
 	}, nil
 }
 

@@ -24,6 +24,14 @@ type sourceRecord struct {
 	Name       string        `json:"name"` // for people
 }
 
+// A downloadRecord says what a download is of.
+type downloadRecord struct {
+	Format int    `json:"format"`
+	Name   string `json:"name"`           // for people
+	Size   int64  `json:"size,omitempty"` // of the whole, where it is known
+	Whole  bool   `json:"whole"`          // it is here and has the right digest
+}
+
 // An imageRecord says how a cached image looked when it was made.
 type imageRecord struct {
 	Format int       `json:"format"`
@@ -76,19 +84,33 @@ func writeRecord(place string, r any) error {
 
 // lookup gives the cached image for src; nil where there is none, or it is
 // not as it was left.
-func (c *Cache) lookup(ctx context.Context, src *source) *Image {
+func (c *Cache) lookup(ctx context.Context, src *source) (*Image, error) {
 	var r sourceRecord
 	if !readRecord(c.record("source", src.digest.Encoded()), &r) || r.Format != recordFormat || r.Image.Validate() != nil {
-		return nil
+		// The image that is to come out of it may have come out of another
+		// file: an .img of a friend's, or the same packed anew.
+		if src.image.digest == "" || src.size == 0 {
+			return nil, nil
+		}
+		r = sourceRecord{Image: src.image.digest, SourceSize: src.size}
+	}
+	use, err := c.use(ctx, r.Image)
+	if err != nil {
+		return nil, err
 	}
 	size, ok := c.intact(ctx, r.Image, src)
-	if !ok {
-		return nil
+	if ok {
+		err = src.checkImage(unpacked{r.Image, size})
 	}
+	if !ok || err != nil {
+		use.Close()
+		return nil, err
+	}
+	c.used(r.Image)
 	return &Image{
 		Path: c.imagePath(r.Image), Digest: r.Image, Size: size,
-		Source: src.name, SourceDigest: src.digest, SourceSize: r.SourceSize,
-	}
+		Source: src.name, SourceDigest: src.digest, SourceSize: r.SourceSize, use: use,
+	}, nil
 }
 
 // partialDownload is where a source comes to lie while it is fetched. Who holds

@@ -21,7 +21,8 @@ type source struct {
 	name   string // as the user wrote it, as far as it may be shown
 	url    string // as the user wrote it, never to be shown; empty for a local file
 	digest digest.Digest
-	size   int64 // 0 where it is unknown
+	size   int64    // 0 where it is unknown
+	image  unpacked // what is to come out of it, as far as that is known
 	report progress.Reporter
 
 	// Of a local file:
@@ -82,6 +83,10 @@ func (s *source) identify(ctx context.Context, want digest.Digest) error {
 		n, _ := f.ReadAt(head, 0)
 		return wrongDigest(want, s.digest, head[:n])
 	}
+	if s.size > 0 && s.size != s.state.Size {
+		return inputErrorf("it has %d bytes, but %d are expected", s.state.Size, s.size)
+	}
+	s.size = s.state.Size
 	return nil
 }
 
@@ -91,6 +96,23 @@ func wrongDigest(want, got digest.Digest, head []byte) error {
 		hint = "it " + k.is() + ": look at where it came from"
 	}
 	return inputErrorf("wrong sha256: expected %s, got %s; %s", want.Encoded(), got.Encoded(), hint)
+}
+
+// checkImage compares the image that came out of the source with the one that
+// is expected.
+func (s *source) checkImage(got unpacked) error {
+	switch want := s.image; {
+	case want.size > 0 && got.size != want.size:
+		return wrongImageSize(want.size, got.size)
+	case want.digest != "" && got.digest != want.digest:
+		return inputErrorf("the image in it has another sha256 than is expected: expected %s, got %s;"+
+			" look at where the digests came from", want.digest.Encoded(), got.digest.Encoded())
+	}
+	return nil
+}
+
+func wrongImageSize(want, got int64) error {
+	return inputErrorf("the image in it has %d bytes, but %d are expected: look at where the numbers came from", got, want)
 }
 
 // unchanged says whether a local file is still what was hashed.

@@ -49,6 +49,9 @@ func unpackXZ(ctx context.Context, src *source, f *os.File, size int64, dst *os.
 	if err != nil {
 		return u, 0, xzError(err)
 	}
+	if want := src.image.size; want > 0 && total != want {
+		return u, 0, wrongImageSize(want, total)
+	}
 	w, err := sparse.NewWriter(dst)
 	if err != nil {
 		return u, total, err
@@ -146,7 +149,7 @@ func unpackStream(ctx context.Context, src *source, format format, f *os.File, s
 	defer func() { task.End(err) }()
 	in.add = task.Add
 	hash := sha256.New()
-	first := true
+	first, written := true, int64(0)
 	err = relay(ctx, r, func(p []byte) error {
 		if first {
 			first = false
@@ -155,6 +158,10 @@ func unpackStream(ctx context.Context, src *source, format format, f *os.File, s
 			}
 		}
 		hash.Write(p)
+		written += int64(len(p))
+		if want := src.image.size; want > 0 && written > want {
+			return inputErrorf("the image in it has more than the %d bytes that are expected: look at where the numbers came from", want)
+		}
 		_, err := w.Write(p)
 		return err
 	})

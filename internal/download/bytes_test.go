@@ -14,12 +14,16 @@ import (
 	"hatchery/internal/download"
 )
 
-// quick is a client that trusts a test's server, and gives up soon.
+// quick is a client that trusts a test's server, and tries again at once.
 func quick(s *httptest.Server) *download.Client {
 	c := download.New()
-	c.Transport, c.Stall, c.Pause = s.Client().Transport, 200*time.Millisecond, time.Millisecond
+	c.Transport, c.Pause = s.Client().Transport, time.Millisecond
 	return c
 }
+
+// brief is how long a client waits for a server that stands still. It is long
+// enough for one that does not, on a machine that does other things too.
+const brief = 500 * time.Millisecond
 
 func TestBytes(t *testing.T) {
 	const document = "a list of images"
@@ -31,6 +35,7 @@ func TestBytes(t *testing.T) {
 		says     string
 		input    bool
 		notFound bool
+		stalls   bool
 	}{
 		{summary: "fine", requests: 1},
 		{summary: "as long as it may be", most: int64(len(document)), requests: 1},
@@ -50,7 +55,7 @@ func TestBytes(t *testing.T) {
 			}
 			fmt.Fprint(w, document)
 		}},
-		{summary: "a body that stands still, then fine", requests: 2, answer: func(n int, w http.ResponseWriter, r *http.Request) {
+		{summary: "a body that stands still, then fine", stalls: true, requests: 2, answer: func(n int, w http.ResponseWriter, r *http.Request) {
 			if n == 1 {
 				fmt.Fprint(w, document[:5])
 				w.(http.Flusher).Flush()
@@ -59,7 +64,7 @@ func TestBytes(t *testing.T) {
 			}
 			fmt.Fprint(w, document)
 		}},
-		{summary: "no answer, again and again", requests: 3, says: "cannot download it: nothing came for 200ms",
+		{summary: "no answer, again and again", stalls: true, requests: 3, says: "cannot download it: nothing came for 500ms",
 			answer: func(n int, w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }},
 		{summary: "hangs up, again and again", requests: 3, says: "cannot download it: unexpected EOF",
 			answer: func(n int, w http.ResponseWriter, r *http.Request) {
@@ -88,6 +93,7 @@ func TestBytes(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.summary, func(t *testing.T) {
+			t.Parallel()
 			var requests atomic.Int32
 			s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				n := int(requests.Add(1))
@@ -101,7 +107,11 @@ func TestBytes(t *testing.T) {
 			if test.most == 0 {
 				test.most = 1 << 20
 			}
-			got, err := quick(s).Bytes(t.Context(), s.URL+"/list.json?token=T0KEN", test.most)
+			client := quick(s)
+			if test.stalls {
+				client.Stall = brief
+			}
+			got, err := client.Bytes(t.Context(), s.URL+"/list.json?token=T0KEN", test.most)
 			if test.says == "" && (err != nil || string(got) != document) {
 				t.Errorf("got %q, %v", got, err)
 			}

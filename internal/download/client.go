@@ -18,6 +18,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -50,21 +51,12 @@ func New() *Client {
 // nothing from either.
 func newTransport() http.RoundTripper {
 	return &http.Transport{
-		Proxy:                 proxy,
+		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 30 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   30 * time.Second,
 		ResponseHeaderTimeout: time.Minute,
 		DisableKeepAlives:     true,
 	}
-}
-
-func proxy(request *http.Request) (*url.URL, error) {
-	u, err := http.ProxyFromEnvironment(request)
-	if err != nil {
-		// The error of net/http quotes all of it, the password too.
-		return nil, inputErrorf("the proxy that the environment names (HTTPS_PROXY, HTTP_PROXY) is no URL: correct or unset it")
-	}
-	return u, nil
 }
 
 const (
@@ -201,6 +193,10 @@ func (c *Client) exchange(ctx context.Context, rawURL string, header http.Header
 	var input *InputError
 	var certificate *tls.CertificateVerificationError
 	switch {
+	case err == nil && context.Cause(ctx) != nil:
+		// The answer may be to the end of the question.
+		response.Body.Close()
+		return nil, &passing{err: context.Cause(ctx)}
 	case err == nil:
 		return response, nil
 	case errors.As(err, &input):
@@ -274,6 +270,11 @@ func (a *answer) Read(p []byte) (int, error) {
 	if n > 0 {
 		a.watchdog.pat()
 	}
+	if err == nil || errors.Is(err, io.EOF) && a.ContentLength >= 0 {
+		return n, err
+	}
+	// Also of an end: a server that sees the connection close may end what it
+	// did not say the length of.
 	return n, a.watchdog.blame(err)
 }
 

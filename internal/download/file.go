@@ -211,7 +211,7 @@ func (t *transfer) attempt(ctx context.Context) error {
 	if t.have > 0 && !t.whole {
 		header.Set("Range", fmt.Sprintf("bytes=%d-", t.have))
 		// A weak tag does not vouch for bytes (RFC 9110, 13.1.5).
-		if tag := t.version.etag; strings.HasPrefix(tag, `"`) && t.changes < maxChanges {
+		if tag := t.version.etag; strings.HasPrefix(tag, `"`) && (t.want == "" || t.changes < maxChanges) {
 			header.Set("If-Range", tag)
 		}
 	}

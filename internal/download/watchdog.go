@@ -30,13 +30,13 @@ func (w *watchdog) stop() {
 	w.cancel(nil)
 }
 
-// blame names what ended a body before its end.
+// blame names what ended a body, which may be before its end.
 func (w *watchdog) blame(err error) error {
-	if err == nil || errors.Is(err, io.EOF) {
-		return err
-	}
 	if cause := context.Cause(w.ctx); cause != nil {
-		err = cause
+		return &passing{err: cause}
+	}
+	if errors.Is(err, io.EOF) {
+		return err
 	}
 	return &passing{err: &discreetError{err}}
 }
