@@ -3,6 +3,7 @@ package ext4_test
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -202,5 +203,50 @@ func TestAllocatedSeesThroughWrongCounts(t *testing.T) {
 	var corrupt *ext4.CorruptError
 	if !errors.As(err, &corrupt) || !strings.Contains(err.Error(), "never used") {
 		t.Fatal(err)
+	}
+}
+
+// Whatever is damaged, what is given lies within the device, in order.
+func TestAllocatedOfDamage(t *testing.T) {
+	for _, name := range []string{"buster-4k", "bookworm-1k", "deb-default-4k"} {
+		t.Run(name, func(t *testing.T) {
+			m := loaded(t, ext4test.Named(t, name), 16<<20)
+			random := rand.New(rand.NewPCG(1, 2))
+			given := 0
+			for range 3000 {
+				// In superblock and descriptors, whose checksums come right
+				// again where there are any, or behind them.
+				d := &memory{data: m.data}
+				at := 1024 + random.IntN(8192)
+				if random.IntN(2) == 0 {
+					at = 1024 + random.IntN(1<<20)
+				}
+				was := slices.Clone(d.data[at : at+4])
+				super := slices.Clone(d.data[1024:2048])
+				flip := byte(random.Uint32()) | 1
+				d.data[at+random.IntN(4)] ^= flip
+				if at < 2048 {
+					sealSuper(d.data)
+				}
+				if fs, err := ext4.OpenReadOnly(d, int64(len(d.data))); err == nil {
+					end := int64(-1)
+					err := fs.Allocated(func(offset, length int64) error {
+						if offset <= end || length <= 0 || offset+length > int64(len(d.data)) {
+							t.Fatalf("%d bytes at %d, after a range that ends at %d", length, offset, end)
+						}
+						end = offset + length
+						return nil
+					})
+					if err == nil {
+						given++
+					}
+				}
+				copy(d.data[at:], was)
+				copy(d.data[1024:], super)
+			}
+			if given == 0 || given == 3000 {
+				t.Errorf("%d of 3000 were accepted, so this shows little", given)
+			}
+		})
 	}
 }
