@@ -54,4 +54,18 @@ func BenchmarkBuild(b *testing.B) {
 			build(b, clusters[i%2], images)
 		}
 	})
+	quick := images
+	quick.NoSums = true
+	b.Run("one host name changed, no SHA256SUMS", func(b *testing.B) {
+		for i := 1; b.Loop(); i++ {
+			build(b, clusters[i%2], quick)
+		}
+	})
+	b.Run("plan of five", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := imagebuilder.Plan(context.Background(), clusters[0], imagebuilder.Options{Cache: filepath.Join(dir, "cache")}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }

@@ -114,6 +114,7 @@ func planTarget(ctx context.Context, base *baseInUse, t spec.Target, e *edits, e
 	if err != nil {
 		return plan, err
 	}
+	root := e.table.Partitions[rootPartition-1] // apply grows it in the table
 	if err := e.apply(ctx, device, epoch); err != nil {
 		return plan, err
 	}
@@ -125,11 +126,16 @@ func planTarget(ctx context.Context, base *baseInUse, t spec.Target, e *edits, e
 	if err != nil {
 		return plan, err
 	}
+	equal, err := newUnchanged(base, device, root, e.grow, device.Extents(), e.release.BootPath)
+	if err != nil {
+		return plan, err
+	}
 	reasons := e.reasons()
 	plan.Difference, err = difference.Compare(ctx, was, is, difference.Options{
 		WasName: base.image.Source, IsName: t.Name,
 		Reason:  func(path string) string { return reasons[path].from },
 		Private: func(path string) bool { return reasons[path].secret || diskimage.Private(path) },
+		Same:    equal.same,
 	})
 	return plan, err
 }
