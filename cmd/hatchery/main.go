@@ -72,6 +72,7 @@ one file, cluster.yaml, and one Raspberry Pi OS image. It needs no root, no
 loop device, no chroot and no emulator.`,
 		Example: `  hatchery init                # write a cluster.yaml to start from
   hatchery check               # is it valid?
+  hatchery plan                # what will build change?
   hatchery build               # out/controller.img, out/p1.img … out/p4.img`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -88,7 +89,7 @@ loop device, no chroot and no emulator.`,
 	flags.StringVarP(&s.file, "file", "f", "cluster.yaml", "the cluster file")
 	flags.BoolVarP(&s.quiet, "quiet", "q", false, "no progress")
 	flags.BoolVar(&s.json, "json", false, "print the result as JSON, and progress and errors as lines of JSON on stderr")
-	root.AddCommand(newInit(s), newCheck(s), newBuild(s))
+	root.AddCommand(newInit(s), newCheck(s), newPlan(s), newBuild(s), newInspect(s), newLock(s))
 	root.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 	return root
 }
