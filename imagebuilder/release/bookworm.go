@@ -13,7 +13,7 @@ var bookworm = quirks{
 		e.firstBoot(firstBootUnits, append([]string{
 			"/etc/systemd/system/multi-user.target.wants/dhcpcd.service", // a second manager of the links
 		}, firstBootFiles...))
-		e.system("/boot/firmware")
+		e.everywhere("/boot/firmware")
 		e.networkManager()
 		e.cmdline(firstBootWords, firstBootKeys)
 		e.config()

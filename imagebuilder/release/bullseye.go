@@ -20,14 +20,16 @@ var bullseye = quirks{
 		units := append([]string{
 			"NetworkManager.service", // somebody may have chosen it; there is one manager of the links
 		}, firstBootUnits...)
-		if !e.usesDhcpcd() {
+		if !e.leavesUplink() {
 			units = append(units, "dhcpcd.service")
 		}
 		e.firstBoot(units, firstBootFiles)
-		if !e.usesDhcpcd() {
-			e.remove("/etc/systemd/system/dhcpcd5.service") // its other name
+		if e.leavesUplink() {
+			e.enable("dhcpcd.service")
+		} else {
+			e.remove(system + "/dhcpcd5.service") // its other name
 		}
-		e.system("/boot")
+		e.everywhere("/boot")
 		e.radio()
 		e.cmdline(firstBootWords, firstBootKeys)
 		e.config()
@@ -39,14 +41,10 @@ var bullseye = quirks{
 	},
 }
 
-// usesDhcpcd says whether a link of the target is left to dhcpcd. Which ones,
-// its configuration says: overlays/controller/etc/dhcpcd.conf.tmpl.
-func (e *editor) usesDhcpcd() bool {
-	return e.target.Controller && (!e.target.Bridged || e.target.WifiCountry != "")
-}
-
+// needDhcpcd reports what dhcpcd, where the target uses it, lacks. Which links
+// it has is said in its configuration, overlays/controller/etc/dhcpcd.conf.tmpl.
 func (e *editor) needDhcpcd() {
-	if !e.usesDhcpcd() {
+	if !e.leavesUplink() {
 		return
 	}
 	e.need("/usr/sbin/dhcpcd", true, "dhcpcd is missing, which connects the controller to the LAN", "use an image with dhcpcd5, as every Raspberry Pi OS bullseye is")

@@ -55,8 +55,8 @@ const wizard = "rpi-first-boot-wizard"
 // release.
 var stockUsers = []string{"pi", wizard}
 
-// system does what is the same in every release.
-func (e *editor) system(bootPath string) {
+// everywhere does what is the same in every release.
+func (e *editor) everywhere(bootPath string) {
 	e.hostKeys()
 	e.accounts(stockUsers)
 	e.clock()
@@ -64,13 +64,15 @@ func (e *editor) system(bootPath string) {
 	e.fstab(bootPath)
 }
 
+// system is where the units are that the administrator, or hatchery, has.
+const system = "/etc/systemd/system"
+
 // firstBoot switches units and other machinery off that would change the
 // system when it boots for the first time.
 func (e *editor) firstBoot(units, paths []string) {
 	for _, p := range paths {
 		e.remove(p)
 	}
-	const system = "/etc/systemd/system"
 	for _, dir := range e.list(system) {
 		if !strings.HasSuffix(dir, ".wants") && !strings.HasSuffix(dir, ".requires") {
 			continue
@@ -95,6 +97,17 @@ func (e *editor) firstBoot(units, paths []string) {
 	e.loginScreen()
 	// userconf-pi takes the log-in off the first console while it waits.
 	e.link(system+"/getty.target.wants/getty@tty1.service", "/lib/systemd/system/getty@.service")
+}
+
+// enable switches a unit on that the target needs, where somebody has switched
+// it off in the image: it was a node's, or had another network manager.
+func (e *editor) enable(unit string) {
+	if target, err := e.root.Readlink(path.Join(system, unit)); err == nil && target == "/dev/null" {
+		e.remove(path.Join(system, unit))
+	}
+	if wants := path.Join(system, "multi-user.target.wants", unit); !e.exists(wants) {
+		e.link(wants, "/lib/systemd/system/"+unit)
+	}
 }
 
 // hostKeys removes the host keys that came with the image: the overlays bring

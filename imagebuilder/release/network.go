@@ -10,6 +10,9 @@ import (
 // section of its own: sections of several files add up, whereas of the key
 // unmanaged-devices only the last file's counts.
 func (e *editor) networkManager() {
+	if e.leavesUplink() {
+		e.enable("NetworkManager.service")
+	}
 	devices := []string{"usb0", "br0", "brint", "ethpi*", "ethupi*"}
 	if e.target.Controller && e.target.Bridged {
 		devices = append(devices, "eth0")
@@ -24,8 +27,15 @@ func (e *editor) networkManager() {
 	e.write(overlays.Entry{Path: "/etc/NetworkManager/conf.d/10-hatchery.conf", Mode: 0o644, Content: []byte(b.String())})
 }
 
+// leavesUplink says whether a link of the target is left to the release's own
+// network manager: eth0 where it is no port of br0, or wlan0.
+func (e *editor) leavesUplink() bool {
+	return e.target.Controller && (!e.target.Bridged || e.target.WifiCountry != "")
+}
+
+// needNetworkManager reports its lack, where the target uses it.
 func (e *editor) needNetworkManager() {
-	if e.target.Controller && (!e.target.Bridged || e.target.WifiCountry != "") {
+	if e.leavesUplink() {
 		e.need("/usr/sbin/NetworkManager", true, "NetworkManager is missing, which connects the controller to the LAN", "use an image with network-manager, as every Raspberry Pi OS "+e.codename+" is")
 	}
 }

@@ -91,7 +91,7 @@ func bookworm(edit ...func(fstest.MapFS)) fstest.MapFS {
 	return tree
 }
 
-// release gives a tree of bookworm's another os-release.
+// ofRelease gives a tree of bookworm's another os-release.
 func ofRelease(number, codename string) func(fstest.MapFS) {
 	return put("usr/lib/os-release", strings.NewReplacer("12", number, "bookworm", codename).Replace(osRelease))
 }
@@ -301,41 +301,43 @@ func TestReleases(t *testing.T) {
 // TestEditsGoWithOverlays lays the edits and the overlays over one another, as
 // the pipeline does it: neither needs a folder where the other has a file.
 func TestEditsGoWithOverlays(t *testing.T) {
-	for _, name := range []string{"controller", "p1"} {
-		data := overlays.Data{
-			Cluster: "c", Name: name, Hostname: "x", Hosts: []overlays.Host{{Name: name, Hostname: "x"}},
-			User: overlays.User{Name: "pi"}, Network: overlays.CNAT, Timezone: "Europe/London", Locale: "en_GB.UTF-8",
-			MachineID: strings.Repeat("0", 32), Epoch: time.Unix(1700000000, 0),
-		}
-		if name == "p1" {
-			data.Slot, data.Hosts[0].Slot = 1, 1
-		}
-		laid, err := overlays.Render(data, overlays.Trees(data.Controller())...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		e := edits(t, bookworm(), target(func(t *release.Target) { t.Controller = data.Controller() }))
-		all, err := overlays.Merge(e.Entries, laid)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(all) != len(e.Entries)+len(laid) {
-			t.Errorf("%s: the edits and the overlays have a path in common", name)
-		}
-		// A unit that is masked must not be one that the overlays enable.
-		for _, entry := range laid {
-			if slices.Contains(e.Remove, entry.Path) {
-				t.Errorf("%s: %s is removed and laid", name, entry.Path)
+	for codename, tree := range map[string]fstest.MapFS{"bullseye": bullseye(), "bookworm": bookworm(), "trixie": trixie()} {
+		for _, name := range []string{"controller", "p1"} {
+			data := overlays.Data{
+				Cluster: "c", Name: name, Hostname: "x", Hosts: []overlays.Host{{Name: name, Hostname: "x"}},
+				User: overlays.User{Name: "pi"}, Network: overlays.CNAT, Timezone: "Europe/London", Locale: "en_GB.UTF-8",
+				Release: codename, MachineID: strings.Repeat("0", 32), Epoch: time.Unix(1700000000, 0),
+			}
+			if name == "p1" {
+				data.Slot, data.Hosts[0].Slot = 1, 1
+			}
+			laid, err := overlays.Render(data, overlays.Trees(data.Controller())...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			e := edits(t, tree, target(func(t *release.Target) { t.Controller = data.Controller() }))
+			all, err := overlays.Merge(e.Entries, laid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(all) != len(e.Entries)+len(laid) {
+				t.Errorf("%s, %s: the edits and the overlays have a path in common", codename, name)
+			}
+			// A unit that is masked must not be one that the overlays enable.
+			for _, entry := range laid {
+				if slices.Contains(e.Remove, entry.Path) {
+					t.Errorf("%s, %s: %s is removed and laid", codename, name, entry.Path)
+				}
 			}
 		}
 	}
 }
 
 func TestCmdlineRemoves(t *testing.T) {
-	e := edits(t, bookworm(), target())
+	e := edits(t, trixie(), target())
 	words := strings.Fields("console=serial0,115200 console=tty1 root=PARTUUID=4e639091-02 rootfstype=ext4 fsck.repair=yes rootwait quiet init=/usr/lib/raspberrypi-sys-mods/firstboot " +
 		"init=/usr/lib/raspi-config/init_resize.sh resize systemd.run=/boot/firstrun.sh systemd.run_success_action=reboot systemd.unit=kernel-command-line.target " +
-		"systemd.unit=rescue.target init=/sbin/init resize=no cgroup_disable=memory")
+		"systemd.unit=rescue.target init=/sbin/init resize=no ds=nocloud;i=rpi-imager-1700000000000 cloud-init=enabled cgroup_disable=memory")
 	var left []string
 	for _, word := range words {
 		if !e.Cmdline.Removes(word) {
@@ -361,6 +363,14 @@ func TestProblems(t *testing.T) {
 		{"controller without dnsmasq, which it does not need", bookworm(remove("usr/sbin/dnsmasq")), target(controller, func(t *release.Target) { t.Resolvers = true }), "", false},
 		{"controller without NetworkManager", bookworm(remove("usr/sbin/NetworkManager")), target(controller), "NetworkManager is missing", true},
 		{"CBRIDGE without NetworkManager", bookworm(remove("usr/sbin/NetworkManager")), target(controller, bridged), "", false},
+		{"bullseye's controller without dhcpcd", bullseye(remove("usr/sbin/dhcpcd")), target(controller), "dhcpcd is missing", true},
+		{"bullseye's CBRIDGE without dhcpcd", bullseye(remove("usr/sbin/dhcpcd", "usr/sbin/wpa_supplicant")), target(controller, bridged), "", false},
+		{"bullseye's CBRIDGE with Wi-Fi, without dhcpcd", bullseye(remove("usr/sbin/dhcpcd")), target(controller, bridged, inBritain), "dhcpcd is missing", true},
+		{"bullseye's Wi-Fi without wpa_supplicant", bullseye(remove("usr/sbin/wpa_supplicant")), target(controller, inBritain), "wpa_supplicant is missing", true},
+		{"bullseye without NetworkManager", bullseye(remove("usr/sbin/NetworkManager")), target(controller), "", false},
+		{"bullseye's node without dhcpcd", bullseye(remove("usr/sbin/dhcpcd")), target(), "", false},
+		{"trixie's controller without NetworkManager", trixie(remove("usr/sbin/NetworkManager")), target(controller), "every Raspberry Pi OS trixie is", true},
+		{"bullseye's fstab without the boot partition", bullseye(put("etc/fstab", "/dev/mmcblk0p2 / ext4 defaults 0 1\n")), target(), "does not mount /boot:", false},
 		{"CBRIDGE without ip", bookworm(remove("usr/sbin/ip")), target(controller, bridged), "iproute2 is missing", true},
 		{"node without nft and dnsmasq", bookworm(remove("usr/sbin/nft", "usr/sbin/dnsmasq")), target(), "", false},
 		{"node without sshd", bookworm(remove("usr/sbin/sshd")), target(), "no SSH server", true},

@@ -33,7 +33,7 @@ var trixie = quirks{
 			"/etc/modules-load.d/usb-gadget.conf",
 		}, firstBootFiles...))
 		e.cloudInit()
-		e.system("/boot/firmware")
+		e.everywhere("/boot/firmware")
 		e.networkManager()
 		e.cmdline(firstBootWords, append([]string{
 			"ds",         // where cloud-init finds its data, as Raspberry Pi Imager adds it
