@@ -96,7 +96,7 @@ const epochEnd = 4354819200
 func parseEpoch(text string) (time.Time, error) {
 	seconds, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || seconds < 0 || seconds >= epochEnd {
-		return time.Time{}, fmt.Errorf("is %q: it must be a whole number of seconds since 1970, before the year 2108", text)
+		return time.Time{}, fmt.Errorf("is %.40q: it must be a whole number of seconds since 1970, before the year 2108", text)
 	}
 	return time.Unix(seconds, 0).UTC(), nil
 }

@@ -190,6 +190,7 @@ func TestLocksThatAreRefused(t *testing.T) {
 		{"no URL", image("sha256: " + digest), "url is missing"},
 		{"a file", image("url: file:///etc/passwd\n    sha256: " + digest), "url is no https URL"},
 		{"a URL with an account", image("url: https://me:pw@example.org/a\n    sha256: " + digest), "url is no https URL"},
+		{"what would disturb a terminal", image("url: \"https://example.org/\\u009b2J\"\n    sha256: " + digest), "characters that are none"},
 		{"a negative size", image(good + "\n    size: -1"), "its sizes make no sense"},
 		{"a size of text", image(good + "\n    size: much"), "line 6: "},
 		{"a wrong digest of the image", image(good + "\n    image_sha256: x"), "image_sha256"},
@@ -204,13 +205,15 @@ func TestLocksThatAreRefused(t *testing.T) {
 		{"large", "epoch: 8\n" + strings.Repeat("# x\n", 1<<18), "larger than 1 MiB"},
 		{"many words", "epoch: 8\n" + strings.Repeat("a: 1\n", 20_000), "more than 50000 words"},
 		{"binary", "epoch: 8\n\xff", "not UTF-8"},
+		{"an endless number", "epoch: " + strings.Repeat("8", 1<<19), "epoch is"},
+		{"an endless word", "epoch: 8\n" + strings.Repeat("x", 1<<19) + ": 1\n", "a newer hatchery"},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
 			dir := t.TempDir()
 			write(t, dir, test.content)
 			_, err := clusterlock.Read(dir)
 			var input *clusterlock.InputError
-			if !errors.As(err, &input) || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "remove it to lock anew") {
+			if !errors.As(err, &input) || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "remove it to lock anew") || len(err.Error()) > 1000 {
 				t.Errorf("got %v, want an InputError with %q", err, test.want)
 			}
 			if _, err := clusterlock.Update(t.Context(), dir, func(*clusterlock.Lock) error { return nil }); !errors.As(err, &input) || read(t, dir) != test.content {

@@ -91,8 +91,12 @@ func decode(data []byte) (d document, err error) {
 
 var conflict = regexp.MustCompile(`(?m)^(<{7}|={7}|>{7})( |\r?$)`)
 
+// firstLine is what of a foreign message goes into ours.
 func firstLine(text string) string {
 	line, _, _ := strings.Cut(text, "\n")
+	if len(line) > 200 {
+		line = strings.ToValidUTF8(line[:200], "") + "…"
+	}
 	return line
 }
 
@@ -112,7 +116,7 @@ func plain(tokens token.Tokens) error {
 	for _, tk := range tokens {
 		switch tk.Type {
 		case token.AnchorType, token.AliasType, token.TagType, token.MergeKeyType, token.MappingKeyType, token.DocumentHeaderType, token.DocumentEndType, token.DirectiveType:
-			return fmt.Errorf("line %d: %q has no place in it", tk.Position.Line, tk.Value)
+			return fmt.Errorf("line %d: %.40q has no place in it", tk.Position.Line, tk.Value)
 		case token.SequenceEntryType, token.SequenceStartType:
 			return fmt.Errorf("line %d: a list has no place in it", tk.Position.Line)
 		case token.MappingStartType:
@@ -156,6 +160,8 @@ func (l *Lock) check() error {
 func (i Image) check(key string) error {
 	isName := namePattern.MatchString(key)
 	switch {
+	case len(key) > 2000 || len(i.URL) > 2000 || strings.IndexFunc(key+i.URL, func(r rune) bool { return !strconv.IsPrint(r) }) >= 0:
+		return errors.New("it is endless, or has characters that are none")
 	case !isName && !strings.Contains(key, "://") && !strings.HasPrefix(key, "url-sha256:"):
 		return errors.New("this is neither a name nor a URL")
 	case isName && i.URL == "":
