@@ -553,6 +553,8 @@ func TestDetect(t *testing.T) {
 func FuzzEdits(f *testing.F) {
 	tree := bookworm()
 	f.Add([]byte(osRelease), tree["etc/fstab"].Data, tree["etc/locale.gen"].Data)
+	f.Add([]byte("ID=raspbian\nVERSION_CODENAME=bullseye\n"), []byte("PARTUUID=1-01 /boot vfat defaults 0 2\n"), []byte(""))
+	f.Add([]byte("ID=debian\nVERSION_CODENAME=trixie\n"), []byte("LABEL=x /boot/firmware\n"), []byte("C.UTF-8 UTF-8\n"))
 	f.Add([]byte("ID=debian\nVERSION_CODENAME=\"book\\worm"), []byte("\t/\n/ / / /\r\n"), []byte("#en_GB.UTF-8 UTF-8"))
 	f.Fuzz(func(t *testing.T, osRelease, fstab, locales []byte) {
 		root := release.FromFS(bookworm(put("usr/lib/os-release", string(osRelease)), put("etc/fstab", string(fstab)), put("etc/locale.gen", string(locales))))
