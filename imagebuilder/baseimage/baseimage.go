@@ -205,7 +205,7 @@ func (c *Cache) get(ctx context.Context, ref Ref, report progress.Reporter) (*Im
 	if image, err := c.lookup(ctx, src); image != nil || err != nil {
 		return image, err
 	}
-	unlock, err := c.lock(ctx, "source-"+src.digest.Encoded(), "wait for another build that prepares "+src.base(), report)
+	unlock, err := c.lock(ctx, sourceLock(src.digest), "wait for another build that prepares "+src.base(), report)
 	if err != nil {
 		return nil, err
 	}

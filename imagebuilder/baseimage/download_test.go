@@ -50,6 +50,7 @@ func serve(t *testing.T, file []byte) *server {
 func (s *server) breakAfter(w http.ResponseWriter, n int) {
 	w.Header().Set("Content-Length", fmt.Sprint(len(s.file)))
 	w.Write(s.file[:n])
+	w.(http.Flusher).Flush()
 	panic(http.ErrAbortHandler)
 }
 
@@ -328,4 +329,72 @@ func TestDownloadCancelled(t *testing.T) {
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want %v", err, context.Canceled)
 	}
+}
+
+// TestKilledDownload: a process that is killed in the midst of a download
+// leaves what came, and the next one fetches the rest alone.
+func TestKilledDownload(t *testing.T) {
+	raw := disk(26, 4<<20)
+	file := gzipped(t, raw)
+	half := len(file) / 2
+	var sent atomic.Int64
+	s := &server{file: file}
+	// Over http, since the process that is killed knows no test's certificate.
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.requests.Add(1) == 1 {
+			w.Header().Set("Content-Length", fmt.Sprint(len(file)))
+			w.Write(file[:half])
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+			return
+		}
+		http.ServeContent(&counting{w, &sent}, r, "", time.Time{}, bytes.NewReader(file))
+	}))
+	t.Cleanup(s.Close)
+	cache, dir := downloadCache(t, s)
+	ref := baseimage.Ref{Source: s.URL + "/a.img.gz", SHA256: sum(file)}
+	child := startChild(t, dir, ref.Source, ref.SHA256)
+	part := filepath.Join(dir, "downloads", sum(file)+".part")
+	for {
+		if info, err := os.Stat(part); err == nil && info.Size() == int64(half) {
+			break
+		}
+		if t.Context().Err() != nil {
+			t.Fatal("it does not begin")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	entries, err := cache.List()
+	if err != nil || len(entries) != 1 || !entries[0].InUse || entries[0].Whole || entries[0].Size != int64(half) {
+		t.Errorf("listed meanwhile: %+v, %v", entries, err)
+	}
+	if pruned, err := cache.Prune(baseimage.PruneOptions{}); err != nil || len(pruned) != 1 || pruned[0].Removed {
+		t.Errorf("pruned meanwhile: %+v, %v", pruned, err)
+	}
+	child.kill(t)
+
+	report := new(recorder)
+	image, err := cache.Get(t.Context(), ref, report)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkImage(t, image, raw)
+	s.Close() // waits for the handler
+	if n := sent.Load(); n != int64(len(file)-half) {
+		t.Errorf("the server sent %d bytes more, want %d of %d", n, len(file)-half, len(file))
+	}
+	if task := report.tasks[0]; task.total != int64(len(file)) || task.done != task.total {
+		t.Errorf("progress ended at %d of %d", task.done, task.total)
+	}
+}
+
+type counting struct {
+	http.ResponseWriter
+	n *atomic.Int64
+}
+
+func (c *counting) Write(p []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(p)
+	c.n.Add(int64(n))
+	return n, err
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -42,6 +41,8 @@ func (c *Cache) lock(ctx context.Context, name, waiting string, report progress.
 	}
 	return func() { l.Close() }, nil
 }
+
+func sourceLock(d digest.Digest) string { return "source-" + d.Encoded() }
 
 func useLock(d digest.Digest) string { return "use-" + d.Encoded() }
 
@@ -82,19 +83,10 @@ func (c *Cache) partialImage(src *source) string {
 // sweep removes what killed builds left half-made: those whose source's lock
 // is free. Nothing depends on it, so what cannot be removed stays.
 func (c *Cache) sweep() {
-	entries, err := os.ReadDir(c.images())
-	if err != nil {
-		return
-	}
+	entries, _ := halfMade{c}.list()
 	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), atomicfile.Suffix)
-		if !ok || !strings.HasPrefix(name, ".") {
-			continue
+		if !e.InUse {
+			_, _ = halfMade{c}.remove(e)
 		}
-		l := c.lockFile("source-" + name[1:])
-		if free, err := l.TryLock(); err == nil && free {
-			os.Remove(filepath.Join(c.images(), e.Name()))
-		}
-		l.Close()
 	}
 }

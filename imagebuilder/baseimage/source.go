@@ -33,9 +33,17 @@ type source struct {
 // base is the short name for people.
 func (s *source) base() string {
 	if s.url != "" {
-		return path.Base(s.name)
+		return base(s.name)
 	}
 	return filepath.Base(s.path)
+}
+
+// base is the last part of a source's name.
+func base(name string) string {
+	if isURL(name) {
+		return path.Base(name)
+	}
+	return filepath.Base(name)
 }
 
 // settled is how long a file must have been left alone before its recorded
