@@ -109,6 +109,19 @@ func otherDigest(b spec.Base, pin clusterlock.Image, whose string) error {
 		"correct or remove sha256, or write the URL of the release that is meant", download.Shown(b.Image), b.SHA256, whose, pin.SHA256, released)}
 }
 
+// pinnedError adds to the error of a base image that cannot be had who said
+// that it is this one, and how to move on: publishers remove old releases.
+func pinnedError(b spec.Base, err error) error {
+	var (
+		input   *baseimage.InputError
+		offline *baseimage.OfflineError
+	)
+	if !isPinned(b) || !errors.As(err, &input) || errors.As(err, &offline) {
+		return err
+	}
+	return fmt.Errorf("%w (%s pins it for %s; `hatchery lock` looks up what there is now)", err, clusterlock.Name, download.Shown(b.Image))
+}
+
 // readLock reads the cluster's lock; an empty one where there is none.
 func readLock(dir string) (*clusterlock.Lock, error) {
 	lock, err := clusterlock.Read(dir)

@@ -18,6 +18,7 @@ import (
 	"hatchery/imagebuilder/clusterlock"
 	"hatchery/imagebuilder/oslist"
 	"hatchery/imagebuilder/oslist/oslisttest"
+	"hatchery/internal/progress"
 	"hatchery/internal/spec"
 )
 
@@ -265,6 +266,27 @@ func TestWhatCannotBePinned(t *testing.T) {
 				t.Errorf("the lock is now\n%s", b.lock())
 			}
 		})
+	}
+}
+
+// TestPinnedImageThatIsGone: a release that its publisher removed is told by
+// the name that the user knows.
+func TestPinnedImageThatIsGone(t *testing.T) {
+	b := newPinBench(t)
+	c := b.cluster("raspios_lite_armhf", "")
+	_, err := b.cache.Get(t.Context(), b.ref(c), progress.Discard)
+	told := pinnedError(c.Base, err)
+	var input *baseimage.InputError
+	if !errors.As(told, &input) || !strings.Contains(told.Error(), "404 Not Found") || !strings.Contains(told.Error(), "cluster.lock pins it for raspios_lite_armhf; `hatchery lock` looks up") {
+		t.Error(told)
+	}
+	for _, other := range []error{nil, errors.New("the network is down"), &baseimage.InputError{Err: &baseimage.OfflineError{Name: "x.img"}}} {
+		if told := pinnedError(c.Base, other); told != other {
+			t.Errorf("%v becomes %v", other, told)
+		}
+	}
+	if told := pinnedError(spec.Base{Image: "/x.img"}, input); told != error(input) {
+		t.Errorf("of a file: %v", told)
 	}
 }
 
