@@ -10,7 +10,6 @@ import (
 type release struct {
 	codename string
 	date     string // of the image
-	trees    []string
 
 	align    int64  // of the partitions, in bytes; the first starts there
 	clusters int    // sectors a cluster of the FAT file system

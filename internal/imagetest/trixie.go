@@ -8,10 +8,12 @@ import "testing"
 // From RPi-Distro's repositories: pi-gen (branch master, tag
 // 2026-06-18-raspios-trixie-armhf: stage0 to stage2 with 04-cloud-init,
 // export-image), raspberrypi-sys-mods (5c673174), userconf-pi (029a808),
-// raspberrypi-net-mods (master, 7294ab8); from canonical/cloud-init (systemd/,
-// config/cloud.cfg.tmpl, variant raspberry-pi-os); and from Debian's packages
-// of trixie: cloud-init 25.1.4, openssh-server 10.0p1, netplan 1.1.2, locales
-// 2.41, systemd 257, procps 4.0.4 (which has no /etc/sysctl.conf any more).
+// raspberrypi-net-mods (master, 7294ab8); from raspberrypi/rpi-usb-gadget; from
+// canonical/cloud-init (systemd/, config/cloud.cfg.tmpl, variant
+// raspberry-pi-os); and from Debian's packages of trixie: cloud-init 25.1.4,
+// openssh-server 10.0p1, netplan 1.1.2, locales 2.41, systemd 257, procps 4.0.4
+// (which has no /etc/sysctl.conf any more). The cloud-init settings of
+// rpi-cloud-init-mods are those that pi-gen laid itself before (db9a45ca).
 var trixie = release{
 	codename: "trixie",
 	date:     "2026-06-18",
