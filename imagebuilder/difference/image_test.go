@@ -1,7 +1,6 @@
 package difference_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -139,24 +138,23 @@ func TestWithoutRoot(t *testing.T) {
 // something.
 func TestBrokenImages(t *testing.T) {
 	base := imagetest.Bookworm(t)
-	content, err := os.ReadFile(base)
+	file, err := os.Open(base)
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer file.Close()
 	was := open(t, base)
 	for seed := range 40 {
-		broken := bytes.Clone(content)
+		broken := flipped{file, map[int64]byte{}}
 		// Metadata lies at the beginnings of the partitions.
 		for i := range 60 {
-			at := (seed*7919 + i*104729) * 97 % (1 << 20)
+			at := int64((seed*7919+i*104729)*97%(1<<20)) + imagetest.BootStart
 			if i%2 == 0 {
-				at += imagetest.RootStart
-			} else {
-				at += imagetest.BootStart
+				at += imagetest.RootStart - imagetest.BootStart
 			}
-			broken[at] ^= byte(1 + seed + i)
+			broken.bytes[at] = byte(1 + seed + i)
 		}
-		im, err := diskimage.Open(bytes.NewReader(broken), int64(len(broken)))
+		im, err := diskimage.Open(broken, imagetest.RootStart+imagetest.RootSize)
 		if err != nil {
 			continue
 		}
@@ -167,12 +165,31 @@ func TestBrokenImages(t *testing.T) {
 	}
 }
 
+// flipped is a file with bits of some bytes flipped.
+type flipped struct {
+	*os.File
+	bytes map[int64]byte
+}
+
+func (f flipped) ReadAt(p []byte, off int64) (int, error) {
+	n, err := f.File.ReadAt(p, off)
+	for at, bits := range f.bytes {
+		if at >= off && at < off+int64(n) {
+			p[at-off] ^= bits
+		}
+	}
+	return n, err
+}
+
 // TestKernelJudges changes a file system through the kernel and has find and
 // diff say, of both mounted, what differs.
 func TestKernelJudges(t *testing.T) {
 	testtool.NeedRoot(t)
-	for _, v := range []string{"bookworm-4k", "trixie-4k", "buster-4k", "deb-default-1k"} {
+	for i, v := range []string{"trixie-4k", "bookworm-1k", "deb-default-4k"} {
 		t.Run(v, func(t *testing.T) {
+			if i > 0 && testing.Short() {
+				t.Skip("one shape is enough for a short run")
+			}
 			was := ext4test.Make(t, ext4test.Named(t, v), 48<<20)
 			dir, unmount := ext4test.Mount(t, was)
 			shell(t, dir, `

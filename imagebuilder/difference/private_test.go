@@ -40,14 +40,16 @@ func TestPrivate(t *testing.T) {
 		}
 		return strings.Join(append(list, more...), "\n")
 	}
-	moved := secret("moved")
+	moved, opened := secret("moved"), secret("opened")
 	was := fake(t, lines("was",
 		fmt.Sprintf("-600 0:0 /opt/a/moved %q", moved), fmt.Sprintf("-644 0:0 /opt/open-then %q", secret("open then")),
 		fmt.Sprintf("-600 0:0 /opt/closed-then %q", secret("closed then")),
+		fmt.Sprintf("d700 0:0 /opt/closed-home inode=11\n-644 0:0 /opt/closed-home/file %q", opened),
 		fmt.Sprintf("d755 0:0 /opt/home inode=9\n-644 0:0 /opt/home/file %q", secret("home"))))
 	is := fake(t, lines("is",
 		fmt.Sprintf("-600 0:0 /opt/b/moved %q", moved), fmt.Sprintf("-600 0:0 /opt/open-then %q", secret("closed now")),
 		fmt.Sprintf("-644 0:0 /opt/closed-then %q", secret("open now")),
+		fmt.Sprintf("d755 0:0 /opt/open-home inode=11\n-644 0:0 /opt/open-home/file %q", opened),
 		fmt.Sprintf("d700 0:0 /opt/house inode=9\n-644 0:0 /opt/house/file %q", was.content["/opt/home/file"])))
 	is.content["/etc/same-size"] = strings.Replace(was.content["/etc/same-size"], "SECRET", "secret", 1)
 	secrets[strings.TrimSpace(is.content["/etc/same-size"])] = true
@@ -96,7 +98,7 @@ func TestPrivate(t *testing.T) {
 	}
 	for _, want := range []string{
 		"changed /boot/cmdline.txt", "changed /etc/key", "changed /etc/same-size", "changed /named", "changed /named-folder/in/it", "added /only-is",
-		"removed /only-was", "changed /opt/closed-then", "changed /opt/open-then", "renamed /opt/b/moved", "renamed /opt/house/file", "changed /root/attr",
+		"removed /only-was", "changed /opt/closed-then", "changed /opt/open-then", "renamed /opt/b/moved", "renamed /opt/house/file", "renamed /opt/open-home/file", "changed /root/attr",
 		"added /root/is/link", "added /root/is/readable", "changed /var/lib/dpkg/status",
 	} {
 		if !slices.Contains(got, want) {

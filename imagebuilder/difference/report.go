@@ -466,6 +466,11 @@ func xattrText(x Xattr) string {
 // hexadecimal digits.
 func xattrValue(x Xattr) string {
 	raw, err := hex.DecodeString(x.Value)
+	if x.Name == capabilityXattr {
+		if text, ok := capabilities(raw); ok {
+			return cut(text, 200)
+		}
+	}
 	text := strings.TrimSuffix(string(raw), "\x00")
 	switch {
 	case err != nil:
