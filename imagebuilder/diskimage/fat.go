@@ -219,27 +219,25 @@ func (v *fatVolume) countFree() (free int64, err error) {
 	return free, nil
 }
 
-// chain follows a file's clusters, as many as n bytes need, or all of them
-// where n is negative. It is an error where the chain leads astray, ends early,
-// or goes on for longer than the file system has clusters.
+// chain follows a file's clusters, as many as n bytes need, or a folder's, all
+// of them, where n is negative. It is an error where the chain leads astray,
+// ends early, or has no end.
 func (v *fatVolume) chain(first uint32, n int64) ([]uint32, error) {
-	want := int64(v.clusters)
-	if n >= 0 {
-		if want = (n + v.clusterSize - 1) / v.clusterSize; want > int64(v.clusters) {
-			return nil, fmt.Errorf("damaged FAT: a file of %d bytes in a file system of %d", n, int64(v.clusters)*v.clusterSize)
-		}
+	size := int64(v.clusters) * v.clusterSize
+	if n > size {
+		return nil, fmt.Errorf("damaged FAT: a file of %d bytes in a file system of %d", n, size)
 	}
 	var chain []uint32
-	for c := first; int64(len(chain)) < want; {
+	for c := first; n < 0 || int64(len(chain))*v.clusterSize < n; {
+		if n < 0 && len(chain) > 0 && c >= 0x0ffffff8 {
+			break
+		}
 		if !v.holds(c) {
-			if n < 0 && len(chain) > 0 && c >= 0x0ffffff8 {
-				return chain, nil
-			}
 			return nil, fmt.Errorf("damaged FAT: a chain of clusters leads to %#x", c)
 		}
 		chain = append(chain, c)
-		if n < 0 && int64(len(chain))*v.clusterSize > max(mostDirBytes, v.clusterSize) {
-			return nil, errors.New("damaged FAT: a directory is larger than it can be, or goes round in circles")
+		if n < 0 && int64(len(chain))*v.clusterSize > min(size, max(mostDirBytes, v.clusterSize)) {
+			return nil, errors.New("damaged FAT: a folder is larger than it can be, or its chain goes round in circles")
 		}
 		var err error
 		if c, err = v.next(c); err != nil {

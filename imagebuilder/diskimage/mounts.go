@@ -73,9 +73,9 @@ func (im *Image) putTogether() (*tree, error) {
 		if laid[e.Partition] || im.volumes[e.Partition] == nil || len(im.mounts) >= mostMounts {
 			continue
 		}
-		if t.lay(im.volumes[e.Partition], e.Partition, e.Path) == nil {
+		if m, ok := t.lay(im.volumes[e.Partition], e.Partition, e.Path); ok {
 			laid[e.Partition] = true
-			im.mounts = append(im.mounts, e)
+			im.mounts = append(im.mounts, m)
 		}
 	}
 	// A boot partition that fstab does not name, or by another image's name.
@@ -84,8 +84,8 @@ func (im *Image) putTogether() (*tree, error) {
 			continue
 		}
 		for _, dir := range []string{"/boot/firmware", "/boot"} {
-			if t.lay(im.volumes[p.Number], p.Number, dir) == nil {
-				im.mounts = append(im.mounts, Mount{dir, p.Number})
+			if m, ok := t.lay(im.volumes[p.Number], p.Number, dir); ok {
+				im.mounts = append(im.mounts, m)
 				return t, nil
 			}
 		}

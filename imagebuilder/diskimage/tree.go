@@ -35,18 +35,15 @@ func newTree(v volume, partition int) *tree {
 	return &tree{root: mounted{v, partition, "/"}, mounts: map[string]mounted{}, real: map[string]string{}}
 }
 
-// lay mounts a volume on a folder that exists.
-func (t *tree) lay(v volume, partition int, at string) error {
+// lay mounts a volume on a folder that exists, and says where that lies.
+func (t *tree) lay(v volume, partition int, at string) (Mount, bool) {
 	n, err := Stat(t, at)
-	if err != nil {
-		return err
-	}
-	if !n.IsDir() {
-		return ErrNotDir
+	if err != nil || !n.IsDir() || n.Path == "/" {
+		return Mount{}, false
 	}
 	t.mounts[n.Path] = mounted{v, partition, n.Path}
 	clear(t.real)
-	return nil
+	return Mount{n.Path, partition}, true
 }
 
 // mountOf says in which volume a path without links lies.
