@@ -328,7 +328,7 @@ func openBases(ctx context.Context, c *spec.Cluster, targets []spec.Target, o Op
 		image, err := cache.Get(ctx, refs[b], o.Progress)
 		if err != nil {
 			closeAll()
-			return nil, nil, err
+			return nil, nil, pinnedError(b, err)
 		}
 		base, err := layer.OpenBase(image.Path, image.Digest)
 		if err != nil {

@@ -3,12 +3,14 @@ package main
 import (
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"hatchery/internal/imagetest"
+	"hatchery/internal/testtool"
 )
 
 // TestKilledAnywhere kills builds at random moments. Whatever stands under an
@@ -18,6 +20,7 @@ func TestKilledAnywhere(t *testing.T) {
 	if testing.Short() {
 		t.Skip("20 builds")
 	}
+	sha256sum := testtool.Need(t, "sha256sum")
 	base := imagetest.XZ(t, imagetest.Bookworm(t))
 	clusters := []string{"", "slots: {p1: {hostname: oneil}, p2: {hostname: carter}, p3: {}, p4: {}}\n"}
 	w := newWorkspace(t, base, "")
@@ -82,6 +85,11 @@ func TestKilledAnywhere(t *testing.T) {
 			if got[target] != want[now][target] {
 				t.Fatalf("round %d: the run after the kill gave another out/%s.img than an undisturbed one", round, target)
 			}
+		}
+		check := exec.Command(sha256sum, "--quiet", "-c", "SHA256SUMS")
+		check.Dir = w.path("out")
+		if out, err := check.CombinedOutput(); err != nil {
+			t.Fatalf("round %d: SHA256SUMS: %v\n%s", round, err, out)
 		}
 		if left := leftovers(t, w.path("out")); len(left) > 0 {
 			t.Fatalf("round %d: left behind: %v", round, left)
