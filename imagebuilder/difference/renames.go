@@ -165,9 +165,6 @@ func inside(list []*entry, folder string) []*entry {
 // what was in it is in the other. Where their inodes do not tell either, that
 // must be half of what is in the other, too.
 func (r *renamer) alike(from, to *entry, sameInode bool) bool {
-	if !sameInode && from.private != to.private || below(to.path, from.path) || below(from.path, to.path) {
-		return false
-	}
 	all := inside(r.order, from.path)
 	if len(all) == 0 {
 		return sameInode && (base(from.path) == base(to.path) || from.was.ModTime.Equal(to.is.ModTime))

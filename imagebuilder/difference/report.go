@@ -410,7 +410,7 @@ func differenceNote(f *File, what string) string {
 		case *was.Size == *is.Size:
 			return "content, of the same size"
 		}
-		return fmt.Sprintf("was %s", bytesText(*was.Size))
+		return "content, " + signed(*is.Size-*was.Size)
 	case differsTarget:
 		if was.Target == nil || is.Target == nil {
 			return "target"

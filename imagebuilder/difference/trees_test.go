@@ -42,7 +42,7 @@ func TestFiles(t *testing.T) {
 			was:     `-644 0:0 /motd "one\ntwo\nthree\n"`,
 			is:      `-644 0:0 /motd "one\n2\nthree\n"`,
 			want: `Files
-  ~ -rw-r--r-- 0:0            12 B  /motd  (was 14 B)
+  ~ -rw-r--r-- 0:0            12 B  /motd  (content, -2 B)
 
 --- /motd
 +++ /motd
@@ -164,7 +164,7 @@ func TestFiles(t *testing.T) {
 			was:     `-644 0:0 /a x` + "\n" + `-644 0:0 /b x "problem=wrong checksum"`,
 			is:      "-644 0:0 /a x\n-644 0:0 /b yy",
 			want: `Files
-  ~ -rw-r--r-- 0:0             2 B  /b  (was 1 B; unread)
+  ~ -rw-r--r-- 0:0             2 B  /b  (content, +1 B; unread)
 
 Not compared
   ! the first image: /b: wrong checksum
@@ -401,7 +401,7 @@ func TestPackages(t *testing.T) {
   ~ up 1.9 → 1.10 armel
 
 Files
-  ~ -rw-r--r-- 0:0           676 B  /var/lib/dpkg/status  (was 830 B; see Packages)
+  ~ -rw-r--r-- 0:0           676 B  /var/lib/dpkg/status  (content, -154 B; see Packages)
 
 1 file changed
 `,
@@ -410,7 +410,7 @@ Files
 			summary: "a status file that is damaged is told as text",
 			was:     paragraph("a", ok, "all", "1"), is: "nonsense\n",
 			want: `Files
-  ~ -rw-r--r-- 0:0             9 B  /var/lib/dpkg/status  (was 70 B)
+  ~ -rw-r--r-- 0:0             9 B  /var/lib/dpkg/status  (content, -61 B)
 
 Not compared
   ! the second image: /var/lib/dpkg/status is not compared by packages: line 1: "nonsense" is no field
