@@ -10,6 +10,12 @@ import (
 
 // What Raspberry Pi OS does when it boots for the first time, in every release
 // or in those that have it. A release's own file adds what is its alone.
+//
+// What does no harm stays: swap, which a Zero's 512 MiB need (dphys-swapfile
+// makes a file of at most half of what is free, rpi-swap compresses memory);
+// fake-hwclock, behind which systemd-timesyncd does not go; and what does
+// nothing without a file in the boot partition that nobody puts there, such as
+// sshswitch.
 
 // firstBootUnits are the units that change the system when it boots for the
 // first time. They are switched off and masked: an upgrade of their package
@@ -44,8 +50,10 @@ var firstBootWords = []string{
 	"cgroup_disable=memory",
 }
 
-// firstBootKeys are the keys of such words: Raspberry Pi Imager's firstrun.sh.
-var firstBootKeys = []string{"systemd.run", "systemd.run_success_action", "systemd.run_failure_action"}
+// firstBootKeys are the keys of such words, as Raspberry Pi Imager adds them:
+// for its firstrun.sh, and for cloud-init, where its data are and whether it
+// runs.
+var firstBootKeys = []string{"systemd.run", "systemd.run_success_action", "systemd.run_failure_action", "ds", "cloud-init"}
 
 // wizard is the account that the desktop's first-boot wizard runs as. It is the
 // system's, beside the stock user, or has its number.
@@ -70,6 +78,9 @@ const system = "/etc/systemd/system"
 // firstBoot switches units and other machinery off that would change the
 // system when it boots for the first time.
 func (e *editor) firstBoot(units, paths []string) {
+	if e.hasCloudInit() {
+		units = slices.Concat(units, cloudInitUnits)
+	}
 	for _, p := range paths {
 		e.remove(p)
 	}
@@ -94,6 +105,7 @@ func (e *editor) firstBoot(units, paths []string) {
 			}
 		}
 	}
+	e.cloudInit()
 	e.loginScreen()
 	// userconf-pi takes the log-in off the first console while it waits.
 	e.link(system+"/getty.target.wants/getty@tty1.service", "/lib/systemd/system/getty@.service")

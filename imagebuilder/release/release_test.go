@@ -258,6 +258,7 @@ func TestReleases(t *testing.T) {
 			t.WifiCountry, t.PasswordHash, t.Cmdline, t.Config = "GB", "$y$j9T$a$b", []string{"quiet"}, []string{"dtparam=audio=off"}
 		})},
 		{"node", bookworm(), target()},
+		{"node-cloud-init", bookworm(put("etc/cloud/cloud.cfg", "ssh_deletekeys: true\n"), put("etc/systemd/system-generators/other", "")), target()},
 		{"bullseye-controller", bullseye(), target(controller)},
 		{"bullseye-controller-cbridge", bullseye(), target(controller, bridged)},
 		{"bullseye-controller-cbridge-wifi", bullseye(), target(controller, bridged, inBritain)},
@@ -334,7 +335,7 @@ func TestEditsGoWithOverlays(t *testing.T) {
 }
 
 func TestCmdlineRemoves(t *testing.T) {
-	e := edits(t, trixie(), target())
+	e := edits(t, bookworm(), target())
 	words := strings.Fields("console=serial0,115200 console=tty1 root=PARTUUID=4e639091-02 rootfstype=ext4 fsck.repair=yes rootwait quiet init=/usr/lib/raspberrypi-sys-mods/firstboot " +
 		"init=/usr/lib/raspi-config/init_resize.sh resize systemd.run=/boot/firstrun.sh systemd.run_success_action=reboot systemd.unit=kernel-command-line.target " +
 		"systemd.unit=rescue.target init=/sbin/init resize=no ds=nocloud;i=rpi-imager-1700000000000 cloud-init=enabled cgroup_disable=memory")
