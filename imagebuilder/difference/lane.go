@@ -53,7 +53,7 @@ func startLane(ctx context.Context, name string, tree diskimage.Tree, limit int6
 		free: make(chan []byte, 6), left: limit, ended: make(chan struct{}),
 	}
 	for range cap(l.free) {
-		l.free <- make([]byte, chunkSize)
+		l.free <- nil // made when it is needed
 	}
 	go l.run()
 	return l
@@ -199,16 +199,27 @@ func (l *lane) stream(n *diskimage.Node, out chan<- piece, abandoned *atomic.Boo
 			send(piece{last: true})
 			return
 		}
-		var buffer []byte
-		select {
-		case buffer = <-l.free:
-		case <-l.ctx.Done():
+		buffer := l.buffer()
+		if buffer == nil {
 			return
 		}
 		read, last, err := r.next(buffer)
 		if !send(piece{buffer[:read], last || err != nil, err}) || last || err != nil {
 			return
 		}
+	}
+}
+
+// buffer gives one that nobody uses; nil where the comparison is over.
+func (l *lane) buffer() []byte {
+	select {
+	case buffer := <-l.free:
+		if buffer == nil {
+			buffer = make([]byte, chunkSize)
+		}
+		return buffer
+	case <-l.ctx.Done():
+		return nil
 	}
 }
 
@@ -236,13 +247,11 @@ func (l *lane) read(n *diskimage.Node, keep int64) content {
 		return content{err: err}
 	}
 	defer r.close()
-	var buffer []byte
-	select {
-	case buffer = <-l.free:
-		defer func() { l.free <- buffer }()
-	case <-l.ctx.Done():
+	buffer := l.buffer()
+	if buffer == nil {
 		return content{err: l.ctx.Err()}
 	}
+	defer func() { l.free <- buffer }()
 	hash := sha256.New()
 	c := content{text: true}
 	for {

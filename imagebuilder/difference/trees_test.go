@@ -250,6 +250,12 @@ func TestRenames(t *testing.T) {
 			want:    "- /a\n- /a/one\n- /a/two\n+ /b\n+ /b/four\n+ /b/three\n",
 		},
 		{
+			summary: "nor one where less than half stayed",
+			was:     "d755 0:0 /a inode=9\n-644 0:0 /a/one 1\n-644 0:0 /a/two 2\n-644 0:0 /a/three 3",
+			is:      "d755 0:0 /b inode=9\n-644 0:0 /b/one 1\n-644 0:0 /b/four 4\n-644 0:0 /b/five 5",
+			want:    "- /a\n- /a/three\n- /a/two\n+ /b\n+ /b/five\n+ /b/four\n= /a/one → /b/one\n",
+		},
+		{
 			summary: "an empty folder, by its inode and name",
 			was:     "d755 0:0 /a/empty inode=9\nd755 0:0 /gone inode=8",
 			is:      "d755 0:0 /b/empty inode=9 time=5\nd755 0:0 /come inode=8 time=5",
