@@ -22,6 +22,7 @@ import (
 // ImageOptions say how OpenImage goes about it.
 type ImageOptions struct {
 	Cache    string // the cache folder; "" is the user's
+	Offline  bool   // fetch nothing
 	Progress progress.Reporter
 }
 
@@ -105,9 +106,17 @@ func isPacked(head []byte) bool {
 // isLayer says whether a file begins as internal/layer's format does.
 func isLayer(head []byte) bool { return strings.HasPrefix(string(head), "hatchlyr") }
 
+// cache opens the cache of base images.
+func (o ImageOptions) cache() (*baseimage.Cache, error) {
+	if o.Offline {
+		return baseimage.OpenCache(o.Cache, baseimage.Offline())
+	}
+	return baseimage.OpenCache(o.Cache)
+}
+
 // openPacked unpacks an image into the cache, unless it is there.
 func openPacked(ctx context.Context, name string, o ImageOptions) (*OpenedImage, error) {
-	cache, err := baseimage.OpenCache(o.Cache)
+	cache, err := o.cache()
 	if err != nil {
 		return nil, err
 	}
@@ -117,9 +126,10 @@ func openPacked(ctx context.Context, name string, o ImageOptions) (*OpenedImage,
 	}
 	f, err := os.Open(image.Path)
 	if err != nil {
+		image.Close()
 		return nil, err
 	}
-	return opened(name, f, image.Size, f.Close)
+	return opened(name, f, image.Size, func() error { return errors.Join(f.Close(), image.Close()) })
 }
 
 // mostLayers bounds a chain of layers.
@@ -143,43 +153,56 @@ func openLayer(ctx context.Context, name string, o ImageOptions) (*OpenedImage, 
 		}
 		chain, header = append([]string{below}, chain...), h
 	}
-	base, err := baseOf(ctx, name, header.Parent, o)
+	base, done, err := baseOf(ctx, name, header.Parent, o)
 	if err != nil {
 		return nil, err
 	}
 	c, err := layer.OpenChain(base, header.Parent, chain...)
 	if err != nil {
+		done()
 		return nil, &InputError{err}
 	}
 	top := c.Top()
-	return opened(name, top, top.Size(), c.Close)
+	return opened(name, top, top.Size(), func() error { return errors.Join(c.Close(), done()) })
 }
 
-// baseOf gives the raw image of a digest, for a layer.
-func baseOf(ctx context.Context, name string, d digest.Digest, o ImageOptions) (string, error) {
-	cache, err := baseimage.OpenCache(o.Cache)
+// baseOf gives the raw image of a digest, for a layer: as the manifest of its
+// build says where it came from, else as the cache has it.
+func baseOf(ctx context.Context, name string, d digest.Digest, o ImageOptions) (path string, done func() error, err error) {
+	cache, err := o.cache()
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
+	var reason error
 	for _, dir := range []string{filepath.Dir(filepath.Dir(name)), filepath.Dir(name)} {
 		m, err := readManifest(dir)
 		if err != nil || m == nil {
 			continue
 		}
-		for _, t := range m.Targets {
-			if t.Base.Digest != d {
-				continue
-			}
-			image, err := cache.Get(ctx, baseimage.Ref{Source: t.Base.Source, SHA256: t.Base.SourceDigest.Encoded()}, o.Progress)
-			if err != nil {
-				return "", err
-			}
-			if image.Digest == d {
-				return image.Path, nil
-			}
+		i := slices.IndexFunc(m.Targets, func(t TargetManifest) bool { return t.Base.Digest == d })
+		if i < 0 {
+			continue
+		}
+		from := m.Targets[i].Base
+		image, err := cache.Get(ctx, baseimage.Ref{Source: from.Source, SHA256: from.SourceDigest.Encoded(), ImageSHA256: d.Encoded()}, o.Progress)
+		if err == nil {
+			return image.Path, image.Close, nil
+		}
+		reason = err
+	}
+	entries, err := cache.List()
+	if err != nil {
+		return "", nil, err
+	}
+	for _, e := range entries {
+		if e.Kind == baseimage.KindImage && e.Digest == d {
+			return e.Path, func() error { return nil }, nil
 		}
 	}
-	return "", &InputError{fmt.Errorf("%s is a layer over the base %s, and there is no manifest.json beside it or above that says where that is: "+
+	if reason != nil {
+		return "", nil, fmt.Errorf("the base of %s: %w", name, reason)
+	}
+	return "", nil, &InputError{fmt.Errorf("%s is a layer over the base %s, which is not in the cache, and there is no manifest.json that says where it is: "+
 		"look at an image (out/*.img), which is whole", name, d)}
 }
 

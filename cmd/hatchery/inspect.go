@@ -23,7 +23,7 @@ type inspection struct {
 	command *cobra.Command
 	options imagebuilder.ImageOptions
 
-	long, all, recursive, force bool
+	long, all, noDiffs, recursive, force bool
 }
 
 // An inspectVerb is what can be done with an image.
@@ -40,7 +40,7 @@ func inspectVerbs() []inspectVerb {
 		{"tree", "[PATH]", 0, 1, []string{"all"}, (*inspection).tree},
 		{"cat", "PATH...", 1, 1 << 10, []string{"force"}, (*inspection).cat},
 		{"extract", "PATH DEST", 2, 2, []string{"force", "recursive"}, (*inspection).extract},
-		{"diff", "OTHER", 1, 1, []string{"all"}, (*inspection).diff},
+		{"diff", "OTHER", 1, 1, []string{"all", "no-diffs"}, (*inspection).diff},
 	}
 }
 
@@ -84,8 +84,10 @@ The verb may come before the image, too.`,
 	}
 	flags := c.Flags()
 	flags.StringVar(&i.options.Cache, "cache", "", "the cache folder (default: hatchery in the user's cache folder)")
+	flags.BoolVar(&i.options.Offline, "offline", false, "fetch nothing: a layer's base must be in the cache, or a file")
 	flags.BoolVarP(&i.long, "long", "l", false, "ls: modes, owners, sizes and times too")
 	flags.BoolVarP(&i.all, "all", "a", false, "diff: everything, however long (ls and tree show hidden files anyway)")
+	flags.BoolVar(&i.noDiffs, "no-diffs", false, "diff: which files differ, but not what is in them")
 	flags.BoolVarP(&i.recursive, "recursive", "R", false, "ls: all that lies below, too")
 	flags.BoolVar(&i.force, "force", false, "extract: replace what is there; cat: binary data to a terminal")
 	return c
@@ -132,7 +134,7 @@ func (i *inspection) run(args []string) error {
 
 // checkFlags refuses a flag that means nothing to a verb.
 func (i *inspection) checkFlags(verb string, known []string) error {
-	for _, flag := range []string{"long", "all", "recursive", "force"} {
+	for _, flag := range []string{"long", "all", "no-diffs", "recursive", "force"} {
 		if i.command.Flags().Changed(flag) && !slices.Contains(known, flag) {
 			if verb == "" {
 				return usageError{fmt.Errorf("--%s is for a verb: ls, tree, cat, extract, diff", flag)}

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"os"
+	"errors"
 
 	"hatchery/imagebuilder"
 	"hatchery/imagebuilder/difference"
@@ -10,6 +10,9 @@ import (
 
 // diff says what an image has otherwise than another one.
 func (i *inspection) diff(image *imagebuilder.OpenedImage, args []string) error {
+	if i.noDiffs && i.all {
+		return usageError{errors.New("--all shows more, --no-diffs less: which is it?")}
+	}
 	other, err := i.open(args[0])
 	if err != nil {
 		return err
@@ -25,6 +28,6 @@ func (i *inspection) diff(image *imagebuilder.OpenedImage, args []string) error 
 		return i.printJSON(d)
 	}
 	return d.WriteText(i.out(), difference.TextOptions{
-		Color: i.onTerminal() && os.Getenv("NO_COLOR") == "", All: i.all, Hint: "--all shows everything",
+		Color: colored(i.command), All: i.all, NoDiffs: i.noDiffs, Hint: "--all shows everything",
 	})
 }
