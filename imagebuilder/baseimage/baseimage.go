@@ -125,21 +125,26 @@ type OfflineError struct{ Name string }
 
 func (e *OfflineError) Error() string {
 	return "it is not in the cache, and nothing is fetched offline: build once with a network," +
-		" or bring " + e.Name + " here by other means and name that file"
+		" or bring " + e.Name + " here by other means and put it there with `hatchery cache add`"
+}
+
+// Dir gives the folder of the cache that OpenCache opens, and makes nothing.
+func Dir(dir string) (string, error) {
+	if dir == "" {
+		user, err := os.UserCacheDir()
+		if err != nil {
+			return "", fmt.Errorf("cannot tell where the cache is: %w", err)
+		}
+		dir = filepath.Join(user, "hatchery")
+	}
+	return filepath.Abs(dir)
 }
 
 // OpenCache opens the cache in dir and makes it where it is not there. An
 // empty dir is hatchery's folder in the user's cache folder
 // ($XDG_CACHE_HOME/hatchery on Linux).
 func OpenCache(dir string, options ...Option) (*Cache, error) {
-	if dir == "" {
-		user, err := os.UserCacheDir()
-		if err != nil {
-			return nil, fmt.Errorf("cannot tell where the cache is: %w", err)
-		}
-		dir = filepath.Join(user, "hatchery")
-	}
-	dir, err := filepath.Abs(dir)
+	dir, err := Dir(dir)
 	if err != nil {
 		return nil, err
 	}

@@ -341,6 +341,29 @@ func TestInUseStays(t *testing.T) {
 	}
 }
 
+// TestTakenMeanwhile: an image that was not in use when it was listed, and is
+// now, stays.
+func TestTakenMeanwhile(t *testing.T) {
+	s := newStock(t)
+	entries, err := s.cache.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := slices.IndexFunc(entries, func(e baseimage.Entry) bool { return e.Digest == digest.FromBytes(s.old) })
+	image, err := s.cache.Get(t.Context(), baseimage.Ref{Source: put(t, "a", s.oldFile)}, progress.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if removed, err := s.cache.RemoveImage(entries[at]); removed || err != nil {
+		t.Errorf("removed: %v, %v", removed, err)
+	}
+	checkImage(t, image, s.old)
+	image.Close()
+	if removed, err := s.cache.RemoveImage(entries[at]); !removed || err != nil {
+		t.Errorf("removed: %v, %v", removed, err)
+	}
+}
+
 // TestPruneBesideBuilds: builds come and go while everything is pruned all the
 // time, and each reads its image to the end by its name.
 func TestPruneBesideBuilds(t *testing.T) {

@@ -16,3 +16,7 @@ func (c *Cache) SetMost(most int64) { c.most = most }
 // SetSettled makes files that a test has just written old enough: nothing can
 // set the time of their last change back.
 func (c *Cache) SetSettled(d time.Duration) { c.settled = d }
+
+// RemoveImage removes an image as [Cache.Prune] does, of an entry that may be
+// out of date by then.
+func (c *Cache) RemoveImage(e Entry) (bool, error) { return images{c}.remove(e) }

@@ -128,7 +128,7 @@ func TestOffline(t *testing.T) {
 		t.Helper()
 		_, err := cache.Get(t.Context(), ref, progress.Discard)
 		want := "base image " + s.URL + "/a.img.gz: it is not in the cache, and nothing is fetched offline: build once with a network," +
-			" or bring a.img.gz here by other means and name that file"
+			" or bring a.img.gz here by other means and put it there with `hatchery cache add`"
 		var offline *baseimage.OfflineError
 		var input *baseimage.InputError
 		if err == nil || err.Error() != want || !errors.As(err, &offline) || !errors.As(err, &input) {
