@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -68,6 +69,42 @@ func TestComputeOverABase(t *testing.T) {
 				t.Errorf("only %d bytes are mapped", n)
 			}
 		})
+	}
+}
+
+// A run of mapped blocks gets shorter though none of its blocks changes: the
+// rest of it was freed.
+func TestComputeWhereARunGetsShorter(t *testing.T) {
+	d := read(t, imagetest.Bookworm(t))
+	attr := ext4.Attr{Mode: 0o644, ModTime: epoch}
+	editRoot(t, d, func(fs *ext4.FS) {
+		for _, name := range []string{"/one", "/two"} {
+			succeed(t, fs.Create(name, bytes.NewReader(noise(name[1], 64<<10)), attr))
+		}
+	})
+	base := baseOf(t, d)
+	sums, err := blockmap.Sum(background, base, base.Digest(), nil)
+	succeed(t, err)
+	before, err := blockmap.Compute(background, "", base, nil, sums, nil)
+	succeed(t, err)
+	l := edited(t, base, func(l *layer.Layer) {
+		editRoot(t, l, func(fs *ext4.FS) { succeed(t, fs.Remove("/two")) })
+	})
+	got, err := blockmap.Compute(background, "", l, l.Extents(), sums, nil)
+	succeed(t, err)
+	checked(t, got, l)
+
+	shorter := false
+	for _, r := range got.Ranges {
+		for _, b := range before.Ranges {
+			untouched := !slices.ContainsFunc(l.Extents(), func(e layer.Extent) bool {
+				return e.Offset < (b.Last+1)*got.BlockSize && b.First*got.BlockSize < e.Offset+e.Length
+			})
+			shorter = shorter || r.First == b.First && r.Last < b.Last && untouched
+		}
+	}
+	if !shorter {
+		t.Error("no run got shorter, so this shows nothing")
 	}
 }
 

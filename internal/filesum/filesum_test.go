@@ -112,6 +112,7 @@ func TestSumGoesOn(t *testing.T) {
 		{"two places", 17 * mib, func() { scribble(t, f, 30*mib, 1); scribble(t, f, 17*mib, mib) }},
 		{"shorter", 33*mib + 5, func() { size = 33*mib + 5; succeed(t, f.Truncate(size)) }},
 		{"longer", 33*mib + 5, func() { size = 60 * mib; succeed(t, f.Truncate(size)); scribble(t, f, 50*mib, 100) }},
+		{"shorter, told of as a change at the old end", 60 * mib, func() { size = 20*mib + 1; succeed(t, f.Truncate(size)) }},
 		{"the first byte", 0, func() { scribble(t, f, 0, 1) }},
 	} {
 		t.Run(c.summary, func(t *testing.T) {
