@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // A PrivateFile is a file of an image that others must not see: who has it can
@@ -157,12 +158,24 @@ var bootPlaces = []string{"/boot/firmware", "/boot"}
 // Private says whether private things are kept at a path, whatever is there.
 func Private(p string) bool {
 	parts := components(path.Clean("/" + p))
-	return slices.ContainsFunc(privateRules, func(r privateRule) bool {
-		return slices.ContainsFunc(r.patterns(), func(pattern string) bool {
-			return matches(components(pattern), parts)
-		})
-	})
+	if len(parts) == 0 {
+		return false
+	}
+	return slices.ContainsFunc(patternsBelow()[parts[0]], func(pattern []string) bool { return matches(pattern, parts) })
 }
+
+// patternsBelow are the rules' patterns by their first component, which is
+// never one with a *: most files of an image lie below none of them.
+var patternsBelow = sync.OnceValue(func() map[string][][]string {
+	below := map[string][][]string{}
+	for _, r := range privateRules {
+		for _, pattern := range r.patterns() {
+			parts := components(pattern)
+			below[parts[0]] = append(below[parts[0]], parts)
+		}
+	}
+	return below
+})
 
 func (r privateRule) patterns() []string {
 	rest, ok := strings.CutPrefix(r.pattern, "BOOT/")
