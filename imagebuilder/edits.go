@@ -3,6 +3,7 @@ package imagebuilder
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
@@ -92,7 +93,7 @@ func computeEdits(base disk, c *spec.Cluster, t spec.Target, p personality, assu
 func detect(root release.Root, assume string) (*release.Release, error) {
 	rel, err := release.Detect(root)
 	var unknown *release.UnknownError
-	if errors.As(err, &unknown) && assume != "" {
+	if (errors.As(err, &unknown) || errors.Is(err, fs.ErrNotExist)) && assume != "" {
 		rel, err = release.Assume(root, assume)
 	}
 	return rel, baseError("", err)
