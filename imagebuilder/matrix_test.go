@@ -186,6 +186,19 @@ func TestMatrix(t *testing.T) {
 	}
 }
 
+// TestClustersOfFourSectors: the boot partitions of most images that were
+// published have larger clusters than the miniatures', and are larger for it.
+func TestClustersOfFourSectors(t *testing.T) {
+	dir := t.TempDir()
+	text := fmt.Sprintf("name: matrix\nbase: {image: %q}\nuser: {authorized_keys: [%q]}\n", imagetest.Bookworm(t, imagetest.WithClusters(4)), key)
+	buildFixed(t, dir, t.TempDir(), text, []string{"p1"})
+	image := filepath.Join(dir, "out", "p1.img")
+	checkFileSystems(t, image)
+	for _, fault := range firstBootFaults(unpack(t, image), "/boot/firmware") {
+		t.Error(fault)
+	}
+}
+
 // checkGolden compares an image with what it was built from: what was added,
 // changed and removed, with modes, owners and digests, and the text of what is
 // text.

@@ -60,7 +60,9 @@ func TestMiniatures(t *testing.T) {
 		label    string
 		holds    map[string]string // debugfs command: what it must say
 		boot     []string
+		config   string   // a part of config.txt
 		lacks    []string // of the root
+		bootLack []string
 	}{
 		{
 			summary: "bullseye", codename: "bullseye", start: 8192, words: firstboot, features: " metadata_csum", label: "bootfs",
@@ -114,6 +116,74 @@ func TestMiniatures(t *testing.T) {
 			boot:  []string{"user-data", "meta-data", "network-config", "initramfs", "kernel7.img"},
 			lacks: []string{"/etc/sysctl.conf", "/etc/sudoers.d/010_pi-nopasswd", "/etc/dphys-swapfile", "/etc/init.d/resize2fs_once"},
 		},
+		{
+			summary: "bullseye of 2022-04", codename: "bullseye", options: []imagetest.Option{imagetest.WithInitResize()}, start: 8192,
+			words: "quiet init=/usr/lib/raspi-config/init_resize.sh\n", features: "", label: "boot",
+			holds: map[string]string{
+				"cat /etc/fstab": "vfat    defaults,flush ",
+				"cat /usr/lib/raspi-config/init_resize.sh": "parted -m",
+			},
+			lacks: []string{"/usr/sbin/NetworkManager", "/usr/lib/raspberrypi-sys-mods/firstboot"},
+		},
+		{
+			summary: "trixie of 2025-10", codename: "trixie", options: []imagetest.Option{imagetest.WithSystemdInit()}, start: 16384,
+			words: "rootwait resize\n", features: " orphan_file metadata_csum_seed metadata_csum", label: "bootfs",
+			holds: map[string]string{
+				"cat /etc/passwd":                                   "\npi:x:1000:1000::/home/pi:/bin/bash\n",
+				"stat /etc/sudoers.d/010_pi-nopasswd":               "Mode:  0440",
+				"stat /usr/lib/netplan/00-network-manager-all.yaml": "Mode:  0600",
+				"stat /etc/cloud/cloud.cfg":                         "Mode:  0644",
+			},
+			lacks:    []string{"/usr/bin/rpi-usb-gadget"},
+			bootLack: []string{"user-data", "meta-data", "network-config"},
+		},
+		{
+			summary: "bullseye for 64 bits", codename: "bullseye", options: []imagetest.Option{imagetest.WithArchitecture("arm64")}, start: 8192,
+			words: firstboot, features: " metadata_csum", label: "bootfs",
+			holds: map[string]string{
+				"cat /usr/lib/os-release":   "\nID=debian\n",
+				"cat /var/lib/dpkg/arch":    "arm64\narmhf\n",
+				"cat /var/lib/dpkg/status":  "Architecture: arm64\nVersion: 1.20.13\n",
+				"cat /etc/apt/sources.list": "deb http://deb.example.org/debian bullseye main contrib non-free\n",
+			},
+			boot:     []string{"kernel8.img", "bcm2711-rpi-4-b.dtb"},
+			bootLack: []string{"kernel.img", "kernel7.img", "bcm2708-rpi-zero.dtb"},
+			config:   "\narm_64bit=1\n",
+		},
+		{
+			summary: "bookworm for 64 bits", codename: "bookworm", options: []imagetest.Option{imagetest.WithArchitecture("arm64")}, start: 8192,
+			words: firstboot, features: " metadata_csum", label: "bootfs",
+			holds: map[string]string{
+				"cat /usr/lib/os-release":  "\nID=debian\n",
+				"cat /var/lib/dpkg/arch":   "arm64\narmhf\n",
+				"cat /var/lib/dpkg/status": "Package: dpkg\nEssential: yes\nStatus: install ok installed\nPriority: required\nSection: admin\nArchitecture: arm64\n",
+			},
+			boot:     []string{"kernel8.img", "kernel_2712.img", "initramfs8", "initramfs_2712"},
+			bootLack: []string{"kernel.img", "initramfs", "bcm2708-rpi-zero.dtb"},
+			config:   "\narm_64bit=1\n",
+		},
+		{
+			summary: "trixie for 64 bits", codename: "trixie", options: []imagetest.Option{imagetest.WithArchitecture("arm64")}, start: 16384,
+			words: "rootwait resize\n", features: " orphan_file metadata_csum_seed metadata_csum", label: "bootfs",
+			holds: map[string]string{
+				"cat /etc/apt/sources.list.d/debian.sources": "Signed-By: /usr/share/keyrings/debian-archive-keyring.pgp",
+				"cat /usr/lib/os-release":                    "DEBIAN_VERSION_FULL=13",
+			},
+			lacks:    []string{"/etc/apt/sources.list.d/raspbian.sources"},
+			boot:     []string{"kernel8.img", "kernel_2712.img"},
+			bootLack: []string{"kernel7.img"},
+			config:   "\narm_64bit=1\n",
+		},
+		{
+			summary: "Debian's armhf", codename: "bookworm", options: []imagetest.Option{imagetest.WithArchitecture("armhf")}, start: 8192,
+			words: firstboot, features: " metadata_csum", label: "bootfs",
+			holds: map[string]string{
+				"cat /usr/lib/os-release":  "\nID=debian\n",
+				"cat /var/lib/dpkg/status": "Architecture: armhf\n",
+			},
+			boot:  []string{"kernel7.img"},
+			lacks: []string{"/var/lib/dpkg/arch", "/usr/share/keyrings/raspbian-archive-keyring.gpg"},
+		},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
 			image := imagetest.Release(t, test.codename, test.options...)
@@ -137,8 +207,19 @@ func TestMiniatures(t *testing.T) {
 			if label := testtool.Run(t, "mlabel", "-s", "-i", boot, "::"); !strings.Contains(label, "is "+test.label) {
 				t.Errorf("label: %q", label)
 			}
+			listing := "\n" + testtool.Run(t, "mdir", "-/", "-b", "-i", boot, "::/")
 			for _, name := range test.boot {
-				testtool.Run(t, "mtype", "-i", boot, "::/"+name)
+				if !strings.Contains(listing, "\n::/"+name+"\n") {
+					t.Errorf("the boot partition lacks %s:%s", name, listing)
+				}
+			}
+			for _, name := range test.bootLack {
+				if strings.Contains(listing, "\n::/"+name+"\n") {
+					t.Errorf("the boot partition has %s", name)
+				}
+			}
+			if text := testtool.Run(t, "mtype", "-i", boot, "::/config.txt"); !strings.Contains(text, test.config) {
+				t.Errorf("config.txt lacks %q:\n%s", test.config, text)
 			}
 			root := cut(t, image, layout.RootStart, imagetest.RootSize)
 			testtool.Run(t, "e2fsck", "-fn", root)
@@ -261,6 +342,17 @@ func TestOptions(t *testing.T) {
 		if got := debugfs(t, root, "ls /etc"); strings.Contains(got, "hostname") {
 			t.Error("/etc/hostname is there")
 		}
+	})
+	t.Run("clusters", func(t *testing.T) {
+		image := imagetest.Bookworm(t, imagetest.WithClusters(4))
+		boot := cut(t, image, imagetest.BootStart, 4*imagetest.BootSize)
+		if out := testtool.Run(t, "fsck.vfat", "-vn", boot); !strings.Contains(out, "2048 bytes per cluster") {
+			t.Error(out)
+		}
+		if table := testtool.Run(t, "sfdisk", "-d", image); !strings.Contains(table, "start=      335872, size=      114688, type=83") {
+			t.Error(table)
+		}
+		testtool.Run(t, "e2fsck", "-fn", fmt.Sprintf("%s?offset=%d", image, imagetest.BootStart+4*imagetest.BootSize))
 	})
 	t.Run("GPT", func(t *testing.T) {
 		image := imagetest.Bookworm(t, imagetest.WithGPT())
