@@ -386,14 +386,19 @@ func (i *inspection) extract(image *imagebuilder.OpenedImage, args []string) err
 	if err != nil {
 		return err
 	}
+	if _, err := diskimage.Stat(tree, name); err != nil {
+		return inputError(image, err)
+	}
 	out, err := diskimage.Extract(i.command.Context(), tree, name, args[1], diskimage.ExtractOptions{
 		Replace: i.force, Owners: os.Geteuid() == 0, MostBytes: 4*image.Size() + 1<<30,
 	})
-	if errors.Is(err, diskimage.ErrInTheWay) {
+	switch {
+	case errors.Is(err, diskimage.ErrInTheWay):
 		return &imagebuilder.InputError{Err: fmt.Errorf("%w: give another place, or --force to replace it", err)}
-	}
-	if err != nil {
-		return inputError(image, err)
+	case errors.Is(err, fs.ErrNotExist): // not in the image: that was looked at
+		return &imagebuilder.InputError{Err: fmt.Errorf("cannot extract to %s: %w", args[1], err)}
+	case err != nil:
+		return fmt.Errorf("cannot extract %s from %s: %w", shown(name), image.Name, err)
 	}
 	if i.json {
 		return i.printJSON(struct {

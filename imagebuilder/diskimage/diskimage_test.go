@@ -509,6 +509,10 @@ func TestPaths(t *testing.T) {
 		{"stat", "/abs", "/srv", nil},
 		{"stat", "/host", "/etc/hostname", nil},
 		{"stat", "/config", "/boot/firmware/config.txt", nil},
+		// A link to a file of its own name elsewhere is no news of its folder.
+		{"stat", "/etc/os-release", "/usr/lib/os-release", nil},
+		{"open", "/etc/os-release", "", nil},
+		{"lstat", "/etc/fstab", "/etc/fstab", nil},
 		{"stat", "/loop1", "", diskimage.ErrLoop},
 		{"stat", "/dangling", "", os.ErrNotExist},
 		{"open", "/host", "", nil},

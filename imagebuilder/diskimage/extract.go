@@ -65,7 +65,7 @@ func Extract(ctx context.Context, t Tree, from, dest string, o ExtractOptions) (
 	}
 	stage, err := os.MkdirTemp(parent, ".hatchery-extract-*")
 	if err != nil {
-		return nil, fmt.Errorf("cannot write there: %w", err)
+		return nil, err
 	}
 	defer discard(stage)
 	if x.root, err = os.OpenRoot(stage); err != nil {

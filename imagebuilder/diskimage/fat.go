@@ -34,7 +34,9 @@ type fatVolume struct {
 	label       string
 	id          uint32
 
-	pages map[int64][]byte // of the FAT
+	pages  map[int64][]byte      // of the FAT
+	lists  map[uint32][]fatEntry // of folders, by their cluster; 0 is the root
+	listed int                   // entries in lists
 }
 
 // fatBootSector says whether a sector describes a FAT file system: what a
@@ -91,7 +93,7 @@ func newFAT(r io.ReaderAt, size int64, b []byte) (*fatVolume, error) {
 		total = int64(le32(b[32:]))
 	}
 	// As the kernel tells them apart.
-	v := &fatVolume{r: r, clusterSize: sector * perCluster, pages: map[int64][]byte{}}
+	v := &fatVolume{r: r, clusterSize: sector * perCluster, pages: map[int64][]byte{}, lists: map[uint32][]fatEntry{}}
 	label := b[43:54]
 	v.id = le32(b[39:])
 	if perFAT == 0 {
@@ -142,6 +144,7 @@ const (
 	mostDirBytes = 65536 * dirSlot
 	fatPage      = 4096
 	mostPages    = 1024
+	mostListed   = 200_000
 	// mostCounted bounds the time that counting free clusters takes.
 	mostCounted = 4 << 20
 )
@@ -286,7 +289,29 @@ func (v *fatVolume) offset(cluster uint32) int64 {
 	return v.data + int64(cluster-2)*v.clusterSize
 }
 
+// list gives what is in a folder, and remembers it: every path leads through
+// some.
 func (v *fatVolume) list(name string, dir fatEntry) ([]fatEntry, error) {
+	key := dir.cluster
+	if dir.name == "" {
+		key = 0
+	}
+	if entries, ok := v.lists[key]; ok && (dir.name == "" || key != 0) {
+		return entries, nil
+	}
+	entries, err := v.readList(name, dir)
+	if err != nil {
+		return nil, err
+	}
+	if v.listed += len(entries); v.listed > mostListed {
+		clear(v.lists)
+		v.listed = len(entries)
+	}
+	v.lists[key] = entries
+	return entries, nil
+}
+
+func (v *fatVolume) readList(name string, dir fatEntry) ([]fatEntry, error) {
 	raw, err := v.readRaw(name, dir)
 	if err != nil {
 		return nil, err

@@ -198,3 +198,39 @@ func xattrs(path string) []string {
 	slices.Sort(list)
 	return list
 }
+
+// TestSectorsOf4096 has sfdisk partition a disk of such sectors, which takes a
+// device. Opened as a device, it looks the same.
+func TestSectorsOf4096(t *testing.T) {
+	testtool.NeedRoot(t)
+	path := blank(t, 64*mib)
+	device := strings.TrimSpace(testtool.Run(t, "losetup", "--find", "--show", "--sector-size", "4096", path))
+	t.Cleanup(func() { testtool.Run(t, "losetup", "--detach", device) })
+	sfdisk(t, device, "label: gpt\nstart=1024, size=512, name=\"first\"\nstart=2048, size=1024, name=\"second\"\n")
+	testtool.Run(t, "sync", device)
+	for _, name := range []string{path, device} {
+		f, err := os.Open(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		size, err := f.Seek(0, io.SeekEnd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		im, err := diskimage.Open(f, size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if table := im.Table(); table.Kind != diskimage.GPT || table.SectorSize != 4096 || table.Problem != "" {
+			t.Errorf("%s: %+v", name, table)
+		}
+		var got []string
+		for _, p := range im.Partitions() {
+			got = append(got, fmt.Sprint(p.Number, p.Label, p.Start, p.Size, p.Problem))
+		}
+		if want := []string{"1first4194304 2097152", "2second8388608 4194304"}; !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}
