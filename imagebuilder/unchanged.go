@@ -33,7 +33,8 @@ func newUnchanged(base, device disk, root parttable.Partition, grown int64, chan
 	return &unchanged{was: was, is: is, bootPath: bootPath, start: root.Start, changed: changed}, nil
 }
 
-// same says that a file's content is certainly equal. False says nothing.
+// same says that the content of a regular file, which is in both, is certainly
+// equal. False says nothing.
 func (u *unchanged) same(path string) bool {
 	if strings.HasPrefix(path, u.bootPath+"/") {
 		return false
@@ -53,13 +54,8 @@ func (u *unchanged) same(path string) bool {
 	return true
 }
 
-// extentsOf gives where a regular file lies; not where the path ends with a
-// symbolic link.
+// extentsOf gives where a file lies.
 func extentsOf(fsys *ext4.FS, path string) ([]ext4.FileExtent, bool) {
-	info, err := fsys.Lstat(path)
-	if err != nil || !info.Mode.IsRegular() {
-		return nil, false
-	}
 	f, err := fsys.OpenFile(path)
 	if err != nil {
 		return nil, false
