@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"sync/atomic"
 
 	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/gzip"
@@ -107,6 +108,7 @@ func unpackStream(ctx context.Context, src *source, format format, f *os.File, s
 	verb, total := "decompress ", size
 	in := &counter{r: io.NewSectionReader(f, 0, size)}
 	var r io.Reader
+	begin := func(io.Reader) error { return nil } // zstd reads ahead once it has a reader
 	switch format {
 	case raw:
 		verb, needed = "copy ", size
@@ -119,20 +121,22 @@ func unpackStream(ctx context.Context, src *source, format format, f *os.File, s
 		defer z.Close()
 		r = z
 	case zstdFile:
-		z, err := zstd.NewReader(in, zstd.WithDecoderMaxWindow(maxZstdWindow), zstd.WithDecoderLowmem(true))
+		z, err := zstd.NewReader(nil, zstd.WithDecoderMaxWindow(maxZstdWindow), zstd.WithDecoderLowmem(true))
 		if err != nil {
 			return u, 0, streamError(err, in)
 		}
 		defer z.Close()
-		r = z
+		r, begin = z, z.Reset
 	case zipFile:
 		member, err := imageInZip(in, size)
 		if err != nil {
 			return u, 0, err
 		}
-		if in.n, err = member.DataOffset(); err != nil {
+		offset, err := member.DataOffset()
+		if err != nil {
 			return u, 0, damaged(err)
 		}
+		in.n.Store(offset)
 		needed = int64(member.UncompressedSize64)
 		z, err := member.Open()
 		if err != nil {
@@ -148,6 +152,9 @@ func unpackStream(ctx context.Context, src *source, format format, f *os.File, s
 	task := src.report.Begin(verb+src.base(), total)
 	defer func() { task.End(err) }()
 	in.add = task.Add
+	if err := begin(in); err != nil {
+		return u, needed, streamError(err, in)
+	}
 	hash := sha256.New()
 	first, written := true, int64(0)
 	err = relay(ctx, r, func(p []byte) error {
@@ -190,21 +197,22 @@ func streamError(err error, in *counter) error {
 	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded):
 		return inputErrorf("it takes more than %d MiB of memory to decompress; unpack it with zstd -d --long=31 and name the .img", maxZstdWindow>>20)
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-		return damaged(fmt.Errorf("truncated at offset %d", in.n))
+		return damaged(fmt.Errorf("truncated at offset %d", in.n.Load()))
 	}
-	return damaged(fmt.Errorf("corrupt before offset %d: %w", in.n, err))
+	return damaged(fmt.Errorf("corrupt before offset %d: %w", in.n.Load(), err))
 }
 
-// A counter counts what is read of the source.
+// A counter counts what is read of the source, by decoders of several
+// goroutines too.
 type counter struct {
 	r   *io.SectionReader
-	n   int64
+	n   atomic.Int64
 	add func(int64)
 }
 
 func (c *counter) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
-	c.n += int64(n)
+	c.n.Add(int64(n))
 	if c.add != nil {
 		c.add(int64(n))
 	}
@@ -215,7 +223,7 @@ func (c *counter) Read(p []byte) (int, error) {
 func (c *counter) ReadAt(p []byte, off int64) (int, error) {
 	n, err := c.r.ReadAt(p, off)
 	if c.add != nil {
-		c.n += int64(n)
+		c.n.Add(int64(n))
 		c.add(int64(n))
 	}
 	return n, err
