@@ -40,7 +40,7 @@ build:
 
 ## demo: five images from the stand-in base, and what came out
 demo: deps base build
-	@examples/demo/run "$$(testdata/base/make --print)"
+	@examples/demo/run "$$(testdata/base/make --print)" "$$(testdata/base/make --release trixie --print)"
 
 ## test: everything, as CI runs it
 test: deps base lint
