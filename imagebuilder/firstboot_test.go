@@ -510,7 +510,7 @@ func checkFirstBoot(t *testing.T, c matrixCase) {
 		if strings.Contains(c.name, "cbridge") {
 			want["eth0"] = "systemd-networkd"
 			if lan == "dhcpcd" {
-				delete(want, "wlan0") // nobody's: there is no Wi-Fi
+				delete(want, "wlan0") // nobody's: with a bridge there is no Wi-Fi
 			}
 		}
 	}

@@ -56,8 +56,8 @@ var matrixBases = []matrixBase{
 	{name: "trixie-arm64", make: imagetest.Trixie, options: []imagetest.Option{imagetest.WithArchitecture("arm64")}, only: []string{"cnat"}, controllerModel: "5", noNodes: true},
 }
 
-// matrixNetworks are the ways in which a controller is connected. The last two
-// have no node of their own: a node does not see the difference.
+// matrixNetworks are the ways in which a controller is connected. Most have no
+// node of their own: a node does not see the difference.
 var matrixNetworks = []struct {
 	name, controller, more string
 	controllerOnly         bool
@@ -183,6 +183,69 @@ func TestMatrix(t *testing.T) {
 		if !isMatrixCase(name) {
 			t.Errorf("%s belongs to no case", golden)
 		}
+	}
+}
+
+// TestBasesOfTheirOwn: a controller for 64 bits with Zeros for which only 32-bit
+// images will do, each of another release.
+func TestBasesOfTheirOwn(t *testing.T) {
+	dir := t.TempDir()
+	text := fmt.Sprintf("name: matrix\nbase: {image: %q}\ncontroller: {model: 5, base: {image: %q}}\nslots: {p1: {}, p2: {base: {image: %q}}}\nuser: {authorized_keys: [%q]}\n",
+		imagetest.Bullseye(t), imagetest.Trixie(t, imagetest.WithArchitecture("arm64")), imagetest.Bookworm(t), key)
+	buildFixed(t, dir, t.TempDir(), text, nil)
+	for target, want := range map[string]matrixCase{
+		"controller": {name: "trixie-arm64"}, "p1": {name: "bullseye"}, "p2": {name: "bookworm"},
+	} {
+		image := filepath.Join(dir, "out", target+".img")
+		checkFileSystems(t, image)
+		u := unpack(t, image)
+		for _, fault := range firstBootFaults(u, want.bootPath()) {
+			t.Errorf("%s: %s", target, fault)
+		}
+		codename, _, _ := strings.Cut(want.name, "-")
+		if text := u.read("/etc/os-release"); !strings.Contains(text, "VERSION_CODENAME="+codename+"\n") {
+			t.Errorf("%s is built from\n%s", target, text)
+		}
+	}
+}
+
+// TestWrongArchitecture: what a Zero cannot run is refused before anything is
+// written.
+func TestWrongArchitecture(t *testing.T) {
+	t.Setenv("SOURCE_DATE_EPOCH", fmt.Sprint(matrixEpoch))
+	for _, test := range []struct {
+		summary, codename, architecture, want string
+	}{
+		{"bullseye for 64 bits", "bullseye", "arm64", "arm64"},
+		{"bookworm for 64 bits", "bookworm", "arm64", "arm64"},
+		{"trixie for 64 bits", "trixie", "arm64", "arm64"},
+		{"bullseye of Debian's armhf", "bullseye", "armhf", "ARMv7"},
+		{"bookworm of Debian's armhf", "bookworm", "armhf", "ARMv7"},
+		{"trixie of Debian's armhf", "trixie", "armhf", "ARMv7"},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			dir := t.TempDir()
+			text := fmt.Sprintf("name: matrix\nbase: {image: %q}\nslots: {p1: {model: zero}}\nuser: {authorized_keys: [%q]}\n",
+				imagetest.Release(t, test.codename, imagetest.WithArchitecture(test.architecture)), key)
+			file := filepath.Join(dir, "cluster.yaml")
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			cluster, err := spec.Load(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = imagebuilder.Build(context.Background(), cluster, imagebuilder.Options{
+				Out: filepath.Join(dir, "out"), Cache: t.TempDir(), Targets: []string{"p1"}, NoSums: true,
+			})
+			var input *imagebuilder.InputError
+			if !errors.As(err, &input) || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error %v, want an InputError with %q", err, test.want)
+			}
+			if images, _ := filepath.Glob(filepath.Join(dir, "out", "*.img")); len(images) > 0 {
+				t.Errorf("there is %q all the same", images)
+			}
+		})
 	}
 }
 
