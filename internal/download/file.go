@@ -114,6 +114,15 @@ func (v version) differs(other version) bool {
 		v.size >= 0 && other.size >= 0 && v.size != other.size
 }
 
+// vouchesFor says whether two answers are surely about the same file.
+func (v version) vouchesFor(other version) bool {
+	return !v.differs(other) && (v.tagged() && v.etag == other.etag || v.modified != "" && v.modified == other.modified)
+}
+
+// tagged says whether there is a tag that vouches for bytes, which a weak one
+// does not (RFC 9110, 13.1.5).
+func (v version) tagged() bool { return strings.HasPrefix(v.etag, `"`) }
+
 func (t *transfer) digest() digest.Digest { return digest.NewDigest(digest.SHA256, t.hash) }
 
 func (t *transfer) dir() string { return filepath.Dir(t.f.Name()) }
@@ -208,11 +217,11 @@ func (t *transfer) fetch(ctx context.Context) error {
 // attempt is one request.
 func (t *transfer) attempt(ctx context.Context) error {
 	header := http.Header{}
-	if t.have > 0 && !t.whole {
+	// Without a digest, only the server can tell that a part is of the same file.
+	if t.have > 0 && !t.whole && (t.want != "" || t.version.vouchesFor(t.version)) {
 		header.Set("Range", fmt.Sprintf("bytes=%d-", t.have))
-		// A weak tag does not vouch for bytes (RFC 9110, 13.1.5).
-		if tag := t.version.etag; strings.HasPrefix(tag, `"`) && (t.want == "" || t.changes < maxChanges) {
-			header.Set("If-Range", tag)
+		if t.version.tagged() && (t.want == "" || t.changes < maxChanges) {
+			header.Set("If-Range", t.version.etag)
 		}
 	}
 	a, err := t.client.ask(ctx, t.url, header, t.want != "")
@@ -234,7 +243,7 @@ func (t *transfer) attempt(ctx context.Context) error {
 		if now.size = r.size; now.size < 0 {
 			now.size = t.version.size
 		}
-		if t.version.differs(now) {
+		if t.version.differs(now) || t.want == "" && !t.version.vouchesFor(now) {
 			if err := t.changed(now); err != nil {
 				return err
 			}

@@ -429,6 +429,33 @@ func TestFaults(t *testing.T) {
 			answer: becomes(other, "", file, "", half, true)},
 		{summary: "another file on the server since, digest unknown", any: true, requests: 2, ranges: 1,
 			answer: becomes(other, `"1"`, file, `"2"`, half, true)},
+		{summary: "another file on the server since, by its date, digest unknown", any: true, requests: 3, ranges: 1,
+			answer: func(m *mirror, n int, w http.ResponseWriter, r *http.Request) bool {
+				m.modified = time.Unix(int64(min(n, 2)), 0)
+				if m.file = file; n == 1 {
+					m.file = other
+					m.cut(w, r, half)
+				}
+				return false
+			}},
+		{summary: "the same file by its date, digest unknown", any: true, requests: 2, ranges: 1, sent: int64(len(file)),
+			answer: func(m *mirror, n int, w http.ResponseWriter, r *http.Request) bool {
+				m.modified = time.Unix(1, 0)
+				return n == 1 && cutAt(half)(m, w, r)
+			}},
+		{summary: "a part that does not say of which file, digest unknown", any: true, requests: 3, ranges: 1,
+			answer: func(m *mirror, n int, w http.ResponseWriter, r *http.Request) bool {
+				if m.file, m.etag = file, ""; n == 1 {
+					m.file, m.etag = other, `"1"`
+					m.cut(w, r, half)
+				}
+				r.Header.Del("If-Range")
+				return false
+			}},
+		{summary: "nothing tells files apart, digest unknown", any: true, requests: 2,
+			answer: becomes(other, "", file, "", half, true)},
+		{summary: "only a weak tag tells files apart, digest unknown", any: true, requests: 2,
+			answer: becomes(other, `W/"1"`, file, `W/"1"`, half, true)},
 		{summary: "another file each time, digest unknown", any: true, requests: 5, ranges: 4, says: "the file on the server changes again and again",
 			answer: func(m *mirror, n int, w http.ResponseWriter, r *http.Request) bool {
 				m.etag = fmt.Sprintf(`"%d"`, n)
@@ -548,6 +575,28 @@ func TestCutAnywhere(t *testing.T) {
 	}
 }
 
+// TestSlowButSteady: a server that stands still is one that sends nothing for
+// some time, not one that takes long for all of it.
+func TestSlowButSteady(t *testing.T) {
+	file := noise(10, 6000)
+	m := serve(t, file, func(m *mirror, n int, w http.ResponseWriter, r *http.Request) bool {
+		w.Header().Set("Content-Length", fmt.Sprint(len(file)))
+		for piece := range slices.Chunk(file, 1000) {
+			time.Sleep(400 * time.Millisecond)
+			w.Write(piece)
+			w.(http.Flusher).Flush()
+		}
+		return true
+	})
+	m.client.Stall = 2 * time.Second // less than all of it takes
+	if _, _, err := m.get(t, t.Context(), digest.FromBytes(file), progress.Discard, download.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if m.requests != 1 {
+		t.Errorf("%d requests, want one", m.requests)
+	}
+}
+
 // TestProgressOfResumed: progress begins with what is there.
 func TestProgressOfResumed(t *testing.T) {
 	file := noise(4, 500<<10)
@@ -612,12 +661,22 @@ func TestNeverBeyondTheLimit(t *testing.T) {
 		largest := int64(0)
 		m := serve(t, nil, func(m *mirror, n int, w http.ResponseWriter, r *http.Request) bool {
 			chunk := make([]byte, 100<<10)
-			for range 640 {
+			for sent := int64(0); sent < 64<<20; {
 				if _, err := w.Write(chunk); err != nil {
 					break
 				}
-				if info, err := os.Stat(m.part); err == nil {
+				w.(http.Flusher).Flush()
+				sent += int64(len(chunk))
+				for { // until it is written, or refused
+					info, err := os.Stat(m.part)
+					if err != nil || r.Context().Err() != nil {
+						return true
+					}
 					largest = max(largest, info.Size())
+					if info.Size() >= sent || sent > limit {
+						break
+					}
+					time.Sleep(100 * time.Microsecond)
 				}
 			}
 			return true
@@ -628,7 +687,7 @@ func TestNeverBeyondTheLimit(t *testing.T) {
 			t.Errorf("%+v: got %v, want an InputError", options, err)
 		}
 		m.Close() // waits for the handler
-		if largest == 0 || largest > limit {
+		if largest < limit-200<<10 || largest > limit {
 			t.Errorf("%+v: the file had up to %d bytes", options, largest)
 		}
 		if info, err := os.Stat(m.part); err != nil || info.Size() != 0 {
