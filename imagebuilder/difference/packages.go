@@ -36,8 +36,7 @@ func (c *comparison) packagesOf() error {
 		}
 		if failed != nil {
 			c.problems.add("%s: %s is not compared by packages: %v", l.name, statusPath, failed)
-			// So its text is told after all.
-			e.noDiff = noDiffUnread
+			// So its text is told after all: this time it is to be read for that.
 			c.text = append(c.text, e)
 			return c.readTexts()
 		}

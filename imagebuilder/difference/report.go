@@ -213,7 +213,7 @@ func (r *report) partitionValue(v PartitionChange) {
 			r.item(minus, "feature %s", value(f))
 		}
 	default:
-		r.item(tilde, "%s: %v → %v", what, v.Was, v.Is)
+		r.item(tilde, "%s: %s → %s", what, line(fmt.Sprint(v.Was)), line(fmt.Sprint(v.Is)))
 	}
 }
 

@@ -32,9 +32,9 @@ func TestFiles(t *testing.T) {
 			want:    "No differences.\n",
 		},
 		{
-			summary: "only times differ, of files and folders",
+			summary: "only times differ, of files and folders, and a symlink's mode",
 			was:     "d755 0:0 /etc\n-644 0:0 /etc/hostname a\nl777 0:0 /etc/link x",
-			is:      "d755 0:0 /etc time=9\n-644 0:0 /etc/hostname a time=9\nl777 0:0 /etc/link x time=9",
+			is:      "d755 0:0 /etc time=9\n-644 0:0 /etc/hostname a time=9\nl700 0:0 /etc/link x time=9",
 			want:    "No differences, but for the times of 1 file.\n",
 		},
 		{
@@ -162,24 +162,26 @@ func TestFiles(t *testing.T) {
 		{
 			summary: "files that cannot be read or are damaged",
 			was:     `-644 0:0 /a x` + "\n" + `-644 0:0 /b x "problem=wrong checksum"`,
-			is:      "-644 0:0 /a x\n-644 0:0 /b yy",
+			is:      "-644 0:0 /a x\n-644 0:0 /b yy\nd755 0:0 \"/\\x1b[0m\" \"problem=it is\\nhostile\"",
 			want: `Files
+  + drwxr-xr-x 0:0                  "/\x1b[0m"
   ~ -rw-r--r-- 0:0             2 B  /b  (content, +1 B; unread)
 
 Not compared
+  ! the second image: /^[[0m: it is hostile
   ! the first image: /b: wrong checksum
   ! /b: cannot read it in the first image: wrong checksum
 
-1 file changed
+1 folder added; 1 file changed
 `,
 		},
 		{
 			summary: "control characters",
 			was:     `-644 0:0 "/a\x1b[2Jb" x`,
-			is:      `-644 0:0 "/c d\n" "\x1b]0;title\x07\r\nsoft\u00adhyphen \u202eback\xff\ttab é\u0085\n"` + "\n" + `l777 0:0 /l "\x1b[31m"`,
+			is:      `-644 0:0 "/c d\n" "\x1b]0;title\x07\r\nsoft\u00adhyphen \u202eback\xff\ttab é\u0085\x7f\n"` + "\n" + `l777 0:0 /l "\x1b[31m"`,
 			want: `Files
   - -rw-r--r-- 0:0             1 B  "/a\x1b[2Jb"
-  + -rw-r--r-- 0:0            43 B  "/c d\n"
+  + -rw-r--r-- 0:0            44 B  "/c d\n"
   + lrwxrwxrwx 0:0                  /l → "\x1b[31m"
 
 --- "/a\x1b[2Jb"
@@ -192,9 +194,9 @@ Not compared
 +++ "/c d\n"
 @@ -0,0 +1,2 @@
 +^[]0;title^G^M
-+soft<U+00AD>hyphen <U+202E>back\xff	tab é<U+0085>
++soft<U+00AD>hyphen <U+202E>back\xff	tab é<U+0085>^?
 
-1 file (43 B), 1 other added; 1 file (1 B) removed
+1 file (44 B), 1 other added; 1 file (1 B) removed
 `,
 		},
 	} {
