@@ -8,6 +8,8 @@ import (
 
 	"hatchery/imagebuilder"
 	"hatchery/imagebuilder/baseimage"
+	"hatchery/imagebuilder/clusterlock"
+	"hatchery/internal/download"
 	"hatchery/internal/spec"
 )
 
@@ -25,9 +27,13 @@ func exitCode(err error) int {
 		unknown *spec.UnknownTargetError
 		input   *imagebuilder.InputError
 		base    *baseimage.InputError
+		lock    *clusterlock.InputError
+		fetched *download.InputError
 	)
-	if errors.As(err, &usage) || errors.As(err, &config) || errors.As(err, &unknown) || errors.As(err, &input) || errors.As(err, &base) {
-		return exitUsage
+	for _, mistake := range []any{&usage, &config, &unknown, &input, &base, &lock, &fetched} {
+		if errors.As(err, mistake) {
+			return exitUsage
+		}
 	}
 	return exitFailed
 }
