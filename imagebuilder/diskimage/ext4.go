@@ -43,38 +43,39 @@ func (v ext4Volume) lstat(p string) (Node, error) {
 	if err != nil {
 		return Node{}, translate(err)
 	}
+	n := ext4.Node{Info: info}
+	if info.Mode&fs.ModeSymlink != 0 {
+		n.Target, n.Err = v.fs.Readlink(p)
+	}
+	if n.Xattrs, err = v.fs.Xattrs(p); err != nil {
+		n.Err = err
+	}
+	return nodeOf(p, n), nil
+}
+
+// nodeOf describes a file of an ext4 file system.
+func nodeOf(p string, of ext4.Node) Node {
 	n := Node{
-		Path: p, Mode: info.Mode, UID: info.UID, GID: info.GID, Size: info.Size, ModTime: info.ModTime,
-		Links: info.Links, Major: info.Major, Minor: info.Minor, Inode: uint64(info.Inode),
+		Path: p, Mode: of.Mode, UID: of.UID, GID: of.GID, Size: of.Size, ModTime: of.ModTime,
+		Links: of.Links, Major: of.Major, Minor: of.Minor, Inode: uint64(of.Inode), Target: of.Target,
 	}
-	if n.Mode&fs.ModeSymlink != 0 {
-		if n.Target, err = v.fs.Readlink(p); err != nil {
-			n.Problem = cause(err)
-		}
+	if len(of.Xattrs) > 0 {
+		n.Xattrs = of.Xattrs
 	}
-	attrs, err := v.fs.Xattrs(p)
-	if err != nil {
-		n.Problem = cause(err)
+	if of.Err != nil { // the others can be read
+		n.Problem = cause(translate(of.Err))
 	}
-	if len(attrs) > 0 {
-		n.Xattrs = attrs
-	}
-	return n, nil
+	return n
 }
 
 func (v ext4Volume) readDir(p string) ([]Node, error) {
-	entries, err := v.fs.ReadDir(p)
+	entries, err := v.fs.ReadNodes(p)
 	if err != nil {
 		return nil, translate(err)
 	}
-	nodes := make([]Node, 0, len(entries))
-	for _, e := range entries {
-		name := path.Join(p, e.Name)
-		n, err := v.lstat(name)
-		if err != nil { // the others can be read
-			n = Node{Path: name, Mode: e.Type, Inode: uint64(e.Inode), Problem: cause(err)}
-		}
-		nodes = append(nodes, n)
+	nodes := make([]Node, len(entries))
+	for i, e := range entries {
+		nodes[i] = nodeOf(path.Join(p, e.Name), e)
 	}
 	return nodes, nil
 }

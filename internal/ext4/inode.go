@@ -40,35 +40,36 @@ func (fs *FS) inode(num uint32) (*inode, error) {
 	if num == 0 || num > fs.inodes {
 		return nil, corrupt("inode reference", 0, "inode %d of %d", num, fs.inodes)
 	}
-	structure := fmt.Sprintf("inode %d", num)
 	at, off := fs.inodePlace(num)
+	// Its name is made for errors only: this is called for every file there is.
+	structure := func() string { return fmt.Sprintf("inode %d", num) }
 	if g := fs.groupOfInode(num); fs.hasFlag(g, bgInodeUninit) || (num-1)%fs.inodesPerGroup >= fs.inodesPerGroup-fs.gdItableUnused(g) {
-		return nil, corrupt(structure, at, "it was never used, and something refers to it")
+		return nil, corrupt(structure(), at, "it was never used, and something refers to it")
 	}
 	b, err := fs.cached(at)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", structure, err)
+		return nil, fmt.Errorf("cannot read %s: %w", structure(), err)
 	}
 	in := &inode{num: num, raw: append([]byte(nil), b.data[off:off+fs.inodeSize]...), tableBlock: at}
 	in.seed = inodeSeed(fs.seed, num, le32(in.raw, inGeneration))
 	if fs.inodeSize > inBaseSize {
 		if extra := int(le16(in.raw, inExtraIsize)); inBaseSize+extra > fs.inodeSize || extra%4 != 0 {
-			return nil, corrupt(structure, at, "%d extra bytes", extra)
+			return nil, corrupt(structure(), at, "%d extra bytes", extra)
 		}
 	}
 	if fs.csum && inodeChecksum(in.seed, in.raw) != storedInodeChecksum(in.raw) {
-		return nil, corrupt(structure, at, "wrong checksum")
+		return nil, corrupt(structure(), at, "wrong checksum")
 	}
 	if in.links() == 0 {
-		return nil, corrupt(structure, at, "it has no links, and something refers to it")
+		return nil, corrupt(structure(), at, "it has no links, and something refers to it")
 	}
 	switch in.mode() & modeType {
 	case modeFifo, modeChar, modeDir, modeBlock, modeRegular, modeSymlink, modeSocket:
 	default:
-		return nil, corrupt(structure, at, "mode %#o", in.mode())
+		return nil, corrupt(structure(), at, "mode %#o", in.mode())
 	}
 	if bad := in.flags() & (flagEncrypt | flagVerity | flagEAInode | flagInline | flagCasefold); bad != 0 {
-		return nil, fmt.Errorf("%s: %w", structure, &UnsupportedFeatureError{"inode", featureNames(bad, inodeFlagNames, 'I')})
+		return nil, fmt.Errorf("%s: %w", structure(), &UnsupportedFeatureError{"inode", featureNames(bad, inodeFlagNames, 'I')})
 	}
 	if fs.tx != nil {
 		fs.tx.inodes[num] = in

@@ -26,15 +26,23 @@ func (fs *FS) Xattrs(path string) (map[string][]byte, error) {
 	if err != nil {
 		return nil, pathError("listxattr", path, err)
 	}
-	body, block, err := fs.xattrs(in)
+	all, err := fs.allXattrs(in)
 	if err != nil {
 		return nil, pathError("listxattr", path, err)
+	}
+	return all, nil
+}
+
+func (fs *FS) allXattrs(in *inode) (map[string][]byte, error) {
+	body, block, err := fs.xattrs(in)
+	if err != nil {
+		return nil, err
 	}
 	all := make(map[string][]byte)
 	for _, x := range append(body, block...) {
 		if name, ok := x.fullName(); ok {
 			if all[name], err = x.shown(in); err != nil {
-				return nil, pathError("listxattr", path, err)
+				return nil, err
 			}
 		}
 	}
