@@ -132,6 +132,40 @@ func openPacked(ctx context.Context, name string, o ImageOptions) (*OpenedImage,
 	return opened(name, f, image.Size, func() error { return errors.Join(f.Close(), image.Close()) })
 }
 
+// OpenBaseOf opens the base of an image that hatchery built, as the manifest
+// beside the image names it. Where there is none that says so, the error is an
+// [*InputError].
+func OpenBaseOf(ctx context.Context, name string, o ImageOptions) (*OpenedImage, error) {
+	if o.Progress == nil {
+		o.Progress = progress.Discard
+	}
+	m, err := readManifest(filepath.Dir(name))
+	if err != nil {
+		return nil, err
+	}
+	var of *TargetManifest
+	if m != nil {
+		for i := range m.Targets {
+			if m.Targets[i].Image == filepath.Base(name) {
+				of = &m.Targets[i]
+			}
+		}
+	}
+	if of == nil {
+		return nil, &InputError{fmt.Errorf("no %s beside %s says what it was made from: name the base, or another image, to compare it with", manifestName, name)}
+	}
+	path, done, err := baseOf(ctx, name, of.Base.Digest, o)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		done()
+		return nil, err
+	}
+	return opened(of.Base.Source, f, of.Base.Size, func() error { return errors.Join(f.Close(), done()) })
+}
+
 // mostLayers bounds a chain of layers.
 const mostLayers = 16
 
@@ -166,7 +200,7 @@ func openLayer(ctx context.Context, name string, o ImageOptions) (*OpenedImage, 
 	return opened(name, top, top.Size(), func() error { return errors.Join(c.Close(), done()) })
 }
 
-// baseOf gives the raw image of a digest, for a layer: as the manifest of its
+// baseOf gives the raw image of a digest, for what was made of it: as the manifest of its
 // build says where it came from, else as the cache has it.
 func baseOf(ctx context.Context, name string, d digest.Digest, o ImageOptions) (path string, done func() error, err error) {
 	cache, err := o.cache()
@@ -202,8 +236,8 @@ func baseOf(ctx context.Context, name string, d digest.Digest, o ImageOptions) (
 	if reason != nil {
 		return "", nil, fmt.Errorf("the base of %s: %w", name, reason)
 	}
-	return "", nil, &InputError{fmt.Errorf("%s is a layer over the base %s, which is not in the cache, and there is no manifest.json that says where it is: "+
-		"look at an image (out/*.img), which is whole", name, d)}
+	return "", nil, &InputError{fmt.Errorf("%s lies over the base %s, which is not in the cache, and there is no manifest.json that says where it is: "+
+		"name the base, or look at an image (out/*.img), which is whole", name, d)}
 }
 
 // layerBeside looks for a sealed layer of the given digest in a layer's

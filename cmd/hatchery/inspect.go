@@ -40,7 +40,7 @@ func inspectVerbs() []inspectVerb {
 		{"tree", "[PATH]", 0, 1, []string{"all"}, (*inspection).tree},
 		{"cat", "PATH...", 1, 1 << 10, []string{"force"}, (*inspection).cat},
 		{"extract", "PATH DEST", 2, 2, []string{"force", "recursive"}, (*inspection).extract},
-		{"diff", "OTHER", 1, 1, []string{"all", "no-diffs"}, (*inspection).diff},
+		{"diff", "[OTHER]", 0, 1, []string{"all", "no-diffs"}, (*inspection).diff},
 	}
 }
 
@@ -62,7 +62,8 @@ in, and which files hold private keys and passwords.
   tree [PATH]        the same as a tree
   cat PATH...        print files
   extract PATH DEST  copy a file or folder out, all of it or nothing
-  diff OTHER         what this image has otherwise than OTHER, such as its base
+  diff [OTHER]       what this image has otherwise than OTHER, or than the base
+                     that manifest.json beside it names
 
 PATH is that of the running system: the boot partition lies where the image
 mounts it. N:/PATH names a file of partition N instead. Symbolic links never
@@ -75,7 +76,8 @@ The verb may come before the image, too.`,
   hatchery inspect out/p1.img ls -l /etc/hatchery
   hatchery inspect 2025-05-13-raspios.img.xz cat /boot/firmware/config.txt
   hatchery inspect out/p1.img extract /etc ./p1-etc
-  hatchery inspect out/p1.img diff base.img.xz
+  hatchery inspect out/p1.img diff                 # since its base
+  hatchery inspect old.img diff 2025-05-13-raspios.img.xz
   hatchery inspect /dev/sdb cat 1:/cmdline.txt`,
 		RunE: func(c *cobra.Command, args []string) error {
 			i.command = c

@@ -8,12 +8,12 @@ import (
 	"hatchery/imagebuilder/diskimage"
 )
 
-// diff says what an image has otherwise than another one.
+// diff says what an image has otherwise than another one, or than its base.
 func (i *inspection) diff(image *imagebuilder.OpenedImage, args []string) error {
 	if i.noDiffs && i.all {
 		return usageError{errors.New("--all shows more, --no-diffs less: which is it?")}
 	}
-	other, err := i.open(args[0])
+	other, err := i.other(image, args)
 	if err != nil {
 		return err
 	}
@@ -30,4 +30,16 @@ func (i *inspection) diff(image *imagebuilder.OpenedImage, args []string) error 
 	return d.WriteText(i.out(), difference.TextOptions{
 		Color: colored(i.command), All: i.all, NoDiffs: i.noDiffs, Hint: "--all shows everything",
 	})
+}
+
+// other opens what an image is compared with.
+func (i *inspection) other(image *imagebuilder.OpenedImage, args []string) (*imagebuilder.OpenedImage, error) {
+	if len(args) > 0 {
+		return i.open(args[0])
+	}
+	display := i.display(i.command)
+	defer display.Close()
+	options := i.options
+	options.Progress = display
+	return imagebuilder.OpenBaseOf(i.command.Context(), image.Name, options)
 }

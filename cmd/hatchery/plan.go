@@ -32,7 +32,7 @@ config.txt by section, packages, partitions and sizes. Beside a file stands wher
 it comes from. What is in private files (keys, passwords, Wi-Fi) is not shown.
 
 It writes nothing: no image, no key, no cluster.lock. Only a base image that is not
-in the cache yet is fetched into it. After a build, ` + "`hatchery inspect IMAGE diff BASE`" + `
+in the cache yet is fetched into it. After a build, ` + "`hatchery inspect IMAGE diff`" + `
 shows the same of the image itself.`,
 		Example: `  hatchery plan                    # every target, in full
   hatchery plan --summary          # a line each
