@@ -27,8 +27,7 @@ RELEASE ?= bookworm
 
 ## base: the stand-in base images, bookworm's and trixie's, made once and kept under build/
 base:
-	@$(SUDO) testdata/base/make --release bookworm
-	@$(SUDO) testdata/base/make --release trixie
+	@$(SUDO) testdata/base/make --release all
 
 ## print-base: where the stand-in base image of RELEASE (bookworm) lies
 print-base:
