@@ -65,17 +65,9 @@ type TargetResult struct {
 // time. Mistakes in what the user gave are an [*InputError] (or the like of
 // the package that found them).
 func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
-	if o.Progress == nil {
-		o.Progress = progress.Discard
-	}
-	targets, err := c.Select(o.Targets)
+	o.Progress = reporter(o.Progress)
+	targets, err := selected(c, o)
 	if err != nil {
-		return nil, err
-	}
-	if pending := c.Unbuilt(); len(pending) > 0 {
-		return nil, notBuiltYet(pending)
-	}
-	if err := checkAssumed(o.AssumeRelease); err != nil {
 		return nil, err
 	}
 	access, err := documents(c, o.Out)
@@ -210,6 +202,19 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 		}
 	}
 	return result, nil
+}
+
+// selected are the targets that are asked for, if what is asked for can be
+// done.
+func selected(c *spec.Cluster, o Options) ([]spec.Target, error) {
+	targets, err := c.Select(o.Targets)
+	if err != nil {
+		return nil, err
+	}
+	if pending := c.Unbuilt(); len(pending) > 0 {
+		return nil, notBuiltYet(pending)
+	}
+	return targets, checkAssumed(o.AssumeRelease)
 }
 
 // notBuiltYet refuses settings that would do nothing: an image without the

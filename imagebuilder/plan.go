@@ -14,7 +14,6 @@ import (
 	"hatchery/imagebuilder/diskimage"
 	"hatchery/internal/identity"
 	"hatchery/internal/layer"
-	"hatchery/internal/progress"
 	"hatchery/internal/spec"
 )
 
@@ -44,17 +43,9 @@ type TargetPlan struct {
 // nor keys nor cluster.lock. A base image that the cache lacks is fetched into
 // the cache.
 func Plan(ctx context.Context, c *spec.Cluster, o Options) (*PlanResult, error) {
-	if o.Progress == nil {
-		o.Progress = progress.Discard
-	}
-	targets, err := c.Select(o.Targets)
+	o.Progress = reporter(o.Progress)
+	targets, err := selected(c, o)
 	if err != nil {
-		return nil, err
-	}
-	if pending := c.Unbuilt(); len(pending) > 0 {
-		return nil, notBuiltYet(pending)
-	}
-	if err := checkAssumed(o.AssumeRelease); err != nil {
 		return nil, err
 	}
 	epoch, err := clusterlock.Peek(c.Dir(), time.Now())

@@ -1,14 +1,12 @@
 package release
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"strings"
 
-	"hatchery/internal/deb822"
+	"hatchery/internal/debarch"
 )
 
 // architecture is what the image is built for, by Debian's name: what dpkg
@@ -22,74 +20,24 @@ func architecture(root Root) (string, error) {
 		return "", err
 	}
 	first, _, _ := strings.Cut(string(data), "\n")
-	if name := strings.TrimSpace(first); architectureName(name) {
+	if name := strings.TrimSpace(first); debarch.IsName(name) {
 		return name, nil
 	}
 	if data, err = root.ReadFile("/var/lib/dpkg/status"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	if name := dpkgArchitecture(data); name != "" {
+	if name := debarch.OfStatus(data); name != "" {
 		return name, nil
 	}
 	for _, program := range []string{"/usr/bin/dpkg", "/usr/bin/dash", "/usr/lib/systemd/systemd"} {
 		if data, err = root.ReadFile(program); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return "", err
 		}
-		if name := programArchitecture(data); name != "" {
+		if name := debarch.OfProgram(data); name != "" {
 			return name, nil
 		}
 	}
 	return "", nil
-}
-
-// architectureName says whether a word can be the name of an architecture, so
-// that nothing else from an image gets into a message.
-func architectureName(word string) bool {
-	return word != "" && len(word) <= 32 && strings.Trim(word, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
-}
-
-// dpkgArchitecture is the architecture of the package dpkg in dpkg's status
-// file. What comes after a line that is none of a control file is not read.
-func dpkgArchitecture(status []byte) string {
-	r := deb822.NewReader(bytes.NewReader(status))
-	for {
-		p, err := r.Next()
-		if err != nil { // the end, or nonsense
-			return ""
-		}
-		if p.Get("Package") != "dpkg" {
-			continue
-		}
-		if name := p.Get("Architecture"); architectureName(name) {
-			return name
-		}
-	}
-}
-
-// programArchitecture reads the header of an ELF file: its class, machine and,
-// for ARM, the calling convention.
-func programArchitecture(program []byte) string {
-	const machine, flags32, hardFloat = 18, 36, 0x400 // EF_ARM_ABI_FLOAT_HARD
-	if len(program) < 52 || string(program[:4]) != "\x7fELF" || program[5] != 1 /* little-endian */ {
-		return ""
-	}
-	u32 := binary.LittleEndian.Uint32
-	switch binary.LittleEndian.Uint16(program[machine:]) {
-	case 40:
-		if u32(program[flags32:])&hardFloat != 0 {
-			return "armhf"
-		}
-		return "armel"
-	case 183:
-		return "arm64"
-	case 62:
-		return "amd64"
-	case 3:
-		return "i386"
-	case 243:
-		return "riscv64"
-	}
-	return ""
 }
 
 // checkArchitecture reports an image that the target's model cannot run. On the
