@@ -17,23 +17,36 @@ import (
 )
 
 // TestPlanIsWhatBuildDoes compares what plan says before a build with what the
-// built image differs in from its base, as inspect reads it, on an image of
-// every release.
+// built image differs in from its base, as inspect reads it, on every kind of
+// image there is here.
 func TestPlanIsWhatBuildDoes(t *testing.T) {
+	both := []string{"controller", "p1"}
+	mine := "overlays: [./mine]\n"
 	for _, test := range []struct {
 		summary string
 		base    func(t *testing.T) string
 		more    string
+		targets []string
 	}{
-		{"bullseye", func(t *testing.T) string { return imagetest.Bullseye(t) }, "controller: {wifi: {ssid: attic, psk: correct horse, country: GB}}\n"},
-		{"bookworm", func(t *testing.T) string { return imagetest.Bookworm(t) }, "controller: {network: cbridge, address: 192.168.42.10/24}\n"},
-		{"trixie", func(t *testing.T) string { return imagetest.Trixie(t) }, ""},
-		{"the user renamed and the root grown", func(t *testing.T) string { return imagetest.Bookworm(t) }, "overlays: [./mine]\n"},
+		{"bullseye", func(t *testing.T) string { return imagetest.Bullseye(t) },
+			"controller: {wifi: {ssid: attic, psk: correct horse, country: GB}}\n", both},
+		{"bullseye of before May 2022", func(t *testing.T) string { return imagetest.Bullseye(t, imagetest.WithInitResize()) }, "", both},
+		{"bookworm", func(t *testing.T) string { return imagetest.Bookworm(t) }, "controller: {network: cbridge, address: 192.168.42.10/24}\n", both},
+		{"trixie", func(t *testing.T) string { return imagetest.Trixie(t) }, "", both},
+		{"trixie of October 2025", func(t *testing.T) string { return imagetest.Trixie(t, imagetest.WithSystemdInit()) }, "", both},
+		{"bookworm for arm64", func(t *testing.T) string { return imagetest.Bookworm(t, imagetest.WithArchitecture("arm64")) }, "", both[:1]},
+		{"trixie for arm64", func(t *testing.T) string { return imagetest.Trixie(t, imagetest.WithArchitecture("arm64")) }, "", both[:1]},
+		{"the user renamed and the root grown", func(t *testing.T) string { return imagetest.Bookworm(t) }, mine, both},
+		{"the stand-in of bookworm", func(t *testing.T) string { return standInBase(t, "bookworm") }, "", both},
+		{"the stand-in of trixie", func(t *testing.T) string { return standInBase(t, "trixie") }, "", both},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
+			if testing.Short() && strings.Contains(test.summary, "stand-in") {
+				t.Skip("large images")
+			}
 			base := test.base(t)
 			w := newWorkspace(t, base, test.more)
-			if strings.Contains(test.more, "mine") {
+			if test.more == mine {
 				w.write("cluster.yaml", "name: homelab\nbase: {image: "+base+"}\nuser: {name: anna, authorized_keys: [./key.pub]}\n"+test.more)
 				large := w.path("mine/common/srv/large")
 				if err := os.MkdirAll(filepath.Dir(large), 0o755); err != nil {
@@ -44,7 +57,7 @@ func TestPlanIsWhatBuildDoes(t *testing.T) {
 				}
 			}
 			// The keys are made, by a build somewhere else.
-			w.hatchery("build", "-q", "--layers-only", "-o", "elsewhere", "controller", "p1")
+			w.hatchery(append([]string{"build", "-q", "--layers-only", "-o", "elsewhere"}, test.targets...)...)
 			if err := os.RemoveAll(w.path("elsewhere")); err != nil {
 				t.Fatal(err)
 			}
@@ -56,16 +69,16 @@ func TestPlanIsWhatBuildDoes(t *testing.T) {
 					Difference map[string]any `json:"difference"`
 				} `json:"targets"`
 			}
-			if err := json.Unmarshal([]byte(w.hatchery("plan", "-q", "--json", "controller", "p1")), &plan); err != nil {
+			if err := json.Unmarshal([]byte(w.hatchery(append([]string{"plan", "-q", "--json"}, test.targets...)...)), &plan); err != nil {
 				t.Fatal(err)
 			}
 			if after := w.listing(); after != before {
 				t.Errorf("plan wrote something:\n%s", cmp.Diff(before, after))
 			}
-			if len(plan.Targets) != 2 || plan.Provisional {
+			if len(plan.Targets) != len(test.targets) || plan.Provisional {
 				t.Fatalf("%d targets, provisional %v", len(plan.Targets), plan.Provisional)
 			}
-			w.hatchery("build", "-q", "controller", "p1")
+			w.hatchery(append([]string{"build", "-q", "--no-sums"}, test.targets...)...)
 			for _, target := range plan.Targets {
 				var built map[string]any
 				if err := json.Unmarshal([]byte(w.hatchery("inspect", "out/"+target.Target+".img", "diff", base, "--json")), &built); err != nil {
