@@ -62,7 +62,7 @@ first run and kept in identity/ beside the cluster file: back that folder up.`,
 				return out.Encode(result)
 			}
 			for _, w := range result.Warnings {
-				fmt.Fprintln(c.ErrOrStderr(), "hatchery: warning:", w)
+				fmt.Fprintln(c.ErrOrStderr(), "hatchery: warning:", harmless(w))
 			}
 			printBuild(c.OutOrStdout(), result, time.Since(begun))
 			return nil

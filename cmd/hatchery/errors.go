@@ -5,6 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"hatchery/imagebuilder"
 	"hatchery/imagebuilder/baseimage"
@@ -53,10 +57,28 @@ func printError(w io.Writer, err error) {
 	switch {
 	case errors.Is(err, errReported):
 	case errors.As(err, &mistakes):
-		fmt.Fprintln(w, mistakes)
+		fmt.Fprintln(w, harmless(mistakes.Error()))
 	default:
-		fmt.Fprintln(w, "hatchery:", err)
+		fmt.Fprintln(w, "hatchery:", harmless(err.Error()))
 	}
+}
+
+// harmless keeps what a base image or a server put into a message from
+// commanding the terminal: whatever cannot be printed is escaped, line breaks
+// and tabs apart.
+func harmless(message string) string {
+	var b strings.Builder
+	for i, r := range message {
+		switch {
+		case r == utf8.RuneError && !strings.HasPrefix(message[i:], string(r)): // a byte that is no UTF-8
+			fmt.Fprintf(&b, `\x%02x`, message[i])
+		case r == '\n' || r == '\t' || unicode.IsPrint(r):
+			b.WriteRune(r)
+		default:
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		}
+	}
+	return b.String()
 }
 
 // printErrorJSON is printError for programs: one more of the JSON objects

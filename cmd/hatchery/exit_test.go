@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"hatchery/imagebuilder"
@@ -37,3 +38,21 @@ func TestExitCode(t *testing.T) {
 type discard struct{}
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
+
+// TestErrorsAreHarmless: an os-release, a config.txt or a server's answer is
+// quoted in messages, and none of them may command the terminal.
+func TestErrorsAreHarmless(t *testing.T) {
+	for _, test := range []struct{ summary, message, want string }{
+		{"plain text", "base \"x\": größer…\n\tsecond line", "base \"x\": größer…\n\tsecond line"},
+		{"escape sequences", "the image is x\x1b[2J (\x1b]0;title\a)", `the image is x\x1b[2J (\x1b]0;title\a)`},
+		{"C1 controls and line returns", "a\u009bb\rc", `a\u009bb\rc`},
+		{"text that runs backwards", "rtl\u202egpj", `rtl\u202egpj`},
+		{"bytes that are no text", "\xff\xfe\ufffd", `\xff\xfe` + "\ufffd"},
+	} {
+		var said strings.Builder
+		printError(&said, errors.New(test.message))
+		if want := "hatchery: " + test.want + "\n"; said.String() != want {
+			t.Errorf("%s: %q, want %q", test.summary, said.String(), want)
+		}
+	}
+}

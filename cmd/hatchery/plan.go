@@ -60,7 +60,7 @@ shows the same of the image itself.`,
 				return out.Encode(result)
 			}
 			for _, w := range result.Warnings {
-				fmt.Fprintln(c.ErrOrStderr(), "hatchery: warning:", w)
+				fmt.Fprintln(c.ErrOrStderr(), "hatchery: warning:", harmless(w))
 			}
 			if result.Provisional {
 				fmt.Fprintln(c.ErrOrStderr(), "hatchery: note: the cluster has no keys yet; the first build makes them, so its host keys, certificates, machine and disk ids will be others than these")
