@@ -1,6 +1,7 @@
 package imagebuilder
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -61,6 +62,9 @@ func computeEdits(base disk, c *spec.Cluster, t spec.Target, p personality, assu
 	if err != nil {
 		return nil, err
 	}
+	if err := checkUntouched(rootReader{root}); err != nil {
+		return nil, err
+	}
 	e := &edits{release: rel, table: table}
 	if err := table.SetDiskID(p.diskID); err != nil {
 		return nil, err
@@ -97,6 +101,25 @@ func detect(root release.Root, assume string) (*release.Release, error) {
 		rel, err = release.Assume(root, assume)
 	}
 	return rel, baseError("", err)
+}
+
+// checkUntouched refuses an image that hatchery made. What its target has and
+// another has not (accounts and their keys, a controller's network) would stay
+// in the new one.
+func checkUntouched(root release.Root) error {
+	data, err := root.ReadFile(nodeFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return baseError("cannot look whether hatchery made the image", err)
+	}
+	var node struct{ Cluster, Name string }
+	whose := "for another cluster or target"
+	if json.Unmarshal(data, &node) == nil && node.Name != "" {
+		whose = fmt.Sprintf("as %q of the cluster %q", node.Name, node.Cluster)
+	}
+	return &InputError{fmt.Errorf("the base image: hatchery made this image itself, %s (it has %s): give the image that it was made from", whose, nodeFile)}
 }
 
 // checkAssumed refuses a release that hatchery does not know.

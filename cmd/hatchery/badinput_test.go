@@ -108,6 +108,20 @@ func TestBadInput(t *testing.T) {
 		},
 		code: exitUsage, stderr: []string{"superblock"},
 	}, {
+		summary: "an image that hatchery made",
+		base: func(t *testing.T, w *workspace) string {
+			w.cluster(compressed, "")
+			w.hatchery("build", "controller", "-q", "--no-sums")
+			path := w.path("made.img")
+			for _, err := range []error{os.Rename(w.path("out/controller.img"), path), os.RemoveAll(w.path("out"))} {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			return path
+		},
+		code: exitUsage, stderr: []string{"the base image", `"controller" of the cluster "homelab"`, "/etc/hatchery/node.json", "was made from"},
+	}, {
 		summary: "a missing file",
 		base:    func(t *testing.T, w *workspace) string { return "./nowhere.img.xz" },
 		code:    exitUsage, stderr: []string{"cluster.yaml:2:", "nowhere.img.xz"},
