@@ -1,9 +1,11 @@
 package imagebuilder
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -78,8 +80,8 @@ func (o *outDir) writeImage(ctx context.Context, target string, top *layer.Layer
 	if present == final && slices.Equal(record.Layers, []digest.Digest{top.Digest()}) {
 		return writtenImage{state: ImageUnchanged, was: record.Layers, from: top.Size()}, nil
 	}
-	changed, known := o.changed(target, top, record)
-	if !known {
+	changed, from, err := o.changed(target, top, record)
+	if err != nil {
 		return writtenImage{state: ImageWritten}, o.writeWholeImage(ctx, target, top, reporter)
 	}
 	if err := o.removeBeside(target); err != nil {
@@ -97,34 +99,65 @@ func (o *outDir) writeImage(ctx context.Context, target string, top *layer.Layer
 	if err != nil {
 		return writtenImage{}, fmt.Errorf("cannot update %s: %w", final, err)
 	}
-	w := writtenImage{state: ImageUpdated, was: record.Layers, from: top.Size()}
-	for _, e := range changed {
-		w.from = min(w.from, e.Offset)
-	}
-	return w, nil
+	return writtenImage{state: ImageUpdated, was: record.Layers, from: from}, nil
 }
 
 // changed are the ranges in which the image may differ from top: those of all
-// layers of which it may hold blocks, and of top. It answers false where one
-// of them is gone or is not what the record names.
-func (o *outDir) changed(target string, top *layer.Layer, record *imageRecord) ([]layer.Extent, bool) {
-	extents := [][]layer.Extent{top.Extents()}
+// layers of which it may hold blocks, and of top; and from is the first byte in
+// which one of these layers does differ from top. The error says that one of
+// them is gone or is not what the record names.
+func (o *outDir) changed(target string, top *layer.Layer, record *imageRecord) (extents []layer.Extent, from int64, err error) {
+	from = top.Size()
+	all := [][]layer.Extent{top.Extents()}
 	for _, d := range record.Layers {
 		if d == top.Digest() {
 			continue
 		}
 		old, err := layer.Open(o.layer(target, d), top.Parent())
 		if err != nil {
-			return nil, false
+			return nil, 0, err
 		}
-		same := old.Digest() == d
-		extents = append(extents, old.Extents())
+		if old.Digest() != d {
+			err = fmt.Errorf("the layer %s is another one than was recorded", d)
+		} else {
+			both := layer.Union(top.Extents(), old.Extents())
+			from, err = firstDifference(old, top, both, from)
+			all = append(all, old.Extents())
+		}
 		old.Close()
-		if !same {
-			return nil, false
+		if err != nil {
+			return nil, 0, err
 		}
 	}
-	return layer.Union(extents...), true
+	return layer.Union(all...), from, nil
+}
+
+// firstDifference gives the first byte, before limit, in which two layers
+// differ: whole blocks of the ranges in which they may.
+func firstDifference(a, b *layer.Layer, ranges []layer.Extent, limit int64) (int64, error) {
+	var left, right [layer.BlockSize]byte
+	for _, e := range ranges {
+		for off := e.Offset; off < e.Offset+e.Length; off += layer.BlockSize {
+			if off >= limit {
+				return limit, nil
+			}
+			if off >= min(a.Size(), b.Size()) {
+				return off, nil
+			}
+			n, err := a.ReadAt(left[:], off)
+			if err != nil && !errors.Is(err, io.EOF) {
+				return 0, err
+			}
+			m, err := b.ReadAt(right[:], off)
+			if err != nil && !errors.Is(err, io.EOF) {
+				return 0, err
+			}
+			if !bytes.Equal(left[:n], right[:m]) {
+				return off, nil
+			}
+		}
+	}
+	return limit, nil
 }
 
 // updateClone patches a clone of the image and puts it in the image's place.
