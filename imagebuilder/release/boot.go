@@ -1,6 +1,9 @@
 package release
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // cmdline collects the changes to cmdline.txt. words and keys are those of the
 // release's first-boot machinery.
@@ -55,7 +58,12 @@ func (e *editor) config() {
 	} else {
 		add("all", "dtoverlay=dwc2,dr_mode=peripheral")
 	}
+	section := "all"
 	for _, line := range t.Config {
-		add("all", line)
+		if name, ok := strings.CutPrefix(line, "["); ok {
+			section = strings.TrimSuffix(name, "]")
+			continue
+		}
+		add(section, line)
 	}
 }

@@ -75,3 +75,25 @@ func TestConfigTakesEffect(t *testing.T) {
 		})
 	}
 }
+
+// TestConfigOfTheUser: a filter among the lines of boot.config says which
+// boards those after it are for.
+func TestConfigOfTheUser(t *testing.T) {
+	var got []release.ConfigEdit
+	for _, e := range edits(t, bookworm(), target(func(t *release.Target) {
+		t.Config = []string{"a=1", "[pi4]", "b=2", "[cm4]", "c=3", "[all]", "d=4"}
+	})).Config {
+		if e.Op == release.AddLine && !strings.HasPrefix(e.Line, "dtoverlay=dwc2") {
+			got = append(got, e)
+		}
+	}
+	want := []release.ConfigEdit{
+		{Section: "all", Op: release.AddLine, Line: "a=1"},
+		{Section: "pi4", Op: release.AddLine, Line: "b=2"},
+		{Section: "cm4", Op: release.AddLine, Line: "c=3"},
+		{Section: "all", Op: release.AddLine, Line: "d=4"},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}

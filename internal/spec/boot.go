@@ -46,6 +46,7 @@ const maxConfigLine = 98
 
 func (d *decoder) config(items []item) []string {
 	var lines []string
+	filter := "" // that the lines stand under; of models the last counts
 	for _, it := range items {
 		name, value, _ := strings.Cut(it.text, "=")
 		overlay, _, _ := strings.Cut(strings.TrimSpace(value), ",")
@@ -61,8 +62,15 @@ func (d *decoder) config(items []item) []string {
 		case strings.TrimSpace(name) == "dtoverlay" && overlay == "dwc2":
 			d.problem(it, "hatchery sets the overlay dwc2 itself: host on the controller, peripheral on the nodes")
 		case strings.HasPrefix(it.text, "["):
-			if !filterPattern.MatchString(it.text) {
+			lower := strings.ToLower(it.text) // as the firmware takes it
+			switch {
+			case !filterPattern.MatchString(it.text):
 				d.problem(it, "%s is not a filter: write one such as [pi4]", quote(it.text))
+			case filter != "" && lower != "[all]" && !(modelFilter(filter) && modelFilter(lower)):
+				d.problem(it, "the lines after it would stand under %s and %s at once: write \"[all]\" between the two", filter, it.text)
+			}
+			if filter = lower; filter == "[all]" {
+				filter = ""
 			}
 			lines = append(lines, it.text)
 		case !configPattern.MatchString(it.text):
@@ -72,6 +80,11 @@ func (d *decoder) config(items []item) []string {
 		}
 	}
 	return lines
+}
+
+// modelFilter says whether a filter is one of models, such as [pi4].
+func modelFilter(filter string) bool {
+	return strings.HasPrefix(filter, "[pi") || strings.HasPrefix(filter, "[cm")
 }
 
 func printableASCII(s string) bool {
