@@ -381,6 +381,20 @@ func isBinary(data []byte) bool {
 	})
 }
 
+// spareImage refuses to replace the image that is read, whatever --force says.
+func spareImage(image string, places ...string) error {
+	read, err := os.Stat(image)
+	if err != nil {
+		return nil // it was opened; what it is called says nothing here
+	}
+	for _, place := range places {
+		if there, err := os.Stat(place); err == nil && os.SameFile(read, there) {
+			return usageError{fmt.Errorf("%s is the image that is being read: give another place", place)}
+		}
+	}
+	return nil
+}
+
 func (i *inspection) extract(image *imagebuilder.OpenedImage, args []string) error {
 	tree, name, err := i.at(image, args[0])
 	if err != nil {
@@ -388,6 +402,9 @@ func (i *inspection) extract(image *imagebuilder.OpenedImage, args []string) err
 	}
 	if _, err := diskimage.Stat(tree, name); err != nil {
 		return inputError(image, err)
+	}
+	if err := spareImage(image.Name, args[1], path.Join(args[1], path.Base(name))); err != nil {
+		return err
 	}
 	out, err := diskimage.Extract(i.command.Context(), tree, name, args[1], diskimage.ExtractOptions{
 		Replace: i.force, Owners: os.Geteuid() == 0, MostBytes: 4*image.Size() + 1<<30,
