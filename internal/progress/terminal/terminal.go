@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/vbauerster/mpb/v8"
@@ -34,7 +33,8 @@ func (silent) Close() {}
 // New gives the display that fits w: bars where w is a terminal, else lines.
 func New(w io.Writer) Display {
 	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		return &bars{container: mpb.New(mpb.WithOutput(w), mpb.WithWidth(40))}
+		// Bars that are done scroll away: there may be more tasks than rows.
+		return &bars{container: mpb.New(mpb.WithOutput(w), mpb.WithWidth(40), mpb.PopCompletedMode())}
 	}
 	return &lines{w: w, now: time.Now}
 }
@@ -53,13 +53,16 @@ func (b *bars) Begin(name string, total int64) progress.Task {
 	name = fmt.Sprintf("%-28s ", name)
 	var bar *mpb.Bar
 	if total > 0 {
-		bar = b.container.AddBar(total,
+		// Its total comes after: a bar that is made with one cannot be ended
+		// before it is there, and one that never ends is waited for for ever.
+		bar = b.container.AddBar(0,
 			mpb.PrependDecorators(decor.Name(name)),
 			mpb.AppendDecorators(
 				decor.CountersKibiByte("% .0f / % .0f"),
 				decor.AverageSpeed(decor.SizeB1024(0), "  % .0f"),
 				decor.OnComplete(decor.AverageETA(decor.ET_STYLE_GO, decor.WC{W: 7}), ""),
 			))
+		bar.SetTotal(total, false)
 	} else {
 		bar = b.container.AddSpinner(0, mpb.PrependDecorators(decor.Name(name)),
 			mpb.AppendDecorators(decor.OnComplete(decor.Elapsed(decor.ET_STYLE_GO), "done")))
@@ -71,26 +74,22 @@ func (b *bars) Close() { b.container.Wait() }
 
 type barTask struct {
 	bar   *mpb.Bar
-	total int64
-	done  atomic.Int64
+	total int64 // at most 0 where it is not known
 	once  sync.Once
 }
 
-func (t *barTask) Add(n int64) {
-	// A bar that reaches its total is drawn as complete at once, and further
-	// calls are lost; so the last byte is left to End.
-	if done := t.done.Add(n); t.total <= 0 || done < t.total {
-		t.bar.IncrInt64(n)
-	}
-}
+func (t *barTask) Add(n int64) { t.bar.IncrInt64(n) }
 
 func (t *barTask) End(err error) {
 	t.once.Do(func() {
-		if err != nil {
+		switch {
+		case err != nil:
 			t.bar.Abort(false)
-			return
+		case t.total > 0:
+			t.bar.SetTotal(t.total, true)
+		default:
+			t.bar.SetTotal(-1, true)
 		}
-		t.bar.SetTotal(-1, true)
 	})
 }
 

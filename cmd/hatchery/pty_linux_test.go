@@ -1,0 +1,59 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"hatchery/internal/imagetest"
+)
+
+// TestOnATerminal builds where somebody watches: with bars, on terminals of
+// several sizes, it must come to its end and print what it made.
+func TestOnATerminal(t *testing.T) {
+	base := imagetest.XZ(t, imagetest.Bookworm(t))
+	for _, rows := range []uint16{24, 3, 0} {
+		t.Run(fmt.Sprint(rows, " rows"), func(t *testing.T) {
+			w := newWorkspace(t, base, "")
+			master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+			if err != nil {
+				t.Skip("no pseudo-terminals here: ", err)
+			}
+			defer master.Close()
+			if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+				t.Fatal(err)
+			}
+			n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tty, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+			if err != nil {
+				t.Skip("no pseudo-terminals here: ", err)
+			}
+			if err := unix.IoctlSetWinsize(int(tty.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: 100}); err != nil {
+				t.Fatal(err)
+			}
+			cmd := w.command("build")
+			cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, tty, tty
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			tty.Close()
+			hung := time.AfterFunc(5*time.Minute, func() { cmd.Process.Signal(unix.SIGQUIT) })
+			defer hung.Stop()
+			shown, _ := io.ReadAll(master) // ends with EIO
+			if err := cmd.Wait(); err != nil {
+				t.Fatalf("%v\n%s", err, shown)
+			}
+			if !bytes.Contains(shown, []byte("Next: flash controller, p1, p2, p3 and p4")) {
+				t.Errorf("it does not say what it made:\n%s", shown)
+			}
+		})
+	}
+}
