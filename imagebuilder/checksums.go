@@ -1,6 +1,7 @@
 package imagebuilder
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -76,10 +77,15 @@ func (o *outDir) checksums(ctx context.Context, builds []*targetBuild, written [
 	return group.Wait()
 }
 
-// needsMap says whether a target's map is to be made.
+// needsMap says whether a target's map is to be made: its image is another one
+// than before, or the map is not the one that was written.
 func (o *outDir) needsMap(target string, w writtenImage) bool {
-	_, err := os.Lstat(o.blockMap(target))
-	return err != nil || w.state != ImageUnchanged
+	record := o.record(target)
+	if w.state != ImageUnchanged || record == nil || record.Map == "" {
+		return true
+	}
+	data, err := os.ReadFile(o.blockMap(target))
+	return err != nil || digest.FromBytes(data) != record.Map
 }
 
 func (o *outDir) writeMap(ctx context.Context, target string, top *layer.Layer, base *blockmap.Checksums, reporter progress.Reporter) error {
@@ -87,23 +93,30 @@ func (o *outDir) writeMap(ctx context.Context, target string, top *layer.Layer, 
 	if err != nil {
 		return err
 	}
-	f, err := atomicfile.Create(o.blockMap(target), 0o600)
-	if err != nil {
+	var data bytes.Buffer
+	if err := m.Write(&data); err != nil {
 		return err
 	}
-	defer f.Discard()
-	if err := m.Write(f); err != nil {
+	if err := atomicfile.WriteBytes(o.blockMap(target), data.Bytes(), 0o600); err != nil {
 		return err
 	}
-	return f.Commit()
+	record := o.record(target)
+	if record == nil {
+		return errNoRecord
+	}
+	record.Map = digest.FromBytes(data.Bytes())
+	return o.setRecord(target, record)
 }
+
+// errNoRecord says that somebody removed what this build wrote down.
+var errNoRecord = errors.New("the record of what the image holds is gone: run the build again")
 
 // sum computes an image's digest, from the first byte on that changed since it
 // was last computed, and records it.
 func (o *outDir) sum(ctx context.Context, target string, top *layer.Layer, w writtenImage, reporter progress.Reporter) (err error) {
 	record := o.record(target)
 	if record == nil {
-		return fmt.Errorf("%s was changed by somebody else while it was built", o.image(target))
+		return fmt.Errorf("cannot record the SHA-256 of %s: %w", o.image(target), errNoRecord)
 	}
 	if record.SHA256 != "" {
 		return nil

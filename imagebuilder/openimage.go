@@ -197,6 +197,16 @@ func openLayer(ctx context.Context, name string, o ImageOptions) (*OpenedImage, 
 		return nil, &InputError{err}
 	}
 	top := c.Top()
+	for _, l := range c.Layers {
+		if err := l.Verify(ctx); err != nil {
+			c.Close()
+			done()
+			if errors.Is(err, layer.ErrCorrupt) {
+				return nil, &InputError{fmt.Errorf("%w: build again", err)}
+			}
+			return nil, err
+		}
+	}
 	return opened(name, top, top.Size(), func() error { return errors.Join(c.Close(), done()) })
 }
 

@@ -177,8 +177,10 @@ type imageRecord struct {
 	// ModTime (nanoseconds since 1970) tells an image that somebody else wrote
 	// to: booted, mounted, patched by hand. Such a one is written afresh.
 	ModTime int64 `json:"mod_time,omitempty"`
-	// SHA256 is the digest of the whole file, once it was computed.
+	// SHA256 is the digest of the whole file, once it was computed, and Map that
+	// of the block map beside it, once that was written.
 	SHA256 digest.Digest `json:"sha256,omitempty"`
+	Map    digest.Digest `json:"map,omitempty"`
 }
 
 func (o *outDir) recordPath(target string) string {
@@ -200,8 +202,10 @@ func (o *outDir) record(target string) *imageRecord {
 			return nil
 		}
 	}
-	if r.SHA256 != "" && r.SHA256.Validate() != nil {
-		return nil
+	for _, d := range []digest.Digest{r.SHA256, r.Map} {
+		if d != "" && d.Validate() != nil {
+			return nil
+		}
 	}
 	return &r
 }

@@ -22,7 +22,7 @@ type block struct {
 }
 
 // cacheLimit is how many clean blocks stay in memory between operations.
-const cacheLimit = 4096
+const cacheLimit = 2048
 
 type undo struct {
 	b       *block
