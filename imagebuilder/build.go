@@ -74,6 +74,18 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	// What can be refused is, before anything is fetched; and nothing is written
+	// here before the bases are at hand.
+	if err := (&outDir{path: o.Out}).check(c); err != nil {
+		return nil, err
+	}
+	begun := time.Now()
+	bases, closeBases, err := openBases(ctx, c, targets, o, false)
+	if err != nil {
+		return nil, err
+	}
+	defer closeBases()
+	took := time.Since(begun)
 	out, err := openOutDir(ctx, o.Out, c, o.Progress)
 	if err != nil {
 		return nil, err
@@ -83,13 +95,7 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	if err != nil {
 		return nil, asInputError(err)
 	}
-
-	begun := time.Now()
-	bases, closeBases, err := openBases(ctx, c, targets, o, false)
-	if err != nil {
-		return nil, err
-	}
-	defer closeBases()
+	begun = time.Now().Add(-took) // without the wait for another build
 
 	store, err := openIdentity(c)
 	if err != nil {
@@ -183,7 +189,7 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	if err := os.Remove(out.sums()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if !o.NoSums {
+	if !o.NoSums || out.summed(targets) {
 		if err := out.writeSums(ctx, c.Targets()); err != nil {
 			return nil, fmt.Errorf("cannot write %s: %w", out.sums(), err)
 		}
@@ -213,6 +219,9 @@ func selected(c *spec.Cluster, o Options) ([]spec.Target, error) {
 	}
 	if pending := c.Unbuilt(); len(pending) > 0 {
 		return nil, notBuiltYet(pending)
+	}
+	if _, _, err := clusterlock.Override(); err != nil {
+		return nil, asInputError(err)
 	}
 	return targets, checkAssumed(o.AssumeRelease)
 }

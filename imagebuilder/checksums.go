@@ -146,6 +146,14 @@ func (o *outDir) sum(ctx context.Context, target string, top *layer.Layer, w wri
 	return o.setRecord(target, record)
 }
 
+// summed says whether the digests of the targets' images are known already.
+func (o *outDir) summed(targets []spec.Target) bool {
+	return !slices.ContainsFunc(targets, func(t spec.Target) bool {
+		record := o.record(t.Name)
+		return record == nil || record.SHA256 == ""
+	})
+}
+
 // writeSums writes the digests of what lies in the folder: images that are
 // as they were built, their maps, and the documents.
 func (o *outDir) writeSums(ctx context.Context, targets []spec.Target) error {

@@ -63,6 +63,9 @@ func RefreshLock(ctx context.Context, c *spec.Cluster, o LockOptions) (*LockResu
 	if err != nil {
 		return nil, err
 	}
+	if err := fitsModels(c, bases); err != nil {
+		return nil, err
+	}
 	// A lock that cannot be read is told before anything is fetched.
 	lock, err := readLock(c.Dir())
 	if err != nil {

@@ -94,6 +94,10 @@ func opened(name string, r io.ReaderAt, size int64, closing func() error) (*Open
 		}
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
+	if known := im.Table().Kind != "" || slices.ContainsFunc(im.Partitions(), func(p diskimage.Partition) bool { return p.FileSystem != "" }); !known {
+		closing()
+		return nil, &InputError{fmt.Errorf("%s is no disk image: it has neither a partition table nor a file system that is known", name)}
+	}
 	return &OpenedImage{im, name, closing}, nil
 }
 

@@ -9,6 +9,8 @@ import (
 	"net/url"
 	"os"
 	"path"
+	"slices"
+	"strings"
 
 	"hatchery/imagebuilder/baseimage"
 	"hatchery/imagebuilder/clusterlock"
@@ -32,6 +34,9 @@ type pinOptions struct {
 // yet is looked up, once: then it is locked, and stays the same for every
 // build on any day and workstation until `hatchery lock` moves on.
 func pinBases(ctx context.Context, c *spec.Cluster, bases []spec.Base, o pinOptions) (map[spec.Base]baseimage.Ref, error) {
+	if err := fitsModels(c, bases); err != nil {
+		return nil, err
+	}
 	lock, err := readLock(c.Dir())
 	if err != nil {
 		return nil, err
@@ -151,6 +156,19 @@ func reporter(r progress.Reporter) progress.Reporter {
 	return r
 }
 
+// fitsModels refuses, before half a gigabyte is fetched, a name that says
+// itself that a target cannot run it. The image is asked again once it is here.
+func fitsModels(c *spec.Cluster, bases []spec.Base) error {
+	for _, t := range c.Targets() {
+		armv6 := t.Model == "zero" || t.Model == "zero-w"
+		if armv6 && t.Base.Kind() == spec.BaseName && strings.HasSuffix(t.Base.Image, "_arm64") && slices.Contains(bases, t.Base) {
+			return &InputError{fmt.Errorf("%s is a model %s, which is ARMv6 and runs nothing of %s: give it a base of its own, such as slots: {%s: {base: %s}}",
+				t.Name, t.Model, t.Base.Image, t.Name, strings.TrimSuffix(t.Base.Image, "arm64")+"armhf")}
+		}
+	}
+	return nil
+}
+
 // A resolver looks up what names and URLs of base images stand for now.
 type resolver struct {
 	source  string // of the OS list, as the cluster file has it; "" is Raspberry Pi's own
@@ -237,6 +255,10 @@ func (r *resolver) osList(ctx context.Context) (*oslist.List, error) {
 	}
 	if err != nil {
 		err = fmt.Errorf("the OS list %s: %w", download.Shown(source), asInputError(err))
+		var user *InputError
+		if isURL && !errors.As(err, &user) && ctx.Err() == nil {
+			err = fmt.Errorf("%w\nWithout a network, name an image file as base:, or bring one along (`hatchery cache add FILE`) with the cluster.lock that names it", err)
+		}
 		var format *oslist.FormatError
 		if r.source != "" && errors.As(err, &format) {
 			return nil, &InputError{err} // who named it should look at it

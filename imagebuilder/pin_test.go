@@ -154,13 +154,26 @@ func TestNameIsPinned(t *testing.T) {
 	}
 }
 
+// TestNameOfAnotherProcessor: a Pi Zero's image is not fetched for 64 bits.
+func TestNameOfAnotherProcessor(t *testing.T) {
+	b := newPinBench(t)
+	_, err := b.pin(b.cluster("raspios_lite_arm64", ""), pinOptions{})
+	var input *InputError
+	if !errors.As(err, &input) || !strings.Contains(err.Error(), "p1 is a model zero") || !strings.Contains(err.Error(), "{base: raspios_lite_armhf}") {
+		t.Errorf("%v", err)
+	}
+	if asked := b.server.Requests(); len(asked) != 0 {
+		t.Errorf("asked for %q", asked)
+	}
+}
+
 // TestDigestInTheList: where the list has the download's digest, nothing
 // beside it is asked for.
 func TestDigestInTheList(t *testing.T) {
 	b := newPinBench(t)
 	e := b.entry("raspios_oldstable_lite_arm64")
 	want := baseimage.Ref{Source: e.URL, SHA256: e.SHA256, Size: e.Size, ImageSHA256: e.ImageSHA256, ImageSize: e.ImageSize}
-	if diff := cmp.Diff(want, b.ref(b.cluster("raspios_oldstable_lite_arm64", ""))); diff != "" || e.SHA256 == "" {
+	if diff := cmp.Diff(want, b.ref(b.cluster("raspios_oldstable_lite_arm64", "slots: {p1: {model: zero-2-w}}\n"))); diff != "" || e.SHA256 == "" {
 		t.Error(diff)
 	}
 	if asked := b.server.Requests(); len(asked) != 1 {

@@ -21,9 +21,9 @@ import (
 type PlanResult struct {
 	Targets  []TargetPlan `json:"targets"`
 	Warnings []string     `json:"warnings,omitempty"`
-	// Provisional says that the cluster's keys are not made yet. Those in the
-	// plan, and what follows from them (machine-ids, disk ids, certificates),
-	// will be others in the build.
+	// Provisional says that keys in the plan are not made yet. The build will
+	// make others, with what follows from them: certificates, and where the
+	// cluster has no keys at all, machine-ids and disk ids.
 	Provisional bool `json:"provisional"`
 }
 
@@ -66,7 +66,7 @@ func Plan(ctx context.Context, c *spec.Cluster, o Options) (*PlanResult, error) 
 		return nil, err
 	}
 
-	result := &PlanResult{Targets: make([]TargetPlan, len(targets)), Provisional: store.Unwritten() && !o.Renew}
+	result := &PlanResult{Targets: make([]TargetPlan, len(targets)), Provisional: store.Unwritten()}
 	warnings := make([][]string, len(targets))
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
@@ -127,6 +127,7 @@ func planTarget(ctx context.Context, base *baseInUse, t spec.Target, e *edits, e
 		Reason:  func(path string) string { return reasons[path].from },
 		Private: func(path string) bool { return reasons[path].secret || diskimage.Private(path) },
 		Same:    equal.same,
+		Public:  diskimage.Public,
 	})
 	return plan, err
 }

@@ -69,7 +69,7 @@ first run and kept in identity/ beside the cluster file: back that folder up.`,
 		},
 	}
 	flags := c.Flags()
-	flags.StringVarP(&options.Out, "output", "o", "out", "the output folder")
+	flags.StringVarP(&options.Out, "output", "o", "out", "the output folder, beside where you are")
 	flags.BoolVar(&options.LayersOnly, "layers-only", false, "write the layers, but no images")
 	flags.BoolVar(&options.NoSums, "no-sums", false, "write no SHA256SUMS, which takes reading every image that changed")
 	flags.BoolVar(&options.Renew, "renew", false, "give the targets named new keys (SSH host key too) and the next generation")
@@ -104,21 +104,36 @@ func printBuild(w io.Writer, result *imagebuilder.Result, took time.Duration) {
 
 // nextStep is what there is to do with what was built; "" where nothing is.
 func nextStep(targets []imagebuilder.TargetResult) string {
-	var fresh []string
+	var fresh, before []string
 	for _, t := range targets {
 		switch {
 		case t.Image == "":
 			return fmt.Sprintf("The layers are in %s; no image was made.", filepath.Dir(t.Layer))
-		case t.State != imagebuilder.ImageUnchanged:
+		case t.State == imagebuilder.ImageUnchanged:
+			before = append(before, t.Target)
+		default:
 			fresh = append(fresh, t.Target)
 		}
 	}
-	switch n := len(fresh); n {
-	case 0:
+	if len(fresh) == 0 {
 		return ""
-	case 1:
-		return fmt.Sprintf("Next: flash %s onto its card, with any tool.", fresh[0])
-	default:
-		return fmt.Sprintf("Next: flash %s and %s onto their cards, with any tool.", strings.Join(fresh[:n-1], ", "), fresh[n-1])
 	}
+	step := fmt.Sprintf("Next: flash %s onto its card, with any tool.", fresh[0])
+	if len(fresh) > 1 {
+		step = fmt.Sprintf("Next: flash %s onto their cards, with any tool.", enumerate(fresh))
+	}
+	switch len(before) {
+	case 0:
+	case 1:
+		step += fmt.Sprintf(" %s is as it was before: flash it too, if you have not yet.", before[0])
+	default:
+		step += fmt.Sprintf(" %s are as they were before: flash them too, if you have not yet.", enumerate(before))
+	}
+	return step
+}
+
+// enumerate lists two words or more: a, b and c.
+func enumerate(words []string) string {
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " and " + words[last]
 }

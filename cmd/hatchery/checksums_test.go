@@ -96,6 +96,15 @@ func TestChecksums(t *testing.T) {
 	w.hatchery("build", "-q")
 	judge([]string{"p3"}, all...)
 
+	// A map that somebody spoiled is made again, and sums that are known stay
+	// without being computed.
+	spoiled := append(readFile(t, w.path("out/p1.img.bmap")), "<!-- no -->"...)
+	if err := os.WriteFile(w.path("out/p1.img.bmap"), spoiled, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.hatchery("build", "-q", "--no-sums")
+	judge([]string{"p1"}, all...)
+
 	// A map that is gone is made again; sums that are not wanted are not.
 	if err := os.Remove(w.path("out/p4.img.bmap")); err != nil {
 		t.Fatal(err)

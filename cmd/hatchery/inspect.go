@@ -61,7 +61,8 @@ in, and which files hold private keys and passwords.
   ls [PATH]          list a folder (-l long, -R with all below)
   tree [PATH]        the same as a tree
   cat PATH...        print files
-  extract PATH DEST  copy a file or folder out, all of it or nothing
+  extract PATH DEST  copy a file or folder out, all of it or nothing; where DEST
+                     is a folder, into it
   diff [OTHER]       what this image has otherwise than OTHER, or than the base
                      that manifest.json beside it names
 

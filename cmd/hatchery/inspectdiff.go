@@ -19,7 +19,7 @@ func (i *inspection) diff(image *imagebuilder.OpenedImage, args []string) error 
 	}
 	defer other.Close()
 	d, err := difference.Compare(i.command.Context(), other.Image, image.Image, difference.Options{
-		WasName: other.Name, IsName: image.Name, Private: diskimage.Private,
+		WasName: other.Name, IsName: image.Name, Private: diskimage.Private, Public: diskimage.Public,
 	})
 	if err != nil {
 		return err

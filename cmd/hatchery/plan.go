@@ -63,7 +63,7 @@ shows the same of the image itself.`,
 				fmt.Fprintln(c.ErrOrStderr(), "hatchery: warning:", harmless(w))
 			}
 			if result.Provisional {
-				fmt.Fprintln(c.ErrOrStderr(), "hatchery: note: the cluster has no keys yet; the first build makes them, so its host keys, certificates, machine and disk ids will be others than these")
+				fmt.Fprintln(c.ErrOrStderr(), "hatchery: note: some of these keys are not made yet: the build makes others, so host keys and certificates (before a first build, machine and disk ids too) will differ from these")
 			}
 			if summary {
 				printPlanSummary(c.OutOrStdout(), result)

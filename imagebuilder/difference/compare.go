@@ -252,7 +252,7 @@ func (c *comparison) both(cursors *[2]cursor, was, is *diskimage.Node) error {
 			continue
 		}
 		c.partitions[n.Partition] = true
-		hidden := cursors[i].private(n, named)
+		hidden := cursors[i].private(n, named) && !(n.Mode.IsRegular() && c.o.Public(path))
 		private = private || hidden
 		if n.Problem != "" {
 			c.problems.add("%s: %s: %s", c.lanes[i].name, path, n.Problem)

@@ -262,6 +262,9 @@ type Options struct {
 	// Private names files whose content is not told, beside those that others
 	// may not read.
 	Private func(path string) bool
+	// Public names files whose content is told although others may not read
+	// them: it is no secret.
+	Public func(path string) bool
 	// Reason says why a file is there, "" if that is not known.
 	Reason func(path string) string
 	// Same says of a regular file that is in both images, and of the same
@@ -286,6 +289,9 @@ type Options struct {
 func (o Options) withDefaults() Options {
 	if o.Private == nil {
 		o.Private = func(string) bool { return false }
+	}
+	if o.Public == nil {
+		o.Public = func(string) bool { return false }
 	}
 	if o.Reason == nil {
 		o.Reason = func(string) string { return "" }

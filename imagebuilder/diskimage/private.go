@@ -164,6 +164,17 @@ func Private(p string) bool {
 	return slices.ContainsFunc(patternsBelow()[parts[0]], func(pattern []string) bool { return matches(pattern, parts) })
 }
 
+// publicPatterns are files that are closed to others, and hold no secret: who
+// looks for what an image allows wants to read them.
+var publicPatterns = []string{"/etc/sudoers", "/etc/sudoers.d/*", "/root/.ssh/authorized_keys", "/home/*/.ssh/authorized_keys"}
+
+// Public says whether what is kept at a path is no secret, although it may be
+// closed to others: who may do what, and with which public keys.
+func Public(p string) bool {
+	parts := components(path.Clean("/" + p))
+	return slices.ContainsFunc(publicPatterns, func(pattern string) bool { return matches(components(pattern), parts) })
+}
+
 // patternsBelow are the rules' patterns by their first component, which is
 // never one with a *: most files of an image lie below none of them.
 var patternsBelow = sync.OnceValue(func() map[string][][]string {

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
+	"strings"
 )
 
 // Preview opens an identity folder as [Open] does, but writes nothing, neither
@@ -27,13 +29,16 @@ func Preview(dir, cluster string) (*Store, error) {
 	return s, s.locked(s.open)
 }
 
-// Unwritten says whether the store, a preview, has made something that is not
-// in the folder.
+// Unwritten says whether the store, a preview, has made keys or the cluster's
+// secret that are not in the folder: whoever makes them in earnest will make
+// others. A certificate that is merely issued anew is not meant, since the next
+// one is the same to the byte.
 func (s *Store) Unwritten() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name := range s.unwritten {
-		if name != ignoreFile {
+		base := path.Base(name)
+		if name == rootFile || strings.HasSuffix(base, ".key") || strings.HasPrefix(base, "ssh_host_") {
 			return true
 		}
 	}

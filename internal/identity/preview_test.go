@@ -94,6 +94,9 @@ func TestPreview(t *testing.T) {
 		if s.MachineID("p1") != made.MachineID("p1") || s.DiskID("p1") != made.DiskID("p1") || s.Unwritten() {
 			t.Errorf("other ids than the folder's, or something unwritten (%v)", s.Unwritten())
 		}
+		if _, err := s.Target("p1", 1, "tealc"); err != nil || s.Unwritten() {
+			t.Errorf("another host name: %v, unwritten %v; the certificate alone is new, and the same each time", err, s.Unwritten())
+		}
 		renewed, err := s.Renew("p1", 1, "oneil")
 		if err != nil {
 			t.Fatal(err)

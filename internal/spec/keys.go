@@ -37,7 +37,7 @@ func (c *Cluster) keys() []key {
 		},
 		{
 			name: "os_list", syntax: "an https URL or a file", example: "https://downloads.raspberrypi.com/os_list_imagingutility_v4.json", elsewise: "the list that Raspberry Pi publishes, as in the example",
-			about: "Where names of images are looked up: a list in the format of Raspberry Pi Imager's. It is read when a name is used that is not in `cluster.lock` yet, and by `hatchery lock`. Lists that it refers to (`subitems_url`) are not followed.",
+			about: "Where names of images are looked up: a list in the format of Raspberry Pi Imager's. It is read when a name is used that is not in `cluster.lock` yet, and by `hatchery lock`. Lists that it refers to (`subitems_url`) are not followed. Of an entry in a list of your own, `url` counts (the first folder of its path is the name), `release_date` (the newest of a name is taken), `extract_sha256` and `extract_size` (of the image; an entry without them cannot be used), `image_download_size`, and `image_download_sha256` unless a `.sha256` lies beside the image.",
 			text:  func(d *decoder, v item) { c.OSList = d.osList(v) },
 		},
 		{
