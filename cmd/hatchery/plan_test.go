@@ -150,6 +150,12 @@ func TestPlanOfNothing(t *testing.T) {
 		if !strings.Contains(out, "/etc/hatchery/identity/key.pem") || !strings.Contains(out, "/etc/shadow") {
 			t.Errorf("%q shows no private files:\n%s", args, out)
 		}
+		// Who may do what, and with which public key, is no secret.
+		for _, open := range []string{"NOPASSWD", "test@example"} {
+			if !strings.Contains(out, open) {
+				t.Errorf("%q does not show %q", args, open)
+			}
+		}
 		for _, secret := range []string{"PRIVATE KEY", "correct horse", strings.Repeat("h", 43)} {
 			if strings.Contains(out, secret) {
 				t.Errorf("%q shows %q", args, secret)
