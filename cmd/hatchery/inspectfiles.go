@@ -17,12 +17,14 @@ import (
 	"golang.org/x/term"
 
 	"hatchery/imagebuilder"
+	"hatchery/imagebuilder/difference"
 	"hatchery/imagebuilder/diskimage"
 )
 
-// listed is a file of an image, as JSON has it.
+// listed is a file of an image, as JSON has it. Names that are not UTF-8 are
+// told as [difference.Text] tells them, so that no two look the same.
 type listed struct {
-	Path      string            `json:"path"`
+	Path      difference.Text   `json:"path"`
 	Type      string            `json:"type"` // file, dir, link, char, block, pipe, socket
 	Mode      string            `json:"mode"` // octal, with setuid, setgid and sticky
 	UID       uint32            `json:"uid"`
@@ -32,7 +34,7 @@ type listed struct {
 	Links     uint32            `json:"links"`
 	Inode     uint64            `json:"inode"`
 	Partition int               `json:"partition"`
-	Target    string            `json:"target,omitempty"`
+	Target    difference.Text   `json:"target,omitempty"`
 	Major     *uint32           `json:"major,omitempty"`
 	Minor     *uint32           `json:"minor,omitempty"`
 	Xattrs    map[string][]byte `json:"xattrs,omitempty"` // values in base64
@@ -41,8 +43,8 @@ type listed struct {
 
 func listedOf(n diskimage.Node) listed {
 	e := listed{
-		Path: n.Path, Type: typeOf(n.Mode), Mode: fmt.Sprintf("%04o", octal(n.Mode)), UID: n.UID, GID: n.GID, Size: n.Size,
-		ModTime: n.ModTime, Links: n.Links, Inode: n.Inode, Partition: n.Partition, Target: n.Target, Xattrs: n.Xattrs, Problem: n.Problem,
+		Path: difference.Text(n.Path), Type: typeOf(n.Mode), Mode: fmt.Sprintf("%04o", octal(n.Mode)), UID: n.UID, GID: n.GID, Size: n.Size,
+		ModTime: n.ModTime, Links: n.Links, Inode: n.Inode, Partition: n.Partition, Target: difference.Text(n.Target), Xattrs: n.Xattrs, Problem: n.Problem,
 	}
 	if n.Mode&fs.ModeDevice != 0 {
 		e.Major, e.Minor = &n.Major, &n.Minor
