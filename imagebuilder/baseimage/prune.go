@@ -98,15 +98,15 @@ func (c *Cache) forget() {
 			// before the record is written: so the record of one that is being
 			// made is no such.
 			useless = readRecord(place, &r) && r.Image.Validate() == nil && gone(c.imagePath(r.Image))
-		case "image":
-			d := digest.NewDigestFromEncoded(digest.SHA256, name)
-			useless = d.Validate() == nil && gone(c.imagePath(d))
 		case "download":
 			d := digest.NewDigestFromEncoded(digest.SHA256, name)
 			useless = d.Validate() == nil && gone(c.partialDownload(d))
 		case "file":
 			var r fileRecord
 			useless = readRecord(place, &r) && r.Path != "" && gone(r.Path)
+		default: // an image's own record, and what was computed of it (Image.Beside)
+			d := digest.NewDigestFromEncoded(digest.SHA256, name)
+			useless = d.Validate() == nil && gone(c.imagePath(d))
 		}
 		if useless {
 			os.Remove(place)
