@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -57,13 +56,9 @@ first run and kept in identity/ beside the cluster file: back that folder up.`,
 				return err
 			}
 			if s.json { // with the warnings in it
-				out := json.NewEncoder(c.OutOrStdout())
-				out.SetIndent("", "  ")
-				return out.Encode(result)
+				return printJSON(c.OutOrStdout(), result)
 			}
-			for _, w := range result.Warnings {
-				fmt.Fprintln(c.ErrOrStderr(), "hatchery: warning:", harmless(w))
-			}
+			printWarnings(c.ErrOrStderr(), result.Warnings)
 			printBuild(c.OutOrStdout(), result, time.Since(begun))
 			return nil
 		},

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -75,12 +74,6 @@ func listCache(c *cobra.Command, s *settings, dir string) error {
 	t.Flush()
 	fmt.Fprintf(c.OutOrStdout(), "%s in %s\n", wholeMiB(onDisk), cache.Dir())
 	return nil
-}
-
-func printJSON(w io.Writer, result any) error {
-	out := json.NewEncoder(w)
-	out.SetIndent("", "  ")
-	return out.Encode(result)
 }
 
 // entrySize is how large an entry is, and what is still to come of it.

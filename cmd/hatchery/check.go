@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -62,9 +61,7 @@ func checkJSON(c *cobra.Command, file string, cluster *spec.Cluster, err error) 
 			report.Targets = append(report.Targets, t.Name)
 		}
 	}
-	out := json.NewEncoder(c.OutOrStdout())
-	out.SetIndent("", "  ")
-	if werr := out.Encode(report); werr != nil {
+	if werr := printJSON(c.OutOrStdout(), report); werr != nil {
 		return werr
 	}
 	if err != nil {

@@ -121,18 +121,3 @@ func problems(all []spec.Problem) []problem {
 	}
 	return list
 }
-
-// output is stdout, remembering that it could not be written to: what a
-// command prints is its result, and a result that is lost is a failure.
-type output struct {
-	io.Writer
-	err error
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	n, err := o.Writer.Write(p)
-	if err != nil && o.err == nil {
-		o.err = err
-	}
-	return n, err
-}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -167,12 +166,6 @@ func (i *inspection) open(name string) (*imagebuilder.OpenedImage, error) {
 }
 
 func (i *inspection) out() io.Writer { return i.command.OutOrStdout() }
-
-func (i *inspection) printJSON(v any) error {
-	out := json.NewEncoder(i.out())
-	out.SetIndent("", "  ")
-	return out.Encode(v)
-}
 
 var partitionPath = regexp.MustCompile(`^(\d{1,4}):(/.*)?$`)
 

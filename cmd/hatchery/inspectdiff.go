@@ -25,10 +25,10 @@ func (i *inspection) diff(image *imagebuilder.OpenedImage, args []string) error 
 		return err
 	}
 	if i.json {
-		return i.printJSON(d)
+		return printJSON(i.out(), d)
 	}
 	return d.WriteText(i.out(), difference.TextOptions{
-		Color: colored(i.command), All: i.all, NoDiffs: i.noDiffs, Hint: "--all shows everything",
+		Color: colored(i.out()), All: i.all, NoDiffs: i.noDiffs, Hint: "--all shows everything",
 	})
 }
 

@@ -14,8 +14,6 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"golang.org/x/term"
-
 	"hatchery/imagebuilder"
 	"hatchery/imagebuilder/difference"
 	"hatchery/imagebuilder/diskimage"
@@ -138,7 +136,7 @@ func (i *inspection) ls(image *imagebuilder.OpenedImage, args []string) error {
 		}
 	}
 	if err == nil && i.json {
-		err = i.printJSON(list.all)
+		err = printJSON(i.out(), list.all)
 	}
 	return inputError(image, err)
 }
@@ -250,7 +248,7 @@ func (i *inspection) tree(image *imagebuilder.OpenedImage, args []string) error 
 		if err != nil {
 			return inputError(image, err)
 		}
-		return i.printJSON(all)
+		return printJSON(i.out(), all)
 	}
 	fmt.Fprintln(i.out(), shown(name))
 	folders, files, err := i.branches(tree, n)
@@ -347,7 +345,7 @@ func (i *inspection) catFile(tree diskimage.Tree, name string) error {
 	buf := make([]byte, 256<<10)
 	for first := true; ; first = false {
 		n, err := io.ReadFull(f, buf)
-		if first && !i.force && i.onTerminal() && isBinary(buf[:n]) {
+		if first && !i.force && onTerminal(i.out()) && isBinary(buf[:n]) {
 			return usageError{fmt.Errorf("%s is binary, which a terminal cannot show: send it to a file, or say --force", shown(name))}
 		}
 		if _, err := i.out().Write(buf[:n]); err != nil {
@@ -363,16 +361,6 @@ func (i *inspection) catFile(tree diskimage.Tree, name string) error {
 			return err
 		}
 	}
-}
-
-// onTerminal says whether the result goes to somebody's screen.
-func (i *inspection) onTerminal() bool {
-	w := i.out()
-	if o, ok := w.(*output); ok {
-		w = o.Writer
-	}
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // isBinary says whether data would do more to a terminal than print.
@@ -420,7 +408,7 @@ func (i *inspection) extract(image *imagebuilder.OpenedImage, args []string) err
 		return fmt.Errorf("cannot extract %s from %s: %w", shown(name), image.Name, err)
 	}
 	if i.json {
-		return i.printJSON(struct {
+		return printJSON(i.out(), struct {
 			Path    string   `json:"path"`
 			Files   int      `json:"files"`
 			Folders int      `json:"folders"`

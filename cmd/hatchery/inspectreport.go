@@ -18,7 +18,7 @@ func (i *inspection) report(image *imagebuilder.OpenedImage) error {
 	}
 	found.Image = image.Name
 	if i.json {
-		return i.printJSON(found)
+		return printJSON(i.out(), found)
 	}
 	for _, w := range found.Warnings {
 		fmt.Fprintln(i.command.ErrOrStderr(), "hatchery: warning:", shown(w))

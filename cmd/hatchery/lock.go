@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -67,9 +66,7 @@ build pins what is not pinned yet by itself, so the first build needs no lock.`,
 				return err
 			}
 			if s.json {
-				out := json.NewEncoder(c.OutOrStdout())
-				out.SetIndent("", "  ")
-				return out.Encode(result)
+				return printJSON(c.OutOrStdout(), result)
 			}
 			printLock(c.OutOrStdout(), result, options.DryRun)
 			return nil
@@ -156,9 +153,7 @@ func listNames(c *cobra.Command, s *settings) error {
 		if entries == nil {
 			entries = []oslist.Entry{}
 		}
-		out := json.NewEncoder(c.OutOrStdout())
-		out.SetIndent("", "  ")
-		return out.Encode(struct {
+		return printJSON(c.OutOrStdout(), struct {
 			List   string         `json:"list"`
 			Images []oslist.Entry `json:"images"`
 		}{download.Shown(source), entries})

@@ -1,15 +1,12 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"hatchery/imagebuilder"
 	"hatchery/imagebuilder/difference"
@@ -55,13 +52,9 @@ shows the same of the image itself.`,
 				return err
 			}
 			if s.json { // with the warnings in it
-				out := json.NewEncoder(c.OutOrStdout())
-				out.SetIndent("", "  ")
-				return out.Encode(result)
+				return printJSON(c.OutOrStdout(), result)
 			}
-			for _, w := range result.Warnings {
-				fmt.Fprintln(c.ErrOrStderr(), "hatchery: warning:", harmless(w))
-			}
+			printWarnings(c.ErrOrStderr(), result.Warnings)
 			if result.Provisional {
 				fmt.Fprintln(c.ErrOrStderr(), "hatchery: note: some of these keys are not made yet: the build makes others, so host keys and certificates (before a first build, machine and disk ids too) will differ from these")
 			}
@@ -69,7 +62,7 @@ shows the same of the image itself.`,
 				printPlanSummary(c.OutOrStdout(), result)
 				return nil
 			}
-			text.Color = colored(c)
+			text.Color = colored(c.OutOrStdout())
 			text.Hint = "--all shows everything"
 			return printPlan(c.OutOrStdout(), result, text)
 		},
@@ -81,17 +74,6 @@ shows the same of the image itself.`,
 	flags.BoolVar(&options.Renew, "renew", false, "as if the targets got new keys")
 	baseFlags(flags, &options)
 	return c
-}
-
-// colored says whether a command's result is for somebody's eyes, who has not
-// asked for no colours (no-color.org).
-func colored(c *cobra.Command) bool {
-	w := c.OutOrStdout()
-	if o, ok := w.(*output); ok {
-		w = o.Writer
-	}
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == ""
 }
 
 func printPlan(w io.Writer, result *imagebuilder.PlanResult, text difference.TextOptions) error {
