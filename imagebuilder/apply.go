@@ -19,16 +19,16 @@ import (
 // the image will be. Every timestamp is the epoch.
 func (e *edits) apply(ctx context.Context, d device, epoch time.Time) error {
 	table := e.table
-	root := table.Partitions[rootPartition-1]
+	root := table.Partition(parttable.Root)
 	if e.grow > 0 {
-		if err := table.SetPartitionSize(rootPartition, root.Size+e.grow); err != nil {
+		if err := table.SetPartitionSize(parttable.Root, root.Size+e.grow); err != nil {
 			return fmt.Errorf("cannot grow the root partition: %w", err)
 		}
 	}
 	if err := table.Write(d); err != nil {
 		return fmt.Errorf("cannot write the partition table: %w", err)
 	}
-	if err := e.writeBoot(d, epoch, table.Partitions[bootPartition-1]); err != nil {
+	if err := e.writeBoot(d, epoch, table.Partition(parttable.Boot)); err != nil {
 		return fmt.Errorf("cannot edit the boot partition: %w", err)
 	}
 	if err := e.writeRoot(ctx, d, epoch, root); err != nil {
@@ -63,7 +63,7 @@ func (e *edits) writeBoot(d device, epoch time.Time, p parttable.Partition) erro
 func (e *edits) writeRoot(ctx context.Context, d device, epoch time.Time, p parttable.Partition) error {
 	grown := p
 	grown.Size += e.grow
-	root, err := ext4.Open(partitionOf(d, grown), p.Size)
+	root, err := ext4.Open(grown.Device(d), p.Size)
 	if err != nil {
 		return err
 	}

@@ -147,21 +147,21 @@ func baseError(doing string, err error) error {
 }
 
 func openRoot(base disk, table *parttable.Table) (*ext4.FS, error) {
-	p := table.Partitions[rootPartition-1]
-	root, err := ext4.OpenReadOnly(partitionReader(base, p), p.Size)
+	p := table.Partition(parttable.Root)
+	root, err := ext4.OpenReadOnly(p.Reader(base), p.Size)
 	if err != nil {
-		return nil, baseError(fmt.Sprintf("cannot open the root file system (partition %d)", rootPartition), err)
+		return nil, baseError(fmt.Sprintf("cannot open the root file system (partition %d)", parttable.Root), err)
 	}
 	return root, nil
 }
 
 func openBoot(base disk, table *parttable.Table) (*bootpart.FS, error) {
-	p := table.Partitions[bootPartition-1]
+	p := table.Partition(parttable.Boot)
 	boot, err := bootpart.OpenReadOnly(base, p.Start, p.Size)
 	if err != nil {
 		// Nothing but the image can be at fault: what could fail otherwise,
 		// reading it, has gone well for the root.
-		return nil, &InputError{fmt.Errorf("the base image: cannot open the boot file system (partition %d): %w", bootPartition, err)}
+		return nil, &InputError{fmt.Errorf("the base image: cannot open the boot file system (partition %d): %w", parttable.Boot, err)}
 	}
 	return boot, nil
 }

@@ -7,13 +7,6 @@ import (
 
 	"hatchery/imagebuilder/release"
 	"hatchery/internal/ext4"
-	"hatchery/internal/parttable"
-)
-
-// Raspberry Pi OS's partitions, as numbers of the table's entries.
-const (
-	bootPartition = 1
-	rootPartition = 2
 )
 
 // A disk is what an image's bytes are read from: a base, or a layer over it.
@@ -26,23 +19,6 @@ type disk interface {
 type device interface {
 	disk
 	io.WriterAt
-}
-
-// partition is a partition as a device of its own: offset 0 is its start.
-type partition struct {
-	io.ReaderAt
-	io.WriterAt
-	size int64
-}
-
-// partitionOf gives a partition of a device for reading and writing.
-func partitionOf(d device, p parttable.Partition) partition {
-	return partition{io.NewSectionReader(d, p.Start, p.Size), io.NewOffsetWriter(d, p.Start), p.Size}
-}
-
-// partitionReader gives a partition of a disk for reading.
-func partitionReader(d disk, p parttable.Partition) io.ReaderAt {
-	return io.NewSectionReader(d, p.Start, p.Size)
 }
 
 // rootReader shows a root file system to the release's quirks.

@@ -14,6 +14,7 @@ import (
 	"hatchery/imagebuilder/diskimage"
 	"hatchery/internal/identity"
 	"hatchery/internal/layer"
+	"hatchery/internal/parttable"
 	"hatchery/internal/spec"
 )
 
@@ -105,7 +106,7 @@ func planTarget(ctx context.Context, base *baseInUse, t spec.Target, e *edits, e
 	if err != nil {
 		return plan, err
 	}
-	root := e.table.Partitions[rootPartition-1] // apply grows it in the table
+	root := e.table.Partition(parttable.Root) // apply grows it in the table
 	if err := e.apply(ctx, device, epoch); err != nil {
 		return plan, err
 	}

@@ -21,12 +21,12 @@ type unchanged struct {
 }
 
 func newUnchanged(base, device disk, root parttable.Partition, grown int64, changed []layer.Extent, bootPath string) (*unchanged, error) {
-	was, err := ext4.OpenReadOnly(partitionReader(base, root), root.Size)
+	was, err := ext4.OpenReadOnly(root.Reader(base), root.Size)
 	if err != nil {
 		return nil, err
 	}
 	root.Size += grown
-	is, err := ext4.OpenReadOnly(partitionReader(device, root), root.Size)
+	is, err := ext4.OpenReadOnly(root.Reader(device), root.Size)
 	if err != nil {
 		return nil, err
 	}
