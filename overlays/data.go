@@ -46,6 +46,8 @@ type Data struct {
 	Wifi    *Wifi        // nil for none
 	DNS     []netip.Addr // none: nodes ask the controller, the controller what its uplink names
 
+	Docker Docker // what the image gets of it
+
 	Timezone string // a name of the zone database
 	Locale   string // en_GB.UTF-8
 
@@ -75,6 +77,17 @@ type Wifi struct {
 	Country string // two letters
 }
 
+// Docker is what the builder has put into the image of it: packages that are
+// unpacked, and that the target configures when it boots for the first time.
+// Without packages nothing that is there for Docker is laid.
+type Docker struct {
+	Packages []string // as cluster.yaml names them: docker.io
+	// Version is the engine's own, without what the distribution adds to it:
+	// 20.10.24. "" where it is not known; then what any engine takes is laid.
+	Version string
+	Preload bool // an archive of container images lies in the image
+}
+
 // Identity is what makes a target the one it is. The keys are PEM.
 type Identity struct {
 	Generation    int
@@ -93,6 +106,9 @@ func (d *Data) Bridged() bool { return d.Network == CBRIDGE }
 
 // Static says whether the controller's LAN address is fixed.
 func (d *Data) Static() bool { return d.Address.IsValid() }
+
+// HasDocker says whether the image has Docker's packages.
+func (d *Data) HasDocker() bool { return len(d.Docker.Packages) > 0 }
 
 // AskPassword says whether sudo asks for a password. Without one it cannot.
 func (d *Data) AskPassword() bool { return d.User.Password && d.User.SudoPassword }
@@ -260,9 +276,12 @@ var (
 	timezonePattern = regexp.MustCompile(`^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$`)
 	localePattern   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9]*(_[A-Z]{2})?(\.[A-Za-z0-9-]+)?(@[a-z0-9]+)?$`)
 	countryPattern  = regexp.MustCompile(`^[A-Z]{2}$`)
-	machinePattern  = regexp.MustCompile(`^[0-9a-f]{32}$`)
-	hexKeyPattern   = regexp.MustCompile(`^[0-9a-fA-F]{64}$`)
-	pskPattern      = regexp.MustCompile(`^[ -~]{8,63}$`)
+	// A package may come with its architecture and its version.
+	packagePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9.+-]+(:[a-z0-9-]+)?(=[A-Za-z0-9.+:~-]+)?$`)
+	versionPattern = regexp.MustCompile(`^[0-9]+(\.[0-9]+)*([+~-][0-9A-Za-z.+~-]*)?$`)
+	machinePattern = regexp.MustCompile(`^[0-9a-f]{32}$`)
+	hexKeyPattern  = regexp.MustCompile(`^[0-9a-fA-F]{64}$`)
+	pskPattern     = regexp.MustCompile(`^[ -~]{8,63}$`)
 )
 
 // check refuses values that would mean something else in the files that they
@@ -310,6 +329,10 @@ func (d *Data) check() error {
 		want(pskPattern.MatchString(w.PSK) || hexKeyPattern.MatchString(w.PSK), "the Wi-Fi key has 8 to 63 printable characters, or 64 hexadecimal digits")
 		want(countryPattern.MatchString(w.Country), "%q is no country", w.Country)
 	}
+	for _, p := range d.Docker.Packages {
+		want(packagePattern.MatchString(p), "%q is no package", p)
+	}
+	want(d.Docker.Version == "" || versionPattern.MatchString(d.Docker.Version), "%q is no version of Docker Engine", d.Docker.Version)
 	want(timezonePattern.MatchString(d.Timezone), "%q is no time zone", d.Timezone)
 	want(localePattern.MatchString(d.Locale), "%q is no locale", d.Locale)
 	want(machinePattern.MatchString(d.MachineID), "%q is no machine id", d.MachineID)

@@ -235,6 +235,10 @@ type Target struct {
 	// and fstab name the partitions. 0 leaves them as they are.
 	DiskID uint32
 
+	// Docker says that the image has Docker's packages: the group docker, which
+	// the user joins, is made before they are configured.
+	Docker bool
+
 	GPUMem  int      // MiB; 0 leaves it
 	Cmdline []string // words added to cmdline.txt
 	Config  []string // lines added to config.txt

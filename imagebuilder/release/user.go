@@ -46,6 +46,14 @@ func (e *editor) accounts(stock []string) {
 		return
 	}
 	shadowGID, _ := db.Group("shadow") // without one the file is root's
+	if e.target.Docker {
+		// Its package keeps a group that is there when it is configured, which
+		// is too late for the user to be in it.
+		if _, err := db.EnsureSystemGroup("docker"); err != nil {
+			e.fail(err)
+			return
+		}
+	}
 	result, err := db.Ensure(accounts.Wanted{
 		Name: e.target.User, PasswordHash: e.target.PasswordHash, Groups: userGroups,
 		RenameFrom: stock, Epoch: e.target.Epoch,
