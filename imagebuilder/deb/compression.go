@@ -1,0 +1,154 @@
+package deb
+
+import (
+	"bufio"
+	"compress/bzip2"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz/lzma"
+
+	"hatchery/internal/xz"
+)
+
+// maxWindow is what decompressing may take for its window, in bytes: what
+// `zstd -d` allows, and twice what `xz -9` asks for. Debian's own packages ask
+// for 8 MiB.
+const maxWindow = 128 << 20
+
+// A compression is a way in which a tar archive is packed. open begins to
+// unpack r; what it gives is closed in the end.
+type compression struct {
+	open func(r io.Reader) (io.ReadCloser, error)
+	// dataOnly: dpkg takes it for data.tar, but not for control.tar.
+	dataOnly bool
+}
+
+// compressions by the end of a member's name.
+var compressions = map[string]compression{
+	"": {open: func(r io.Reader) (io.ReadCloser, error) { return io.NopCloser(r), nil }},
+	".gz": {open: func(r io.Reader) (io.ReadCloser, error) {
+		z, err := gzip.NewReader(r)
+		if err != nil {
+			return nil, err
+		}
+		return z, nil
+	}},
+	".xz": {open: func(r io.Reader) (io.ReadCloser, error) {
+		z, err := xz.NewReader(r)
+		if err != nil {
+			return nil, err
+		}
+		return io.NopCloser(z), nil
+	}},
+	".zst": {open: func(r io.Reader) (io.ReadCloser, error) {
+		// One goroutine: whoever reads has one to spare for it already.
+		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+		if err != nil {
+			return nil, err
+		}
+		return z.IOReadCloser(), nil
+	}},
+	".bz2": {dataOnly: true, open: func(r io.Reader) (io.ReadCloser, error) {
+		return io.NopCloser(bzip2.NewReader(r)), nil
+	}},
+	".lzma": {dataOnly: true, open: func(r io.Reader) (io.ReadCloser, error) {
+		z, err := lzma.ReaderConfig{DictCap: maxWindow}.NewReader(bufio.NewReaderSize(r, 64<<10))
+		if err != nil {
+			return nil, err
+		}
+		return io.NopCloser(z), nil
+	}},
+}
+
+// A unpacker reads what a member holds, decompressed.
+type unpacker struct {
+	member member
+	source source
+	z      io.ReadCloser // nil until something is read
+	n      int64         // bytes given
+	most   int64
+	err    error
+}
+
+func newUnpacker(file io.ReaderAt, m member, most int64) *unpacker {
+	return &unpacker{member: m, most: most, source: source{r: io.NewSectionReader(file, m.offset, m.size)}}
+}
+
+// Read gives errors that say what is wrong and where: a [*FormatError], or
+// that the file cannot be read.
+func (u *unpacker) Read(p []byte) (int, error) {
+	if u.err != nil {
+		return 0, u.err
+	}
+	if u.z == nil {
+		z, err := u.member.compression.open(&u.source)
+		if err != nil {
+			u.err = u.explain(err)
+			return 0, u.err
+		}
+		u.z = z
+	}
+	n, err := u.z.Read(p)
+	if int64(n) > u.most-u.n {
+		u.err = tooLarge(u.member.name, u.n, u.most)
+		return 0, u.err
+	}
+	u.n += int64(n)
+	if err != nil {
+		u.err = u.explain(err)
+	}
+	return n, u.err
+}
+
+func (u *unpacker) Close() error {
+	if u.z == nil {
+		return nil
+	}
+	return u.z.Close()
+}
+
+func tooLarge(member string, at, most int64) error {
+	return &FormatError{
+		Member: member, Offset: at, Err: ErrTooLarge,
+		Detail: fmt.Sprintf("it holds more than the %d bytes that it may", most),
+	}
+}
+
+// explain tells damage to the package from trouble with reading it.
+func (u *unpacker) explain(err error) error {
+	if u.source.err != nil {
+		return fmt.Errorf("cannot read %s of the package: %w", u.member.name, u.source.err)
+	}
+	wrong := &FormatError{Member: u.member.name, Offset: u.n, Err: err}
+	switch {
+	case errors.Is(err, io.EOF) && u.z != nil:
+		return io.EOF
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, xz.ErrTruncated):
+		wrong.Detail = "its compressed data end too early"
+		wrong.Err = io.ErrUnexpectedEOF
+	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded), errors.Is(err, xz.ErrMemory):
+		wrong.Detail = fmt.Sprintf("it takes more than %d MiB of memory to decompress", maxWindow>>20)
+		wrong.Err = ErrTooLarge
+	default:
+		wrong.Detail = fmt.Sprintf("its compressed data are damaged: %v", err)
+	}
+	return wrong
+}
+
+// A source remembers why it could not be read, which decoders may not tell.
+type source struct {
+	r   io.Reader
+	err error
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.err = err
+	}
+	return n, err
+}
