@@ -41,6 +41,7 @@ type key struct {
 	entry       func(d *decoder, name item) (key, bool) // a mapping whose keys the user names
 	placeholder string                                  // what stands for those names in the reference
 	sample      func() key                              // such an entry, for the reference
+	sampleName  string                                  // what the file of `hatchery init` calls it
 }
 
 // An item is a place in the file: a key's value or a list's entry.
@@ -382,10 +383,10 @@ func (d *decoder) decode(k key, v item) {
 				items = append(items, it)
 			}
 		}
-		if len(list.Values) == 0 {
-			return // as if it were not there
-		}
 		k.items(d, items)
+		if len(list.Values) == 0 {
+			return // none is asked for, so nothing has to be built
+		}
 	case k.keys != nil && k.short != "" && isText(v.node):
 		d.shorthand(v, k)
 		return

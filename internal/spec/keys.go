@@ -73,7 +73,7 @@ func (c *Cluster) keys() []key {
 			end:   func(d *decoder, _ item) { d.checkAddress(&c.Controller) },
 		},
 		{
-			name: "slots", placeholder: "pN", elsewise: "`p1` to `p4`, each with its defaults",
+			name: "slots", placeholder: "pN", sampleName: "p2", elsewise: "`p1` to `p4`, each with its defaults",
 			about:  "The Pi Zeros on the HAT, by slot: `p1` to `p252`; a HAT has four. Those that are named are built. `p2:` with nothing after it is slot 2 with its defaults.",
 			entry:  func(d *decoder, name item) (key, bool) { return d.slot(name) },
 			sample: func() key { return key{keys: new(Slot).keys("the slot's name, such as `p2`")} },
@@ -137,22 +137,21 @@ func (c *Cluster) keys() []key {
 		},
 		{
 			name:  "docker",
-			about: "The Docker engine in the images.",
+			about: "The Docker engine in the images. It is installed when an image is built, with everything that it depends on; a node downloads nothing.",
+			keys:  c.Docker.keys(),
+			end:   func(d *decoder, _ item) { d.checkPreload(&c.Docker) },
+		},
+		{
+			name:  "cpu",
+			about: "The check that every program in an image runs on the processor of its node. A Pi Zero is ARMv6: what was built for ARMv7 ends there without a word, so an image with such a program is refused.",
 			keys: []key{
 				{
-					name: "packages", syntax: "a list of packages", example: "[docker.io]", initial: "docker.io", unbuilt: "the installation of Docker",
-					about: "The packages to install, with what they depend on.",
-					items: func(d *decoder, v []item) { c.Docker.Packages = d.packages(v) },
-				},
-				{
-					name: "source", syntax: "one of", example: "base", choices: []string{"base"}, initial: "base", unbuilt: "the installation of Docker",
-					about: "Where the packages come from: `base` is the package sources that the base image names itself.",
-					text:  func(_ *decoder, v item) { c.Docker.Source = v.text },
-				},
-				{
-					name: "preload", syntax: "a list of image references", example: "[\"alpine:3.20\"]", elsewise: "none", unbuilt: "the installation of Docker",
-					about: "Container images that every node has from the start.",
-					items: func(d *decoder, v []item) { c.Docker.Preload = d.imageReferences(v) },
+					name: "allow", elsewise: "none", placeholder: "FILE", sampleName: "\"/opt/tool/*\"",
+					about: "Programs that the check lets pass. Nothing makes them run: they are for what a node never starts, or what looks at the processor by itself.",
+					entry: func(d *decoder, name item) (key, bool) { return d.cpuException(name, &c.CPU) },
+					sample: func() key {
+						return key{syntax: "text", example: "chooses its code by the processor that it finds", about: "The file, and why it may pass. The file is an absolute path in the image, after a package or a container image and a colon where it is meant in that one only (`libfoo1:/usr/lib/foo.so`, `alpine:3.20:/usr/bin/tool`). A `*` at its end stands for whatever follows."}
+					},
 				},
 			},
 		},
@@ -182,6 +181,75 @@ func (c *Cluster) keys() []key {
 			name: "workloads", syntax: "a list of files", example: "[./stacks/traefik.yml]", elsewise: "none", unbuilt: "the running of workloads",
 			about: "Compose files that are applied once the swarm is up.",
 			items: func(d *decoder, v []item) { c.Workloads = d.workloads(v) },
+		},
+	}
+}
+
+func (e *Docker) keys() []key {
+	return []key{
+		{
+			name: "packages", syntax: "a list of packages", example: "[docker.io]", initial: "docker.io",
+			about: "The packages to install, with what they depend on. `docker.io=20.10.24+dfsg1-1` asks for one version; without it the newest is taken that the sources have, and `cluster.lock` pins it until `hatchery lock` moves on. `[]` means no Docker.",
+			items: func(d *decoder, v []item) { e.Packages = d.packages(v) },
+		},
+		{
+			name: "source", syntax: "one of", example: "base", choices: []string{"base"}, initial: "base",
+			about: "Where the packages come from: `base` is the package sources that the base image names itself, with the keys that it trusts.",
+			text:  func(_ *decoder, v item) { e.Source = v.text },
+		},
+		{
+			name: "sources", elsewise: "none", placeholder: "NAME", sampleName: "docker",
+			about:  "Package sources besides those of the base, each under a name of your choice. Docker's own is one, where the Docker of the base is too old.",
+			entry:  func(d *decoder, name item) (key, bool) { return d.aptSource(name, e) },
+			sample: func() key { return key{keys: new(AptSource).keys()} },
+		},
+		{
+			name: "mirrors", elsewise: "none", placeholder: "URI", sampleName: "http://archive.example/debian",
+			about: "Where packages are fetched from instead, while an image is built on this machine: for a cache in your network, such as apt-cacher-ng. It goes into no image and not into `cluster.lock`, and what comes from there is verified as if it came from the archive.",
+			entry: func(d *decoder, name item) (key, bool) { return d.mirror(name, e) },
+			sample: func() key {
+				return key{syntax: "an http or https URL", example: "http://192.168.42.5:3142/archive.example/debian", about: "The beginning of a source's URI as the image has it, and what takes its place."}
+			},
+		},
+		{
+			name: "preload", syntax: "a list of image references and files", example: "[\"alpine:3.20\"]", elsewise: "none",
+			about: "Container images that every node has from its first start. They are fetched when an image is built, for the node's processor: one that has no variant for it is refused. `cluster.lock` pins what a reference stands for. What begins with `./`, `../`, `~/` or `/` is a file of `docker save`, or an OCI layout as a file or folder.",
+			items: func(d *decoder, v []item) { e.Preload = d.preload(v) },
+		},
+		{
+			name: "upgrade", syntax: "true or false", example: "false", elsewise: "`false`",
+			about: "Whether packages that the base image has may be upgraded where the ones to be installed ask for it. Without that, such a case is an error.",
+			flag:  func(b bool) { e.Upgrade = b },
+		},
+		{
+			name: "recommends", syntax: "true or false", example: "false", elsewise: "`false`",
+			about: "Whether what the packages recommend is installed too.",
+			flag:  func(b bool) { e.Recommends = b },
+		},
+	}
+}
+
+func (s *AptSource) keys() []key {
+	return []key{
+		{
+			name: "uri", syntax: "an http or https URL", example: "https://download.docker.com/linux/raspbian", required: "write the URL of the archive, as in a line of sources.list",
+			about: "The archive's root.",
+			text:  func(d *decoder, v item) { s.URI = d.archiveURI(v) },
+		},
+		{
+			name: "suites", syntax: "a list of suites", example: "[bookworm]", elsewise: "the codename of the base image, such as bookworm",
+			about: "The suites of the archive to take packages from. One that ends in `/` is a folder without components.",
+			items: func(d *decoder, v []item) { s.Suites = d.suites(v) },
+		},
+		{
+			name: "components", syntax: "a list of components", example: "[stable]", elsewise: "none, for suites that end in `/`",
+			about: "The components of the suites.",
+			items: func(d *decoder, v []item) { s.Components = d.components(v) },
+		},
+		{
+			name: "key", syntax: "a file, or the armored key itself", example: "./docker.asc", elsewise: "the keys that the base image trusts",
+			about: "The OpenPGP keys that the archive's signature must be by: a file as the archive publishes it, armored or binary, or the text of an armored one.",
+			text:  func(d *decoder, v item) { d.archiveKey(v, s) },
 		},
 	}
 }
@@ -289,7 +357,7 @@ func ownBaseKey(b *Base, begin func()) key {
 
 func labelsKey(labels *map[string]string, about string) key {
 	return key{
-		name: "labels", elsewise: "none", placeholder: "LABEL", unbuilt: "the forming of the swarm",
+		name: "labels", elsewise: "none", placeholder: "LABEL", sampleName: "disk", unbuilt: "the forming of the swarm",
 		about: about,
 		entry: func(d *decoder, name item) (key, bool) { return d.label(name, labels) },
 		sample: func() key {
@@ -326,28 +394,6 @@ func (d *decoder) locale(v item) string {
 		d.problem(v, "%s is not a locale: write one such as en_GB.UTF-8", quote(v.text))
 	}
 	return v.text
-}
-
-func (d *decoder) packages(items []item) []string {
-	var packages []string
-	for _, it := range items {
-		if !packagePattern.MatchString(it.text) {
-			d.problem(it, "%s is not the name of a Debian package", quote(it.text))
-		}
-		packages = append(packages, it.text)
-	}
-	return packages
-}
-
-func (d *decoder) imageReferences(items []item) []string {
-	var references []string
-	for _, it := range items {
-		if len(it.text) > 512 || !referencePattern.MatchString(it.text) {
-			d.problem(it, "%s is not a container image: write one such as alpine:3.20", quote(it.text))
-		}
-		references = append(references, it.text)
-	}
-	return references
 }
 
 // minCertExpiry is what Docker takes at least.

@@ -17,9 +17,6 @@ var (
 	localePattern      = regexp.MustCompile(`^(C|POSIX|[a-z]{2,3}(_[A-Z]{2})?)(\.[A-Za-z0-9][A-Za-z0-9-]*)?(@[a-z]+)?$`)
 	hatVersionPattern  = regexp.MustCompile(`^[1-9](\.[0-9])?$`)
 	usbPathPattern     = regexp.MustCompile(`^[1-9][0-9]?-[1-9][0-9]?(\.[1-9][0-9]?){0,5}$`)
-	packagePattern     = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`) // Debian policy, section 5.6.1
-	// The grammar of distribution/reference, in short.
-	referencePattern = regexp.MustCompile(`^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
 )
 
 func (d *decoder) clusterName(v item) string {

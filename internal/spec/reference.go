@@ -47,21 +47,21 @@ func writeKeys(b *bytes.Buffer, path string, keys []key) {
 		} else {
 			fmt.Fprintf(b, "### %s\n\n", p)
 		}
-		writeKey(b, k)
+		writeKey(b, k, k.name)
 		writeKeys(b, p, k.keys)
 		if k.sample != nil {
 			entry := k.sample()
 			below := join(p, k.placeholder)
 			if entry.keys == nil {
 				fmt.Fprintf(b, "### %s\n\n", below)
-				writeKey(b, entry)
+				writeKey(b, entry, k.sampleName)
 			}
 			writeKeys(b, below, entry.keys)
 		}
 	}
 }
 
-func writeKey(b *bytes.Buffer, k key) {
+func writeKey(b *bytes.Buffer, k key, name string) {
 	b.WriteString(k.about)
 	switch {
 	case k.unbuilt != "" && k.builtFor != "":
@@ -82,10 +82,6 @@ func writeKey(b *bytes.Buffer, k key) {
 		fmt.Fprintf(b, "- Default: %s\n", k.elsewise)
 	}
 	if k.example != "" {
-		name := k.name
-		if name == "" {
-			name = "disk"
-		}
 		fmt.Fprintf(b, "- Example: `%s: %s`\n", name, k.example)
 	}
 	b.WriteString("\n")

@@ -35,6 +35,7 @@ type Cluster struct {
 	Locale     string
 	Boot       Boot
 	Docker     Docker
+	CPU        CPU
 	Swarm      Swarm
 	Overlays   []string // absolute paths of folders that exist
 	Workloads  []string // absolute paths of files that exist
@@ -129,9 +130,49 @@ type Boot struct {
 
 // Docker is the engine that goes into the images.
 type Docker struct {
-	Packages []string
-	Source   string
-	Preload  []string // image references
+	Packages   []PackageRef      // none: no Docker
+	Source     string            // base: the package sources that the base image names
+	Sources    []AptSource       // besides those, in the order of the file
+	Mirrors    map[string]string // where what begins with a URI is fetched from instead, on this machine alone; neither ends in /
+	Preload    []string          // references of container images as they were written, and absolute paths of archives and folders that exist; see [IsLocalImage]
+	Upgrade    bool              // packages of the base may be upgraded
+	Recommends bool              // what packages recommend is installed too
+}
+
+// PackageRef names a package, in one version or in any.
+type PackageRef struct {
+	Name    string // docker.io, or with an architecture of its own, libc6:armhf
+	Version string // "" means any
+}
+
+// String writes it as in the file: docker.io, or docker.io=20.10.24+dfsg1-1.
+func (r PackageRef) String() string {
+	if r.Version == "" {
+		return r.Name
+	}
+	return r.Name + "=" + r.Version
+}
+
+// AptSource is an archive of Debian packages.
+type AptSource struct {
+	Name       string   // what the file calls it: lower-case letters, digits, hyphens
+	URI        string   // of the archive's root, http or https, without a / at its end
+	Suites     []string // "" as the only one stands for the base's own codename, such as bookworm; one that ends in / has no components
+	Components []string
+	Key        string // OpenPGP public keys, armored or binary, which were read already; "" means the base's own keyrings
+	KeyFile    string // the absolute path that Key was read from; "" where it stands in the file itself
+}
+
+// CPU says what the check of programs for the slot's processor lets pass.
+type CPU struct {
+	Allow []CPUException // in the order of the file
+}
+
+// CPUException lets programs pass that do not fit the processor.
+type CPUException struct {
+	Package string // a package, a container image or an archive of one as in [Docker.Preload]; "" means whatever brings the file
+	Path    string // absolute and clean; a * at its end stands for whatever follows
+	Reason  string // never empty
 }
 
 // Swarm is how the swarm is made.
@@ -150,6 +191,18 @@ type Target struct {
 	Root     string // card for the controller
 	Base     Base
 	Labels   map[string]string
+}
+
+// Covers says whether the exception is one for a file that a package, a
+// container image or, with from "", something else brings.
+func (e CPUException) Covers(from, path string) bool {
+	if e.Package != "" && e.Package != from {
+		return false
+	}
+	if prefix, open := strings.CutSuffix(e.Path, "*"); open {
+		return strings.HasPrefix(path, prefix)
+	}
+	return e.Path == path
 }
 
 // ControllerName is the controller's name as a target.

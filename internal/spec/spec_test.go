@@ -26,18 +26,31 @@ const (
 	hash = "$6$hatchery$vMJ4wnbRE3YYXAwIjL3sJsTALk.ROHlCL2uBdtRLxjJoljMzFG2bcrwUdRcwb01BCK/EeAQczCmVAV6qvUUMZ0"
 )
 
+// archiveKey is an OpenPGP key made for these tests.
+const archiveKey = `-----BEGIN PGP PUBLIC KEY BLOCK-----
+
+mDMEZ3SFgBYJKwYBBAHaRw8BAQdAnUl+Y7gGQYan4JK2fAfTtY/EN4S4IWvi5UYU
+TPJUH6S0JEFuIGFyY2hpdmUgPGFyY2hpdmVAYXJjaGl2ZS5leGFtcGxlPoiQBBMW
+CAA4FiEEBuyxSMw40s5Xld7WbhDCPjV0BQMFAmd0hYACGwMFCwkIBwIGFQoJCAsC
+BBYCAwECHgECF4AACgkQbhDCPjV0BQPXGQD/Tu23i8mbS2y9HZiP8x+B6YitnVr7
+W2C3j50W5ZVy2usBALE6zeU8jum9BYG8jWfiMNfa9/34+mFb49P8JntrKnkK
+=JmsM
+-----END PGP PUBLIC KEY BLOCK-----
+`
+
 // folder is a home folder that has everything a cluster.yaml names here.
 func folder(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	for name, content := range map[string]string{
 		"x.img.xz": "", "raspios.img.xz": "", "stacks/traefik.yml": "",
-		".ssh/id_ed25519.pub":      key1 + "\n",
-		".ssh/id_ed25519":          "-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n-----END OPENSSH PRIVATE KEY-----\n",
-		"team.pub":                 "\ufeff# the team\r\n\r\n" + key1 + "\r\nfrom=\"10.0.0.0/8\",no-pty " + key2 + "\r\n",
-		"bad.pub":                  key1 + "\nssh-ed25519 AAAAnonsense me\n",
-		"empty.pub":                "# nobody\n",
-		"other.pub":                "---- BEGIN SSH2 PUBLIC KEY ----\nAAAA\n",
+		".ssh/id_ed25519.pub": key1 + "\n",
+		".ssh/id_ed25519":     "-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n-----END OPENSSH PRIVATE KEY-----\n",
+		"team.pub":            "\ufeff# the team\r\n\r\n" + key1 + "\r\nfrom=\"10.0.0.0/8\",no-pty " + key2 + "\r\n",
+		"bad.pub":             key1 + "\nssh-ed25519 AAAAnonsense me\n",
+		"empty.pub":           "# nobody\n",
+		"other.pub":           "---- BEGIN SSH2 PUBLIC KEY ----\nAAAA\n",
+		"docker.asc":          archiveKey, "app.tar": "", "layout/index.json": "{}",
 		"my-files/common/etc/motd": "", "my-files/p2/x": "", "my-files/README": "",
 		"wrong-files/etc/motd": "", "none/README": "", "typo/controler/x": "",
 	} {
@@ -256,7 +269,7 @@ func TestSecretsAreNotShown(t *testing.T) {
 
 func TestUnbuilt(t *testing.T) {
 	c, err := load(t, home(t), "name: a\nbase: raspios_lite_armhf\nuser: {authorized_keys: [team.pub]}\n"+
-		"slots: {p1: {root: netboot, labels: {a: b}}, p2: {root: card}}\nhat: {version: 2.6, hub: auto}\ndocker: {packages: [docker.io], preload: []}\nworkloads: [stacks/traefik.yml]\n")
+		"slots: {p1: {root: netboot, labels: {a: b}}, p2: {root: card}}\nhat: {version: 2.6, hub: auto}\ndocker: {packages: [docker.io], preload: [alpine]}\nswarm: {offline: true}\nworkloads: [stacks/traefik.yml]\n")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -267,7 +280,7 @@ func TestUnbuilt(t *testing.T) {
 			t.Errorf("%s: %s", p.Path, p.Message)
 		}
 	}
-	want := []string{"4:20 slots.p1.root", "4:37 slots.p1.labels", "5:16 hat.version", "6:20 docker.packages", "7:12 workloads"}
+	want := []string{"4:20 slots.p1.root", "4:37 slots.p1.labels", "5:16 hat.version", "7:18 swarm.offline", "8:12 workloads"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -418,7 +431,7 @@ func TestTemplate(t *testing.T) {
 		t.Errorf("a template without a key: %v", err)
 	}
 	// Every example in it must be right: all of them together are a cluster.
-	all := regexp.MustCompile(`(?m)^( *)#((?:  )*)([a-z0-9_]+:)`).ReplaceAll(written, []byte("$1$2$3"))
+	all := regexp.MustCompile(`(?m)^( *)#((?:  )*)((?:[a-z0-9_]+|"[^"]+"|http:[^ ]+):)`).ReplaceAll(written, []byte("$1$2$3"))
 	c, err = load(t, dir, string(all))
 	if err != nil {
 		t.Fatalf("with everything uncommented: %v\n%s", err, all)

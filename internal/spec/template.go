@@ -108,12 +108,15 @@ func (t *template) key(k key, path string, m margin) {
 		fmt.Fprintf(&t.b, "%s%s:\n", m, k.name)
 		entry := k.sample()
 		if entry.keys == nil {
-			fmt.Fprintf(&t.b, "%sdisk: %s\n", m.deeper("  "), entry.example)
+			fmt.Fprintf(&t.b, "%s%s: %s\n", m.deeper("  "), k.sampleName, entry.example)
 			return
 		}
-		fmt.Fprintf(&t.b, "%sp1:\n%sp2:\n", m.deeper("  "), m.deeper("  "))
+		if k.sampleName == "p2" {
+			fmt.Fprintf(&t.b, "%sp1:\n", m.deeper("  ")) // as bare as a slot can be
+		}
+		fmt.Fprintf(&t.b, "%s%s:\n", m.deeper("  "), k.sampleName)
 		for _, sub := range entry.keys {
-			t.key(sub, join(path, "p2"), m.deeper("    "))
+			t.key(sub, join(path, k.sampleName), m.deeper("    "))
 		}
 	default:
 		fmt.Fprintf(&t.b, "%s%s: %s\n", m, k.name, value)
