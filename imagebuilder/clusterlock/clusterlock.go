@@ -11,11 +11,31 @@
 //	    image_sha256: "…"             # of the image in it
 //	    image_size: 2579496960        # of the image in it, in bytes
 //	    released: "2025-12-04"
+//	packages:
+//	  - base: "sha256:…"              # of the image that they are added to
+//	    architecture: "armhf"         # of that image
+//	    wanted:                       # what was asked for, and what else decides what it leads to
+//	      - "docker.io"
+//	    packages:                     # what it led to, in the order of unpacking
+//	      - name: "docker.io"
+//	        version: "20.10.24+dfsg1-1"
+//	        architecture: "armhf"     # its own, or all
+//	        url: "http://…"           # in the archive itself, whichever mirror it came from
+//	        sha256: "…"               # of the .deb
+//	        size: 36248044            # of the .deb in bytes
+//	        automatic: true           # it was not asked for itself
+//	containers:
+//	  - image: "alpine:3.20"          # what cluster.yaml calls it
+//	    platform: "linux/arm/v6"
+//	    digest: "sha256:…"            # of the platform's manifest
+//	    size: 3350000                 # of what is fetched in bytes
 //
 // It belongs into version control with cluster.yaml. It is written in one
 // canonical form (sorted, heading comment first), appears whole or not at
-// all, and several builds may change it at once. It holds no secrets: of a
-// URL with a query, which may be a token, only a digest of the query.
+// all, and several builds may change it at once. It holds no secrets: of an
+// image's URL with a query, which may be a token, only a digest of the query,
+// and of a package no URL with a query or an account. A lock of an earlier
+// version, which has fewer of these parts, is read as it is.
 //
 // Reading is strict: a key that is not known is an error, since a lock that
 // is obeyed in part is none.
@@ -40,10 +60,12 @@ import (
 const Name = "cluster.lock"
 
 // A Lock is what the file records. What is recorded per kind of thing has a
-// map of its own here, which file.go reads and writes.
+// map or list of its own here, which file.go reads and writes.
 type Lock struct {
-	Epoch  time.Time        // the one timestamp; whole seconds, UTC
-	Images map[string]Image // by Key
+	Epoch      time.Time        // the one timestamp; whole seconds, UTC
+	Images     map[string]Image // by Key
+	Packages   []PackageSet     // sorted; see PutPackages
+	Containers []Container      // sorted; see PutContainer
 }
 
 // An Image is what a base image's name, or URL without a digest, stands for.

@@ -20,17 +20,19 @@ import (
 )
 
 const heading = `# Made by hatchery; keep it with cluster.yaml. The epoch (seconds since 1970) is
-# every timestamp in the images, and what names of base images stand for is
-# pinned here: with it, equal inputs give byte-equal images. ` + "`hatchery lock`" + `
-# brings it up to date.
+# every timestamp in the images, and what names of base images, packages and
+# container images stand for is pinned here: with it, equal inputs give
+# byte-equal images. ` + "`hatchery lock`" + ` brings it up to date.
 `
 
 const remedy = "restore it from your version control, or remove it to lock anew"
 
 // A document is the file as YAML has it.
 type document struct {
-	Epoch  string           `yaml:"epoch"`
-	Images map[string]Image `yaml:"images"`
+	Epoch      string           `yaml:"epoch"`
+	Images     map[string]Image `yaml:"images"`
+	Packages   []PackageSet     `yaml:"packages"`
+	Containers []Container      `yaml:"containers"`
 }
 
 // Parse reads a file's content.
@@ -39,13 +41,14 @@ func Parse(data []byte) (*Lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w; %s", err, remedy)
 	}
-	l := &Lock{Images: d.Images}
+	l := &Lock{Images: d.Images, Packages: d.Packages, Containers: d.Containers}
 	if l.Epoch, err = parseEpoch(d.Epoch); err != nil {
 		return nil, fmt.Errorf("epoch %w; %s", err, remedy)
 	}
 	if l.Images == nil {
 		l.Images = map[string]Image{}
 	}
+	l.sort()
 	if err := l.check(); err != nil {
 		return nil, fmt.Errorf("%w; %s", err, remedy)
 	}
@@ -112,13 +115,18 @@ func plain(tokens token.Tokens) error {
 	if len(tokens) > maxTokens {
 		return fmt.Errorf("it has more than %d words and signs: this is no cluster.lock", maxTokens)
 	}
-	flow, columns, line := 0, []int{}, 0
+	flow, columns, line, entry := 0, []int{}, 0, 0
 	for _, tk := range tokens {
 		switch tk.Type {
 		case token.AnchorType, token.AliasType, token.TagType, token.MergeKeyType, token.MappingKeyType, token.DocumentHeaderType, token.DocumentEndType, token.DirectiveType:
 			return fmt.Errorf("line %d: %.40q has no place in it", tk.Position.Line, tk.Value)
-		case token.SequenceEntryType, token.SequenceStartType:
-			return fmt.Errorf("line %d: a list has no place in it", tk.Position.Line)
+		case token.SequenceEntryType:
+			if entry == tk.Position.Line {
+				return fmt.Errorf("line %d: a list in a list has no place in it", entry)
+			}
+			entry = tk.Position.Line
+		case token.SequenceStartType:
+			return fmt.Errorf("line %d: a list in brackets has no place in it", tk.Position.Line)
 		case token.MappingStartType:
 			flow++
 		case token.MappingEndType:
@@ -154,7 +162,10 @@ func (l *Lock) check() error {
 			return fmt.Errorf("images: %.80q: %w", key, err)
 		}
 	}
-	return nil
+	if err := l.checkPackages(); err != nil {
+		return err
+	}
+	return l.checkContainers()
 }
 
 func (i Image) check(key string) error {
@@ -202,7 +213,53 @@ func (l *Lock) Bytes() []byte {
 		writeNumber(&b, "image_size", i.ImageSize)
 		writeText(&b, "released", i.Released)
 	}
+	l.writePackages(&b)
+	l.writeContainers(&b)
 	return b.Bytes()
+}
+
+func (l *Lock) writePackages(b *bytes.Buffer) {
+	if len(l.Packages) > 0 {
+		b.WriteString("packages:\n")
+	}
+	for _, s := range l.Packages {
+		writeEntry(b, "base", s.Base)
+		writeText(b, "architecture", s.Architecture)
+		b.WriteString("    wanted:\n")
+		for _, w := range s.Wanted {
+			fmt.Fprintf(b, "      - %s\n", strconv.QuoteToASCII(w))
+		}
+		if len(s.Packages) > 0 {
+			b.WriteString("    packages:\n")
+		}
+		for _, p := range s.Packages {
+			fmt.Fprintf(b, "      - name: %s\n", strconv.QuoteToASCII(p.Name))
+			for _, of := range []struct{ name, value string }{{"version", p.Version}, {"architecture", p.Architecture}, {"url", p.URL}, {"sha256", p.SHA256}} {
+				fmt.Fprintf(b, "        %s: %s\n", of.name, strconv.QuoteToASCII(of.value))
+			}
+			fmt.Fprintf(b, "        size: %d\n", p.Size)
+			if p.Automatic {
+				b.WriteString("        automatic: true\n")
+			}
+		}
+	}
+}
+
+func (l *Lock) writeContainers(b *bytes.Buffer) {
+	if len(l.Containers) > 0 {
+		b.WriteString("containers:\n")
+	}
+	for _, c := range l.Containers {
+		writeEntry(b, "image", c.Image)
+		writeText(b, "platform", c.Platform)
+		writeText(b, "digest", c.Digest)
+		writeNumber(b, "size", c.Size)
+	}
+}
+
+// writeEntry begins an entry of a list with its first text.
+func writeEntry(b *bytes.Buffer, name, value string) {
+	fmt.Fprintf(b, "  - %s: %s\n", name, strconv.QuoteToASCII(value))
 }
 
 // writeText writes an entry's text, in quotes: a digest may look like a number.
@@ -229,12 +286,27 @@ func yamlKey(key string) string {
 
 // equal says whether two locks record the same.
 func (l *Lock) equal(other *Lock) bool {
-	return l.Epoch.Equal(other.Epoch) && maps.Equal(l.Images, other.Images)
+	return l.Epoch.Equal(other.Epoch) && maps.Equal(l.Images, other.Images) &&
+		slices.EqualFunc(l.Packages, other.Packages, PackageSet.equal) && slices.Equal(l.Containers, other.Containers)
 }
 
 // clone is a copy that can be changed.
 func (l *Lock) clone() *Lock {
-	return &Lock{Epoch: l.Epoch, Images: maps.Clone(l.Images)}
+	c := &Lock{Epoch: l.Epoch, Images: maps.Clone(l.Images), Containers: slices.Clone(l.Containers)}
+	for _, s := range l.Packages {
+		c.Packages = append(c.Packages, s.clone())
+	}
+	return c
+}
+
+// sort brings the lists into their canonical order, which a merge of two
+// versions of the file may have disturbed. That of packages is theirs.
+func (l *Lock) sort() {
+	for i := range l.Packages {
+		l.Packages[i].Wanted = wants(l.Packages[i].Wanted)
+	}
+	slices.SortFunc(l.Packages, PackageSet.compare)
+	slices.SortFunc(l.Containers, Container.compare)
 }
 
 // unset says whether the lock has no epoch yet.

@@ -74,6 +74,7 @@ func updateHeld(dir string, now time.Time, change func(*Lock) error) (*Lock, err
 		after.Epoch = epoch
 	}
 	after.Epoch = time.Unix(after.Epoch.Unix(), 0).UTC()
+	after.sort()
 	if after.equal(before) {
 		return after, nil
 	}
