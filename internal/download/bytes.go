@@ -16,9 +16,20 @@ import (
 // A server of HTTP/1.0 that does not say how long the document is can cut it
 // short unseen: the document itself must tell.
 func (c *Client) Bytes(ctx context.Context, url string, most int64) ([]byte, error) {
+	return c.bytes(ctx, url, most, false)
+}
+
+// SignedBytes is [Client.Bytes] for a document that carries a signature, or is
+// one: since the caller verifies that before anything else, it may come over
+// plain http, as package archives are served.
+func (c *Client) SignedBytes(ctx context.Context, url string, most int64) ([]byte, error) {
+	return c.bytes(ctx, url, most, true)
+}
+
+func (c *Client) bytes(ctx context.Context, url string, most int64, plain bool) ([]byte, error) {
 	var document []byte
 	err := c.retry(ctx, progress.Discard, func(ctx context.Context) (int64, error) {
-		a, err := c.ask(ctx, url, http.Header{}, false)
+		a, err := c.ask(ctx, url, http.Header{}, plain)
 		if err != nil {
 			return 0, err
 		}

@@ -4,10 +4,10 @@
 // of these is retried, resumed or refused here, once for everything that
 // hatchery fetches: base images, the list of them, and the digests beside them.
 //
-// Whatever comes must be guarded by something: [Client.File] by a digest, which
-// is why it may then come over plain http too; [Client.Bytes] by https alone,
-// so it fetches plain http from this machine only and follows no redirect from
-// https to http.
+// Whatever comes must be guarded by something: [Client.File] by a digest,
+// [Client.SignedBytes] by a signature, which is why these may come over plain
+// http too; [Client.Bytes] by https alone, so it fetches plain http from this
+// machine only and follows no redirect from https to http.
 //
 // A URL may carry a token in its query, or a password. No error and no
 // progress shows more of it than scheme, host and path.

@@ -46,6 +46,6 @@ type DigestError struct {
 const HeadSize = 4096
 
 func (e *DigestError) Error() string {
-	return fmt.Sprintf("wrong sha256: expected %s, got %s; the file there is another one: check the URL and the digest",
-		e.Want.Encoded(), e.Got.Encoded())
+	return fmt.Sprintf("wrong %s: expected %s, got %s; the file there is another one: check the URL and the digest",
+		e.Want.Algorithm(), e.Want.Encoded(), e.Got.Encoded())
 }

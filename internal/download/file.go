@@ -2,7 +2,7 @@ package download
 
 import (
 	"context"
-	"crypto/sha256"
+	_ "crypto/sha512" // a digest may be one
 	"errors"
 	"fmt"
 	"hash"
@@ -47,16 +47,17 @@ const fileStep = 256 << 10
 const maxChanges = 3
 
 // File fetches a file into f, which the caller has to itself, and gives its
-// SHA-256 and its size. The file has that digest if want has one, and may then
-// come over plain http; without, it comes over https as for [Client.Bytes].
+// digest and its size. The file has the digest want (SHA-256 or SHA-512) if
+// there is one, and may then come over plain http; without, it comes over https
+// as for [Client.Bytes], and its SHA-256 is given.
 //
 // What f holds is taken for the beginning of the file that an earlier run left,
 // and not fetched again, where want can show that it was. Where File fails, f
 // holds what the next run may go on from. An [*InputError] is a mistake in the
 // URL, the digest or the size.
 func (c *Client) File(ctx context.Context, url string, want digest.Digest, f *os.File, report progress.Reporter, o Options) (got digest.Digest, size int64, err error) {
-	if want != "" && (want.Validate() != nil || want.Algorithm() != digest.SHA256) {
-		return "", 0, fmt.Errorf("%q is no sha256", want)
+	if want != "" && (want.Validate() != nil || want.Algorithm() != digest.SHA256 && want.Algorithm() != digest.SHA512) {
+		return "", 0, fmt.Errorf("%q is no sha256 or sha512", want)
 	}
 	if o.Most == 0 {
 		o.Most = defaultMost
@@ -123,7 +124,15 @@ func (v version) vouchesFor(other version) bool {
 // does not (RFC 9110, 13.1.5).
 func (v version) tagged() bool { return strings.HasPrefix(v.etag, `"`) }
 
-func (t *transfer) digest() digest.Digest { return digest.NewDigest(digest.SHA256, t.hash) }
+// algorithm is that of the digest which is wanted.
+func (t *transfer) algorithm() digest.Algorithm {
+	if t.want != "" {
+		return t.want.Algorithm()
+	}
+	return digest.SHA256
+}
+
+func (t *transfer) digest() digest.Digest { return digest.NewDigest(t.algorithm(), t.hash) }
 
 func (t *transfer) dir() string { return filepath.Dir(t.f.Name()) }
 
@@ -168,7 +177,7 @@ func (t *transfer) resume(ctx context.Context) error {
 	if t.want == "" {
 		return t.restart() // nothing could show that it fits
 	}
-	t.hash, t.have = sha256.New(), 0
+	t.hash, t.have = t.algorithm().Hash(), 0
 	info, err := t.f.Stat()
 	if err != nil {
 		return err
@@ -195,7 +204,7 @@ func (t *transfer) restart() error {
 		t.task.End(errors.New("once more, from the beginning"))
 		t.task = nil
 	}
-	t.hash, t.have, t.mixed = sha256.New(), 0, false
+	t.hash, t.have, t.mixed = t.algorithm().Hash(), 0, false
 	return t.f.Truncate(0)
 }
 

@@ -647,7 +647,7 @@ func TestDigestError(t *testing.T) {
 
 func TestNoDigestOfThatKind(t *testing.T) {
 	m := serve(t, nil, nil)
-	for _, want := range []digest.Digest{"sha256:1234", digest.SHA512.FromString(""), "nonsense"} {
+	for _, want := range []digest.Digest{"sha256:1234", digest.SHA384.FromString(""), "nonsense"} {
 		if _, _, err := m.get(t, t.Context(), want, progress.Discard, download.Options{}); err == nil || !strings.Contains(err.Error(), "is no sha256") {
 			t.Errorf("%s: got %v", want, err)
 		}

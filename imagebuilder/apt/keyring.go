@@ -1,0 +1,151 @@
+package apt
+
+import (
+	"bytes"
+	"crypto"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
+	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
+)
+
+// publicKeyArmor begins an armored keyring (RFC 9580, 6.2).
+const publicKeyArmor = "-----BEGIN PGP PUBLIC KEY BLOCK-----"
+
+// maxKeyring bounds a keyring: Debian's of all its archive keys has 60 kB.
+const maxKeyring = 4 << 20
+
+// keyRules are by which rules keys are judged: self-signatures over SHA-1
+// count, as archives' keys are old, and lie in the image's own keyrings, which
+// vouch for them; none over MD5 does. Signatures over Release files have rules
+// of their own.
+func keyRules() *packet.Config {
+	return &packet.Config{
+		RejectHashAlgorithms: map[crypto.Hash]bool{crypto.MD5: true, crypto.RIPEMD160: true},
+		// As gpg has it: a key that does not say what it is for, is for all.
+		InsecureAllowAllKeyFlagsWhenMissing: true,
+	}
+}
+
+// unusableKeyring says what is wrong with a keyring as a file.
+func unusableKeyring(data []byte) string {
+	switch {
+	case len(data) > maxKeyring:
+		return "it is larger than any keyring"
+	case len(bytes.TrimSpace(data)) == 0:
+		return "it is empty"
+	case len(data) >= 12 && string(data[8:12]) == "KBXf":
+		return "it is a GnuPG keybox, which apt does not read either (gpg --export makes a keyring)"
+	case bytes.Contains(data, []byte(publicKeyArmor)) || data[0]&0x80 != 0:
+		return ""
+	}
+	return "it is no OpenPGP keyring, neither binary nor armored"
+}
+
+// readKeys reads the keys of keyrings. What is wrong with some of them does
+// not touch the others, and is told.
+func readKeys(keyrings []Keyring) (keys openpgp.EntityList, problems []error) {
+	for _, k := range keyrings {
+		if k.Data == nil {
+			problems = append(problems, fmt.Errorf("the keyring %s is not there", k.Name))
+			continue
+		}
+		blocks, err := dearmor(k.Data)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("the keyring %s: %w", k.Name, err))
+		}
+		for _, block := range blocks {
+			found, err := readEntities(block)
+			if err != nil {
+				problems = append(problems, fmt.Errorf("the keyring %s: %w", k.Name, err))
+			}
+			keys = append(keys, found...)
+		}
+	}
+	return keys, problems
+}
+
+// dearmor gives the binary keyrings in a file.
+func dearmor(data []byte) (blocks [][]byte, err error) {
+	if len(data) > maxKeyring {
+		return nil, errors.New(unusableKeyring(data))
+	}
+	if i := bytes.Index(data, []byte(publicKeyArmor)); i < 0 {
+		return [][]byte{data}, nil
+	}
+	for {
+		i := bytes.Index(data, []byte(publicKeyArmor))
+		if i < 0 {
+			return blocks, nil
+		}
+		data = data[i:]
+		next := bytes.Index(data[1:], []byte(publicKeyArmor))
+		if next < 0 {
+			next = len(data) - 1
+		}
+		one := data[:next+1]
+		data = data[next+1:]
+		block, err := armor.Decode(bytes.NewReader(one))
+		if err != nil {
+			return blocks, fmt.Errorf("its armor is broken: %w", err)
+		}
+		body, err := io.ReadAll(block.Body)
+		if err != nil {
+			return blocks, fmt.Errorf("its armor is broken: %w", err)
+		}
+		blocks = append(blocks, body)
+	}
+}
+
+// readEntities reads a binary keyring key by key, past those that cannot be
+// read: keyrings hold keys of kinds that are no more, or not yet, known.
+func readEntities(data []byte) (keys openpgp.EntityList, problem error) {
+	packets := packet.NewReader(bytes.NewReader(data))
+	for {
+		e, err := openpgp.ReadEntity(packets)
+		switch {
+		case err == nil:
+			keys = append(keys, e)
+			continue
+		case errors.Is(err, io.EOF):
+			return keys, problem
+		}
+		problem = fmt.Errorf("a key cannot be read: %w", err)
+		if !nextKey(packets) {
+			return keys, problem
+		}
+	}
+}
+
+// nextKey goes on to the next key of a keyring; false where there is none.
+func nextKey(packets *packet.Reader) bool {
+	for {
+		p, err := packets.Next()
+		if err != nil {
+			return false
+		}
+		if k, ok := p.(*packet.PublicKey); ok && !k.IsSubkey {
+			packets.Unread(p)
+			return true
+		}
+	}
+}
+
+// hexFingerprint is how a key is named in messages and options.
+func hexFingerprint(k *packet.PublicKey) string { return fmt.Sprintf("%X", k.Fingerprint) }
+
+// names lists keyrings for a message.
+func names(keyrings []Keyring) string {
+	var all []string
+	for _, k := range keyrings {
+		all = append(all, k.Name)
+	}
+	if len(all) == 0 {
+		return "no keyring"
+	}
+	return strings.Join(all, ", ")
+}
