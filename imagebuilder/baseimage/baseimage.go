@@ -12,6 +12,20 @@
 //	downloads/<sha256>.part                what has come of a download so far
 //	locks/source-*.lock, locks/image-*.lock  one build at a time prepares an image
 //	locks/use-<sha256 of the raw image>.lock held by who reads an image; its time is that of the last use
+//	layers/docker-<key>.layer              Docker layers, sealed, by the digest of what went into them
+//	layers/docker-<key>.json               what is in one
+//	layers/.docker-<key>.hatchery-tmp      one that is being made
+//	locks/layer-<key>.lock                 one build at a time makes a layer
+//	locks/layer-use-<key>.lock             held by who reads a layer; its time is that of the last use
+//
+// What package apt fetches lies in apt/ (.debs and indexes), and what package
+// preload fetches in containers/; they say what is there. Here it is listed,
+// verified and pruned:
+//
+//	apt/debs/<sha256>.deb                  packages
+//	apt/lists/…                            indexes by digest, Release files
+//	containers/blobs/sha256/<sha256>       manifests, configurations and layers of container images
+//	locks/apt-use.lock, locks/containers-use.lock  held by who works with any of these
 //
 // So an image that a build reads stays where it is, whatever [Cache.Prune] is
 // told, until the build closes it or ends.
@@ -152,7 +166,10 @@ func OpenCache(dir string, options ...Option) (*Cache, error) {
 	for _, o := range options {
 		o(c)
 	}
-	for _, sub := range []string{c.images(), c.index(), c.downloads(), c.locks()} {
+	for _, sub := range []string{
+		c.images(), c.index(), c.downloads(), c.locks(), c.Layers(),
+		filepath.Dir(c.debs()), c.debs(), c.lists(), c.containers(), filepath.Dir(c.blobs()), c.blobs(),
+	} {
 		if err := os.MkdirAll(sub, 0o700); err != nil {
 			return nil, fmt.Errorf("cannot make the cache: %w", err)
 		}

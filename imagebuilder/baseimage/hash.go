@@ -3,6 +3,7 @@ package baseimage
 import (
 	"context"
 	"crypto/sha256"
+	_ "crypto/sha512" // some archives list nothing else
 	"errors"
 	"hash"
 	"io"
@@ -20,9 +21,14 @@ const hashStep = 256 << 10
 
 func digestOf(h hash.Hash) digest.Digest { return digest.NewDigest(digest.SHA256, h) }
 
-// hashFile gives the digest of a file.
+// hashFile gives the SHA-256 digest of a file.
 func hashFile(ctx context.Context, f *os.File, task progress.Task) (digest.Digest, error) {
-	h := sha256.New()
+	return hashFileBy(ctx, digest.SHA256, f, task)
+}
+
+// hashFileBy is [hashFile] for any algorithm.
+func hashFileBy(ctx context.Context, by digest.Algorithm, f *os.File, task progress.Task) (digest.Digest, error) {
+	h := by.Hash()
 	buf := make([]byte, hashStep)
 	for off := int64(0); ; {
 		if err := ctx.Err(); err != nil {
@@ -33,7 +39,7 @@ func hashFile(ctx context.Context, f *os.File, task progress.Task) (digest.Diges
 		off += int64(n)
 		task.Add(int64(n))
 		if errors.Is(err, io.EOF) {
-			return digestOf(h), nil
+			return digest.NewDigest(by, h), nil
 		}
 		if err != nil {
 			return "", err

@@ -18,15 +18,19 @@ import (
 
 // What an [Entry] may be.
 const (
-	KindImage    = "image"     // a raw image, ready for use
-	KindDownload = "download"  // what has come of a file that an image is to come out of
-	KindHalfMade = "half-made" // an image that is being unpacked, or was when its build was killed
+	KindImage     = "image"     // a raw image, ready for use
+	KindLayer     = "layer"     // a Docker layer, sealed
+	KindPackage   = "package"   // a .deb
+	KindIndex     = "index"     // a Debian archive's list of packages, or its signed Release file
+	KindContainer = "container" // a part of a container image
+	KindDownload  = "download"  // what has come of a file so far
+	KindHalfMade  = "half-made" // an image or layer that is being made, or was when its build was killed
 )
 
 // An Entry is a thing in the cache.
 type Entry struct {
 	Kind   string        `json:"kind"`
-	Digest digest.Digest `json:"digest"` // of an image; otherwise of the file that it is to come out of
+	Digest digest.Digest `json:"digest"` // of the content; of a layer and a Release file the key; otherwise of the file that it is to come out of
 	Path   string        `json:"path"`
 	Size   int64         `json:"size"`    // bytes that the file has
 	OnDisk int64         `json:"on_disk"` // bytes that it takes there: less where it has holes
@@ -62,10 +66,11 @@ type section interface {
 }
 
 func (c *Cache) sections() []section {
-	return []section{images{c}, downloads{c}, halfMade{c}}
+	own := []section{images{c}, downloads{c}, halfMade{c}, dockerLayers{c}, halfLayers{c}}
+	return append(own, c.fetchedSections()...)
 }
 
-// List gives what is in the cache, by kind, what was used last first.
+// List gives what is in the cache, by section, what was used last first.
 func (c *Cache) List() ([]Entry, error) {
 	var all []Entry
 	for _, s := range c.sections() {

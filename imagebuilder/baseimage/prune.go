@@ -17,8 +17,9 @@ import (
 type PruneOptions struct {
 	// Unused is for how long a thing must not have been used.
 	Unused time.Duration
-	// Keep are digests, of images or of files that they come out of, that
-	// are kept however old they are.
+	// Keep are digests, of images or of files that they come out of, of
+	// packages, of container images' manifests, that are kept however old they
+	// are.
 	Keep []digest.Digest
 	// DryRun removes nothing, and only tells what would be.
 	DryRun bool
@@ -38,6 +39,7 @@ func (c *Cache) Prune(o PruneOptions) ([]Pruned, error) {
 	now := time.Now()
 	var all []Pruned
 	var failed []error
+	keep := c.withContents(o.Keep)
 	for _, s := range c.sections() {
 		entries, err := sorted(s)
 		if err != nil {
@@ -50,7 +52,7 @@ func (c *Cache) Prune(o PruneOptions) ([]Pruned, error) {
 				p.Removed, p.Why = false, "in use"
 			case e.Kind == KindHalfMade:
 				p.Why = "left by a build that was killed"
-			case slices.ContainsFunc(o.Keep, e.is):
+			case slices.ContainsFunc(keep, e.is):
 				p.Removed, p.Why = false, "named"
 			case o.Unused > 0 && now.Sub(e.LastUse) < o.Unused:
 				p.Removed, p.Why = false, "used lately"

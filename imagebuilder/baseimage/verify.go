@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"hatchery/internal/progress"
 )
@@ -22,22 +23,23 @@ type Finding struct {
 	Removed bool   `json:"removed,omitempty"`
 }
 
-// Verify reads every image and every whole download in the cache, and compares
-// it with its digest. Builds do not: they believe an image whose size, times
-// and inode are those that it was made with. Downloads that are not whole are
-// compared when they are.
+// Verify reads what is in the cache and compares it with its digest. Builds do
+// not read an image or a layer for that: they believe an image whose size,
+// times and inode are those that it was made with. Downloads that are not
+// whole are compared when they are, and Release files have a signature that is
+// looked at whenever they are used.
 func (c *Cache) Verify(ctx context.Context, o VerifyOptions) ([]Finding, error) {
 	if o.Progress == nil {
 		o.Progress = progress.Discard
 	}
 	var findings []Finding
-	for _, s := range []section{images{c}, downloads{c}} {
+	for _, s := range c.sections() {
 		entries, err := sorted(s)
 		if err != nil {
 			return nil, err
 		}
 		for _, e := range entries {
-			if e.Kind == KindDownload && (!e.Whole || e.InUse) {
+			if e.Kind == KindDownload && (!e.Whole || e.InUse) || e.Kind == KindHalfMade || e.Kind == KindIndex && strings.HasSuffix(e.Path, releaseSuffix) {
 				continue
 			}
 			f := Finding{Entry: e}
@@ -66,6 +68,12 @@ func (c *Cache) Verify(ctx context.Context, o VerifyOptions) ([]Finding, error) 
 
 // verify says what is wrong with an entry.
 func (c *Cache) verify(ctx context.Context, e Entry, report progress.Reporter) (problem string, err error) {
+	switch e.Kind {
+	case KindLayer:
+		return c.verifyLayer(ctx, e, report)
+	case KindPackage, KindIndex, KindContainer:
+		return c.verifyFetched(ctx, e, report)
+	}
 	if e.Kind == KindImage {
 		_, recorded := c.lastUse(e.Digest)
 		use, err := c.use(ctx, e.Digest)
