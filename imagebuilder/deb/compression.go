@@ -20,7 +20,8 @@ import (
 const maxWindow = 128 << 20
 
 // A compression is a way in which a tar archive is packed. open begins to
-// unpack r; what it gives is closed in the end.
+// unpack r, and what it gives is closed in the end; it is nil where nothing is
+// packed.
 type compression struct {
 	open func(r io.Reader) (io.ReadCloser, error)
 	// dataOnly: dpkg takes it for data.tar, but not for control.tar.
@@ -29,7 +30,7 @@ type compression struct {
 
 // compressions by the end of a member's name.
 var compressions = map[string]compression{
-	"": {open: func(r io.Reader) (io.ReadCloser, error) { return io.NopCloser(r), nil }},
+	"": {},
 	".gz": {open: func(r io.Reader) (io.ReadCloser, error) {
 		z, err := gzip.NewReader(r)
 		if err != nil {
@@ -64,7 +65,7 @@ var compressions = map[string]compression{
 	}},
 }
 
-// A unpacker reads what a member holds, decompressed.
+// An unpacker reads what a member holds, decompressed.
 type unpacker struct {
 	member member
 	source source
@@ -85,12 +86,10 @@ func (u *unpacker) Read(p []byte) (int, error) {
 		return 0, u.err
 	}
 	if u.z == nil {
-		z, err := u.member.compression.open(&u.source)
-		if err != nil {
+		if err := u.begin(); err != nil {
 			u.err = u.explain(err)
 			return 0, u.err
 		}
-		u.z = z
 	}
 	n, err := u.z.Read(p)
 	if int64(n) > u.most-u.n {
@@ -102,6 +101,22 @@ func (u *unpacker) Read(p []byte) (int, error) {
 		u.err = u.explain(err)
 	}
 	return n, u.err
+}
+
+func (u *unpacker) begin() error {
+	open := u.member.compression.open
+	switch {
+	case open == nil:
+		u.z = io.NopCloser(&u.source)
+		return nil
+	case u.member.size == 0:
+		return io.EOF // which zstd would call whole
+	}
+	z, err := open(&u.source)
+	if err == nil {
+		u.z = z
+	}
+	return err
 }
 
 func (u *unpacker) Close() error {

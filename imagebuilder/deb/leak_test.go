@@ -1,0 +1,84 @@
+package deb_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"runtime"
+	"strings"
+	"testing"
+
+	"hatchery/imagebuilder/deb"
+	"hatchery/imagebuilder/deb/debtest"
+)
+
+// TestNothingRunsOn: after Close no goroutine of the package is left, however
+// far the reading came.
+func TestNothingRunsOn(t *testing.T) {
+	for _, kind := range kinds {
+		good := debtest.Build(t, debtest.Control("a", "1", "all"), []debtest.File{
+			{Path: "/x", Content: strings.Repeat("some text ", 1000), Zeros: 6 << 20}, {Path: "/y", Content: "y"},
+		}, debtest.WithoutMD5Sums(), debtest.Compression(kind))
+		damaged := bytes.Clone(good)
+		damaged[len(damaged)-len(damaged)/4] ^= 0x55
+		for _, c := range []struct {
+			summary string
+			file    []byte
+			use     func(context.CancelFunc, *deb.Contents)
+		}{
+			{"not read at all", good, func(context.CancelFunc, *deb.Contents) {}},
+			{"one entry", good, func(_ context.CancelFunc, c *deb.Contents) { c.Next() }}, //nolint:errcheck // may fail
+			{"in the midst of a file", good, func(_ context.CancelFunc, c *deb.Contents) {
+				c.Next()                         //nolint:errcheck // it is about what is left
+				c.Next()                         //nolint:errcheck
+				io.CopyN(io.Discard, c, 1<<20+1) //nolint:errcheck
+			}},
+			{"to the end", good, func(_ context.CancelFunc, c *deb.Contents) {
+				if err := walk(c, nil); err != nil {
+					t.Error(err)
+				}
+			}},
+			{"cancelled", good, func(cancel context.CancelFunc, c *deb.Contents) {
+				c.Next() //nolint:errcheck // it is about what is left
+				cancel()
+			}},
+			{"damaged", damaged, func(_ context.CancelFunc, c *deb.Contents) { walk(c, nil) }}, //nolint:errcheck // without compression it is no error
+		} {
+			ctx, cancel := context.WithCancel(t.Context())
+			contents, err := open(t, c.file).Data(ctx, plenty)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.use(cancel, contents)
+			for range 2 {
+				if err := contents.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+			if left := running(); left != "" {
+				t.Fatalf("%s, %s: after Close there is still\n%s", kind, c.summary, left)
+			}
+			if _, err := contents.Next(); err == nil {
+				t.Errorf("%s, %s: Next goes on after Close", kind, c.summary)
+			}
+			cancel()
+		}
+	}
+}
+
+// running gives the stacks of goroutines that decompress, but for the one
+// that asks.
+func running() string {
+	buf := make([]byte, 1<<20)
+	stacks := strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")
+	var left []string
+	for _, s := range stacks[1:] {
+		for _, ours := range []string{"hatchery/imagebuilder/deb.", "hatchery/internal/xz.", "zstd."} {
+			if strings.Contains(s, ours) {
+				left = append(left, s)
+				break
+			}
+		}
+	}
+	return strings.Join(left, "\n\n")
+}
