@@ -16,6 +16,10 @@ const maxArchiveKey = 1 << 20
 
 const armorHead = "-----BEGIN PGP "
 
+// maxArmors is more armored blocks than any such file has. Each is looked for
+// in all that is left of the file.
+const maxArmors = 64
+
 // archiveKey reads the keys of an archive: a file, or the text itself.
 func (d *decoder) archiveKey(v item, s *AptSource) {
 	data := []byte(v.text)
@@ -44,6 +48,8 @@ func (d *decoder) archiveKey(v item, s *AptSource) {
 	s.Key = string(data)
 }
 
+var errPrivate = errors.New("holds a PRIVATE key, which must never leave your machine: name the public one (`gpg --export`)")
+
 // checkKeyring sees that data is OpenPGP public keys and nothing else (RFC
 // 9580, section 10.1). The error is the rest of a sentence. Whether a key is
 // good for a signature is seen when there is one.
@@ -52,7 +58,7 @@ func checkKeyring(data []byte) error {
 		return errors.New("is a keybox of GnuPG: write the keys out of it with `gpg --no-default-keyring --keyring ./FILE --export`")
 	}
 	if isPrivateKey(data) {
-		return errors.New("is a PRIVATE key, which must never leave your machine: name the public one (`gpg --export`)")
+		return errPrivate
 	}
 	blocks := [][]byte{data}
 	if bytes.Contains(data, []byte(armorHead)) {
@@ -84,13 +90,21 @@ func dearmor(data []byte) ([][]byte, error) {
 		if at < 0 {
 			return blocks, nil
 		}
-		rest = rest[at:]
+		if rest = rest[at:]; len(blocks) == maxArmors {
+			return nil, fmt.Errorf("has more than %d armored blocks: this is no keyring of an archive", maxArmors)
+		}
 		b, err := armor.Decode(bytes.NewReader(rest))
 		if err != nil {
 			return nil, errors.New("is damaged: its armor (-----BEGIN PGP …) cannot be read; fetch it anew")
 		}
-		if b.Type != "PUBLIC KEY BLOCK" && b.Type != "PGP PUBLIC KEY BLOCK" {
-			return nil, fmt.Errorf("is a %q, not a key: name the archive's public key", b.Type)
+		switch b.Type {
+		case "PGP PUBLIC KEY BLOCK":
+		case "PGP PRIVATE KEY BLOCK":
+			return nil, errPrivate
+		case "PGP SIGNATURE", "PGP SIGNED MESSAGE":
+			return nil, errors.New("is a signature, not a key: name the key that it was made with")
+		default:
+			return nil, errors.New("is something of OpenPGP, but no key: name the archive's public key")
 		}
 		content, err := io.ReadAll(io.LimitReader(b.Body, maxArchiveKey))
 		if err != nil {
@@ -115,7 +129,7 @@ func countKeys(packets []byte) (keys int, err error) {
 		}
 		switch p.Tag {
 		case 5, 7: // RFC 9580, section 5: a secret key or subkey
-			return 0, errors.New("holds a PRIVATE key, which must never leave your machine: name the public one (`gpg --export`)")
+			return 0, errPrivate
 		case 6: // a public key
 			parsed, err := p.Parse()
 			if _, ok := parsed.(*packet.PublicKey); ok && err == nil {

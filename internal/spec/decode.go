@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/token"
 )
 
 // maxVisits bounds how many nodes are looked at, since aliases can make a
@@ -372,6 +374,9 @@ func (d *decoder) decode(k key, v item) {
 		var items []item
 		for i, n := range list.Values {
 			it := d.resolve(fmt.Sprintf("%s[%d]", v.path, i), n)
+			if text, ok := textWithColon(it.node); ok {
+				it.node, it.text = text, text.Value
+			}
 			switch {
 			case it.node == nil: // reported already
 			case it.null():
@@ -446,6 +451,35 @@ func (d *decoder) scalar(v item, want string) bool {
 		return false
 	}
 	return true
+}
+
+// textWithColon mends what the parser makes of `{preload: [alpine:3.20]}`: a
+// mapping, though a colon with no space after it is part of a plain text (YAML
+// 1.2.2, section 7.3.3). It only errs in a list in braces.
+func textWithColon(n ast.Node) (*ast.StringNode, bool) {
+	m, ok := n.(*ast.MappingNode)
+	if !ok || len(m.Values) != 1 || m.IsFlowStyle {
+		return nil, false
+	}
+	plain := func(n ast.Node) (tk *token.Token, ok bool) {
+		if _, scalar := n.(ast.ScalarNode); !scalar {
+			return nil, false
+		}
+		switch tk = n.GetToken(); tk.Type {
+		case token.SingleQuoteType, token.DoubleQuoteType, token.LiteralType, token.FoldedType, token.ImplicitNullType:
+			return nil, false
+		}
+		return tk, true
+	}
+	key, ok := plain(m.Values[0].Key)
+	if !ok {
+		return nil, false
+	}
+	value, ok := plain(m.Values[0].Value)
+	if !ok || value.Position.Line != key.Position.Line || value.Position.Column != key.Position.Column+utf8.RuneCountInString(key.Value)+1 {
+		return nil, false
+	}
+	return ast.String(token.New(key.Value+":"+value.Value, key.Value+":"+value.Value, key.Position)), true
 }
 
 // isText says whether a node is one word or text.

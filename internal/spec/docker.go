@@ -196,24 +196,28 @@ func (d *decoder) preload(items []item) []string {
 
 func (d *decoder) reference(it item) bool {
 	scheme, _, isURL := strings.Cut(it.text, "://")
-	lower := strings.ToLower(it.text)
-	switch {
+	switch lower := strings.ToLower(it.text); {
 	case isURL:
 		d.problem(it, "%s is not a container image: leave out %s", quote(it.text), quote(scheme+"://"))
-	case len(it.text) <= 512 && referencePattern.MatchString(it.text):
-		if _, err := os.Stat(filepath.Join(d.cluster.dir, filepath.FromSlash(it.text))); err == nil && isArchiveName(lower) {
-			d.problem(it, "%s would be fetched from a registry: for the file write %s", quote(it.text), quote("./"+it.text))
-			return false
-		}
-		return true
-	case len(it.text) <= 512 && referencePattern.MatchString(lower):
-		d.problem(it, "%s is not a container image: its name has no capitals", quote(it.text))
 	case isArchiveName(lower):
-		d.problem(it, "%s is not a container image: a file begins with ./", quote(it.text))
-	default:
+		d.problem(it, "%s would be looked for in a registry: the name of a file begins with ./", quote(it.text))
+	case len(it.text) > 512 || !referencePattern.MatchString(lower):
 		d.problem(it, "%s is not a container image: write one such as alpine:3.20", quote(it.text))
+	case !referencePattern.MatchString(it.text):
+		d.problem(it, "%s is not a container image: its name has no capitals", quote(it.text))
+	case untagged(it.text):
+		name, _, _ := strings.Cut(it.text, "@")
+		d.problem(it, "%s has a digest but no tag, and a node calls an image that it has loaded by its tag: write %s before the @", quote(it.text), quote(name+":TAG"))
+	default:
+		return true
 	}
 	return false
+}
+
+// untagged says whether a reference has a digest alone.
+func untagged(reference string) bool {
+	name, _, exact := strings.Cut(reference, "@")
+	return exact && !strings.Contains(path.Base(name), ":")
 }
 
 func isArchiveName(lower string) bool {
@@ -270,7 +274,7 @@ func (d *decoder) cpuException(name item, c *CPU) (key, bool) {
 	plain := strings.TrimSuffix(e.Path, "*")
 	switch {
 	case len(e.Path) > 1000 || strings.IndexFunc(e.Path, func(r rune) bool { return !strconv.IsPrint(r) }) >= 0 || path.Clean(e.Path) != e.Path || e.Path == "/":
-		d.problem(name, "%s is no file in an image: write an absolute path without . and .., such as /opt/tool/run", quote(name.text))
+		d.problem(name, "%s is no file in an image: write an absolute path without . and .., such as /opt/tool/run, or /opt/tool/* for all of a folder", quote(name.text))
 		return key{}, false
 	case strings.Contains(plain, "*"):
 		d.problem(name, "%s: a * may stand at the end only", quote(name.text))

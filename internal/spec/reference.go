@@ -20,7 +20,7 @@ base: raspios_lite_armhf
 user: {authorized_keys: [~/.ssh/id_ed25519.pub]}
 ` + "```" + `
 
-That is a controller named controller and four slots named p1 to p4.
+That is a controller named controller and four slots named p1 to p4, all with Docker.
 
 - Unknown keys, and keys that are there twice, are errors.
 - A key without a value (` + "`slots:`" + `) is as if it were not there.

@@ -463,6 +463,7 @@ func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		threeLines, string(spec.Template(spec.TemplateData{Keys: []string{key1}})), "a: &a {<<: *a}\nslots: {<<: [*a, *a]}\n", "slots: &a\n  p1: *a\n",
 		"slots: {p1: &x {labels: &x {a: *x}}, <<: *x}", "? - a\n: b\n", "!!str name: a\n", "name: |\n  a\n", "- - - -\n", "\t", "{{{{", "a: *\n", "<<: 1\n", "%YAML 1.2\n---\n", "&a &b c: d\n", "name: >-\n", "user: {authorized_keys: [*a, &a ssh-ed25519]}",
+		threeLines + "docker: {packages: [docker.io=1:2.0-1, a:armel], preload: [alpine:3.20, ./app.tar], mirrors: {http://a/: http://b}, sources: {a: {uri: http://a, components: [b], key: docker.asc}}}\ncpu: {allow: {pkg:/a/*: b}}\n",
 	} {
 		f.Add([]byte(seed))
 	}
@@ -482,6 +483,19 @@ func FuzzParse(f *testing.F) {
 		}
 		if c.Name == "" || c.Base.Image == "" || len(c.Targets()) < 2 || len(c.User.AuthorizedKeys) == 0 && c.User.PasswordHash == "" {
 			t.Fatalf("taken as valid: %+v", c)
+		}
+		if len(c.Docker.Packages) == 0 && len(c.Docker.Preload) > 0 {
+			t.Fatalf("taken as valid: %+v", c.Docker)
+		}
+		for _, s := range c.Docker.Sources {
+			if s.Name == "" || s.URI == "" || len(s.Suites) == 0 || strings.Contains(s.URI, "@") {
+				t.Fatalf("taken as valid: %+v", s)
+			}
+		}
+		for _, e := range c.CPU.Allow {
+			if e.Reason == "" || !strings.HasPrefix(e.Path, "/") || e.Package == "" && e.Covers("", "/x") && e.Path != "/x" && e.Path != "/x*" {
+				t.Fatalf("taken as valid: %+v", e)
+			}
 		}
 	})
 }
