@@ -67,15 +67,15 @@ func checkKeyring(data []byte) error {
 			return err
 		}
 	}
-	keys := 0
+	known := false
 	for _, block := range blocks {
-		n, err := countKeys(block)
+		found, err := findKey(block)
 		if err != nil {
 			return err
 		}
-		keys += n
+		known = known || found
 	}
-	if keys == 0 {
+	if !known {
 		return errors.New("holds no OpenPGP public key that is known here: an archive says where its key is, often beside its packages")
 	}
 	return nil
@@ -115,29 +115,31 @@ func dearmor(data []byte) ([][]byte, error) {
 	}
 }
 
-// countKeys counts the primary keys among packets. Keys of kinds that are not
+// findKey looks for a primary key among packets. Keys of kinds that are not
 // known here are passed over, since others may stand beside them.
-func countKeys(packets []byte) (keys int, err error) {
+func findKey(packets []byte) (found bool, err error) {
 	r := packet.NewOpaqueReader(bytes.NewReader(packets))
 	for {
 		p, err := r.Next()
 		if errors.Is(err, io.EOF) {
-			return keys, nil
+			return found, nil
 		}
 		if err != nil {
-			return 0, errors.New("is no OpenPGP key, or damaged: fetch it anew")
+			return false, errors.New("is no OpenPGP key, or damaged: fetch it anew")
 		}
 		switch p.Tag {
 		case 5, 7: // RFC 9580, section 5: a secret key or subkey
-			return 0, errPrivate
+			return false, errPrivate
 		case 6: // a public key
-			parsed, err := p.Parse()
-			if _, ok := parsed.(*packet.PublicKey); ok && err == nil {
-				keys++
+			if found {
+				continue // one is enough, and looking at it takes a while
 			}
+			parsed, err := p.Parse()
+			_, ok := parsed.(*packet.PublicKey)
+			found = ok && err == nil
 		case 2, 13, 14, 17, 12, 10, 21: // signature, user id, public subkey, user attribute, trust, marker, padding
 		default:
-			return 0, errors.New("is not a file of OpenPGP public keys alone: name what the archive publishes as its key")
+			return false, errors.New("is not a file of OpenPGP public keys alone: name what the archive publishes as its key")
 		}
 	}
 }
