@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -109,6 +110,13 @@ func (d *Data) Static() bool { return d.Address.IsValid() }
 
 // HasDocker says whether the image has Docker's packages.
 func (d *Data) HasDocker() bool { return len(d.Docker.Packages) > 0 }
+
+// EngineFrom says whether Docker's engine is of the given major version or a
+// newer one. One whose version is not known is not.
+func (d *Data) EngineFrom(major int) bool {
+	n, err := strconv.Atoi(regexp.MustCompile(`^[0-9]*`).FindString(d.Docker.Version))
+	return err == nil && n >= major
+}
 
 // AskPassword says whether sudo asks for a password. Without one it cannot.
 func (d *Data) AskPassword() bool { return d.User.Password && d.User.SudoPassword }

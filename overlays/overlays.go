@@ -1,5 +1,6 @@
 // Package overlays holds the files that go into an image, as files: the tree
-// common goes into every image, controller and node into those of their role.
+// common goes into every image, docker into those that have its packages,
+// controller and node into those of their role.
 // Reading these folders is reading what a node gets. The user's own folders
 // are laid on top of them by the same rules.
 //
@@ -43,7 +44,7 @@ import (
 	"unicode"
 )
 
-//go:embed all:common all:controller all:node
+//go:embed all:common all:docker all:controller all:node
 var embedded embed.FS
 
 // templateSuffix marks what is rendered.
@@ -84,22 +85,29 @@ type Tree struct {
 	// private says that the files have modes by which their owner may have
 	// closed them to others. What is embedded, or on Windows, has none.
 	private bool
+	// when says whether a target gets the tree; nil for every target.
+	when func(*Data) bool
 }
 
-// Trees are the built-in trees of a target, in the order in which they are laid.
+// Trees are the built-in trees of a target, in the order in which they are
+// laid. Docker's is among them: Render leaves it out where there is no Docker.
 func Trees(controller bool) []Tree {
 	role := "node"
 	if controller {
 		role = "controller"
 	}
 	var trees []Tree
-	for _, name := range []string{"common", role} {
+	for _, name := range []string{"common", "docker", role} {
 		sub, err := fs.Sub(embedded, name)
 		if err != nil {
 			// Only an invalid name is refused, and these are constants.
 			continue
 		}
-		trees = append(trees, Tree{Name: "overlays/" + name, FS: sub})
+		tree := Tree{Name: "overlays/" + name, FS: sub}
+		if name == "docker" {
+			tree.when = (*Data).HasDocker
+		}
+		trees = append(trees, tree)
 	}
 	return trees
 }
@@ -115,6 +123,9 @@ func Render(data Data, trees ...Tree) ([]Entry, error) {
 	var errs []error
 	var lists [][]Entry
 	for _, tree := range trees {
+		if tree.when != nil && !tree.when(&data) {
+			continue
+		}
 		entries, err := renderTree(data, tree)
 		if err != nil {
 			errs = append(errs, err)

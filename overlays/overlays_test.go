@@ -40,7 +40,8 @@ func exampleData(name string, edit ...func(*overlays.Data)) overlays.Data {
 		Cluster: "homelab", Domain: "chappa.example", Name: name, Hosts: hosts,
 		User: overlays.User{Name: "pi"}, Network: overlays.CNAT, Release: "bookworm",
 		Timezone: "Europe/London", Locale: "en_GB.UTF-8",
-		Epoch: time.Unix(1700000000, 0).UTC(),
+		Docker: overlays.Docker{Packages: []string{"docker.io"}, Version: "20.10.24", Preload: true},
+		Epoch:  time.Unix(1700000000, 0).UTC(),
 		Identity: overlays.Identity{
 			Generation: 1,
 			Key:        []byte("-----BEGIN PRIVATE KEY-----\nkey of " + name + "\n-----END PRIVATE KEY-----\n"),
@@ -82,6 +83,15 @@ func bullseye(d *overlays.Data) { d.Release = "bullseye" }
 // trixie has its locale elsewhere.
 func trixie(d *overlays.Data) { d.Release = "trixie" }
 
+func noDocker(d *overlays.Data) { d.Docker = overlays.Docker{} }
+
+// engine has Docker's own packages, of a version.
+func engine(version string) func(*overlays.Data) {
+	return func(d *overlays.Data) {
+		d.Docker = overlays.Docker{Packages: []string{"docker-ce", "docker-ce-cli", "containerd.io"}, Version: version}
+	}
+}
+
 func password(d *overlays.Data) { d.User.Password, d.User.SudoPassword = true, true }
 
 // variants are the targets of which every file is compared.
@@ -100,6 +110,10 @@ var variants = []struct {
 	{"node-bullseye", exampleData("p1", bullseye)},
 	{"controller-trixie-cnat-wifi", exampleData("controller", trixie, wifi)},
 	{"node-cnat", exampleData("p1")},
+	{"node-engine-29", exampleData("p1", engine("29.1.3"))},
+	{"node-no-docker", exampleData("p1", noDocker)},
+	{"controller-no-docker", exampleData("controller", noDocker)},
+	{"controller-engine-28", exampleData("controller", engine("28.5.2"))},
 	{"node-cbridge", exampleData("p17", bridged, func(d *overlays.Data) {
 		d.DNS = []netip.Addr{netip.MustParseAddr("9.9.9.9"), netip.MustParseAddr("2620:fe::fe")}
 	})},
@@ -370,6 +384,9 @@ func TestDataIsChecked(t *testing.T) {
 		{"gateway elsewhere", func(d *overlays.Data) { static(d); d.Gateway = netip.MustParseAddr("10.0.0.1") }, "not on the controller's network"},
 		{"short Wi-Fi key", func(d *overlays.Data) { wifi(d); d.Wifi.PSK = "short" }, "Wi-Fi key"},
 		{"line feed in the Wi-Fi key", func(d *overlays.Data) { wifi(d); d.Wifi.PSK = "12345678\n[x]" }, "Wi-Fi key"},
+		{"a package's name that climbs", func(d *overlays.Data) { d.Docker.Packages = []string{"../docker"} }, "no package"},
+		{"a package of two lines", func(d *overlays.Data) { d.Docker.Packages = []string{"a\nb"} }, "no package"},
+		{"a version that is none", func(d *overlays.Data) { d.Docker.Version = "newest" }, "no version"},
 		{"machine id", func(d *overlays.Data) { d.MachineID = "" }, "no machine id"},
 		{"epoch", func(d *overlays.Data) { d.Epoch = time.Time{} }, "no epoch"},
 		{"two public keys", func(d *overlays.Data) { d.Identity.HostKeyPublic = "a\nb" }, "not one line"},

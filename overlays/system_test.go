@@ -4,11 +4,9 @@ import (
 	"crypto/pbkdf2"
 	"crypto/sha1"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,7 +17,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"hatchery/internal/clusterctrl"
 	"hatchery/internal/testtool"
 	"hatchery/overlays"
 )
@@ -137,7 +134,7 @@ func TestUnitsAreSound(t *testing.T) {
 				t.Fatalf("units %v, %v", ours, err)
 			}
 			testtool.Run(t, "cp", "-a", stock+"/.", units)
-			for _, program := range []string{"usr/sbin/nft", "usr/sbin/dnsmasq", "usr/sbin/dockerd", "bin/kill", "bin/mount"} {
+			for _, program := range []string{"usr/sbin/nft", "usr/sbin/dnsmasq", "usr/sbin/dockerd", "bin/kill", "bin/mount", "lib/systemd/systemd-modules-load"} {
 				path := filepath.Join(root, program)
 				if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 					t.Fatal(err)
@@ -525,54 +522,6 @@ clusterctrl/strings/0x409/serialnumber = 17
 	run("bound to 20980000.usb")
 	if got := tree(); strings.Contains(got, "host_addr") || !strings.Contains(got, "UDC = 20980000.usb") {
 		t.Errorf("completed to:\n%s", got)
-	}
-}
-
-// TestDockerPools: no pool of Docker's may hold the cluster's own networks.
-func TestDockerPools(t *testing.T) {
-	for _, v := range variants {
-		data, err := os.ReadFile(filepath.Join(layOutVariant(t, v.data), "etc/docker/daemon.json"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var config struct {
-			BIP   netip.Prefix `json:"bip"`
-			Pools []struct {
-				Base netip.Prefix `json:"base"`
-				Size int          `json:"size"`
-			} `json:"default-address-pools"`
-			LogDriver string            `json:"log-driver"`
-			LogOpts   map[string]string `json:"log-opts"`
-		}
-		d := json.NewDecoder(strings.NewReader(string(data)))
-		// A key that is not listed here is one that Docker 20.10 was not
-		// looked at for: it refuses to start on those that it does not know.
-		d.DisallowUnknownFields()
-		if err := d.Decode(&config); err != nil {
-			t.Fatal(err)
-		}
-		ranges := []netip.Prefix{config.BIP}
-		for _, pool := range config.Pools {
-			ranges = append(ranges, pool.Base)
-			if pool.Base != pool.Base.Masked() || pool.Size < pool.Base.Bits() {
-				t.Errorf("pool %s of size %d", pool.Base, pool.Size)
-			}
-		}
-		for i, r := range ranges {
-			for _, ours := range []netip.Prefix{clusterctrl.Network, clusterctrl.RootNetwork} {
-				if r.Overlaps(ours) {
-					t.Errorf("%s overlaps %s", r, ours)
-				}
-			}
-			for _, other := range ranges[:i] {
-				if r.Overlaps(other) {
-					t.Errorf("%s overlaps %s", r, other)
-				}
-			}
-		}
-		if len(config.Pools) == 0 {
-			t.Error("no pools")
-		}
 	}
 }
 
