@@ -36,7 +36,7 @@ func ParseExtra(x Extra, image *Sources, architecture string) ([]Source, error) 
 	}
 	var trusted []Keyring
 	switch {
-	case x.Key != nil:
+	case len(x.Key) > 0:
 		if x.KeyName == "" {
 			x.KeyName = "its key"
 		}

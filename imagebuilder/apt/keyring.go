@@ -104,35 +104,87 @@ func dearmor(data []byte) (blocks [][]byte, err error) {
 // readEntities reads a binary keyring key by key, past those that cannot be
 // read: keyrings hold keys of kinds that are no more, or not yet, known.
 func readEntities(data []byte) (keys openpgp.EntityList, problem error) {
-	packets := packet.NewReader(bytes.NewReader(data))
-	for {
-		e, err := openpgp.ReadEntity(packets)
-		switch {
-		case err == nil:
-			keys = append(keys, e)
+	parts, problem := splitKeys(data)
+	for _, part := range parts {
+		e, err := openpgp.ReadEntity(packet.NewReader(bytes.NewReader(part)))
+		if err != nil {
+			problem = fmt.Errorf("a key cannot be read: %w", err)
 			continue
-		case errors.Is(err, io.EOF):
-			return keys, problem
 		}
-		problem = fmt.Errorf("a key cannot be read: %w", err)
-		if !nextKey(packets) {
-			return keys, problem
-		}
+		keys = append(keys, e)
 	}
+	return keys, problem
 }
 
-// nextKey goes on to the next key of a keyring; false where there is none.
-func nextKey(packets *packet.Reader) bool {
-	for {
-		p, err := packets.Next()
-		if err != nil {
-			return false
+// The numbers of packets (RFC 9580, 5).
+const (
+	secretKeyPacket = 5
+	publicKeyPacket = 6
+)
+
+// splitKeys cuts a binary keyring into its keys, each with what belongs to it.
+func splitKeys(data []byte) (parts [][]byte, err error) {
+	begin := -1 // of the key under way
+	for at := 0; at < len(data); {
+		kind, size, ok := packetAt(data[at:])
+		if !ok || size > len(data)-at {
+			// The key before it counts where it is surely whole.
+			if begin >= 0 && (kind == publicKeyPacket || kind == secretKeyPacket) {
+				parts = append(parts, data[begin:at])
+			}
+			return parts, fmt.Errorf("a key cannot be read: no OpenPGP packet, or none that is whole, at byte %d", at)
 		}
-		if k, ok := p.(*packet.PublicKey); ok && !k.IsSubkey {
-			packets.Unread(p)
-			return true
+		if kind == publicKeyPacket || kind == secretKeyPacket {
+			if begin >= 0 {
+				parts = append(parts, data[begin:at])
+			}
+			begin = at
 		}
+		at += size
 	}
+	if begin >= 0 {
+		parts = append(parts, data[begin:])
+	}
+	return parts, nil
+}
+
+// packetAt gives the kind and length, its header's included, of the packet
+// that data begins with (RFC 9580, 4.2). Those of partial or unknown length
+// are none of a keyring's.
+func packetAt(data []byte) (kind byte, size int, ok bool) {
+	number := func(at, n int) (int, bool) {
+		if at+n > len(data) {
+			return 0, false
+		}
+		v := 0
+		for _, b := range data[at : at+n] {
+			v = v<<8 | int(b)
+		}
+		return v, v <= maxKeyring
+	}
+	if len(data) < 2 || data[0]&0x80 == 0 {
+		return 0, 0, false
+	}
+	if data[0]&0x40 == 0 { // the old format
+		n := 1 << (data[0] & 3)
+		if n == 8 {
+			return 0, 0, false
+		}
+		size, ok = number(1, n)
+		return data[0] >> 2 & 15, 1 + n + size, ok
+	}
+	kind = data[0] & 63
+	switch first := int(data[1]); {
+	case first < 192:
+		return kind, 2 + first, true
+	case first < 224:
+		second, ok := number(2, 1)
+		return kind, 3 + (first-192)<<8 + second + 192, ok
+	case first == 255:
+		size, ok = number(2, 4)
+		return kind, 6 + size, ok
+	}
+	return 0, 0, false
 }
 
 // hexFingerprint is how a key is named in messages and options.

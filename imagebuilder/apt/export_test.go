@@ -1,0 +1,29 @@
+package apt
+
+import "time"
+
+// VerifyInRelease verifies a clear-signed file by a source's keyrings, and
+// gives the text that was signed.
+func VerifyInRelease(data []byte, source Source, now time.Time) ([]byte, error) {
+	s, err := splitInRelease(data)
+	if err != nil {
+		return nil, err
+	}
+	return s.text, s.verify(&source, now)
+}
+
+// VerifyDetached verifies a file by its detached signature.
+func VerifyDetached(release, signature []byte, source Source, now time.Time) error {
+	s, err := splitDetached(release, signature)
+	if err != nil {
+		return err
+	}
+	return s.verify(&source, now)
+}
+
+var (
+	ParseOneLine     = func(data []byte) (n int, notes []Note) { e, notes := parseOneLine("f", data); return len(e), notes }
+	ParseDeb822      = func(data []byte) (n int, notes []Note) { e, notes := parseDeb822("f", data); return len(e), notes }
+	ParsePreferences = func(data []byte) ([]Pin, []Note) { return parsePreferences("f", data) }
+	ParseRelease     = func(data []byte) error { _, err := parseRelease(data); return err }
+)
