@@ -34,7 +34,7 @@ func (i *Image) files(ctx context.Context, visit func(path string, size int64, r
 	tree := &tree{root: newFolder(0)}
 	for n, l := range i.layers {
 		tree.layer = int32(n)
-		err := i.read(ctx, l, func(ordinal int32, h *tar.Header, _ io.Reader) error { return tree.apply(ordinal, h) })
+		err := i.read(ctx, l, tree.apply)
 		if err != nil {
 			return fmt.Errorf("%s: %w", l.what, err)
 		}
@@ -68,7 +68,7 @@ func (i *Image) files(ctx context.Context, visit func(path string, size int64, r
 }
 
 // read gives the entries of a layer's tar, numbered.
-func (i *Image) read(ctx context.Context, l *layer, entry func(ordinal int32, h *tar.Header, r io.Reader) error) error {
+func (i *Image) read(ctx context.Context, l *layer, entry entryFunc) error {
 	f, err := i.cache.open(l.Stored)
 	if err != nil {
 		return err
@@ -79,7 +79,14 @@ func (i *Image) read(ctx context.Context, l *layer, entry func(ordinal int32, h 
 		return err
 	}
 	defer text.Close()
-	t := tar.NewReader(text)
+	return eachEntry(text, entry)
+}
+
+// An entryFunc is given an entry of a tar, its number, and its content.
+type entryFunc func(ordinal int32, h *tar.Header, r io.Reader) error
+
+func eachEntry(r io.Reader, entry entryFunc) error {
+	t := tar.NewReader(r)
 	for ordinal := int32(0); ; ordinal++ {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
@@ -121,7 +128,7 @@ const (
 )
 
 // apply lays one entry of the upper layer's tar over what is there.
-func (t *tree) apply(ordinal int32, h *tar.Header) error {
+func (t *tree) apply(ordinal int32, h *tar.Header, _ io.Reader) error {
 	name, err := entryPath(h.Name)
 	if err != nil {
 		return err

@@ -51,7 +51,7 @@ type platformJSON struct {
 	Variant      string `json:"variant"`
 }
 
-func (p platformJSON) platform() Platform { return Platform{p.OS, p.Architecture, p.Variant} }
+func (p platformJSON) platform() Platform { return Platform(p) }
 
 // A document is an index or a manifest: which of them shows in what it has.
 type document struct {

@@ -143,7 +143,7 @@ func (e *NoVariantError) Error() string {
 	default:
 		fmt.Fprintf(&b, "it has no image for %s: it has %s", e.Wanted, strings.Join(has, ", "))
 	}
-	if armv7 && !slices.Contains(fits, Platform{"linux", "arm", "v7"}) {
+	if armv7 && fits[0].Architecture == "arm" && !slices.Contains(fits, Platform{"linux", "arm", "v7"}) {
 		b.WriteString(" (a program for ARMv7 ends on ARMv6 without a word)")
 	}
 	b.WriteString("; ")
