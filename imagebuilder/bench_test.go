@@ -22,7 +22,7 @@ func BenchmarkBuild(b *testing.B) {
 	b.Setenv("SOURCE_DATE_EPOCH", "1763769600")
 	load := func(name, more string) *spec.Cluster {
 		key := "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJx5a0Vd1zXVx6y0dJmQ8Qm3i1r7pM0ZbS2jJx0k7r3E bench"
-		text := fmt.Sprintf("name: bench\nbase: {image: %s}\nuser: {authorized_keys: [%q]}\n%s", base, key, more)
+		text := fmt.Sprintf("name: bench\nbase: {image: %s}\nuser: {authorized_keys: [%q]}\n%sdocker: {packages: []}\n", base, key, more)
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			b.Fatal(err)

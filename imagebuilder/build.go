@@ -35,6 +35,7 @@ type Options struct {
 	// AssumeRelease is the release whose ways are followed where a base image
 	// is of one that is not known; "" refuses such an image.
 	AssumeRelease string
+	IgnoreExpiry  bool              // take package archives whose Valid-Until has passed
 	Progress      progress.Reporter // nil means nobody is told
 }
 
@@ -80,20 +81,20 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 		return nil, err
 	}
 	begun := time.Now()
-	bases, closeBases, err := openBases(ctx, c, targets, o, false)
+	ground, err := openGround(ctx, c, targets, o, false)
 	if err != nil {
 		return nil, err
 	}
-	defer closeBases()
+	defer ground.close()
+	epoch := ground.epoch
 	took := time.Since(begun)
 	out, err := openOutDir(ctx, o.Out, c, o.Progress)
 	if err != nil {
 		return nil, err
 	}
 	defer out.close()
-	epoch, err := clusterlock.Epoch(c.Dir(), time.Now())
-	if err != nil {
-		return nil, asInputError(err)
+	if err := out.placeDockerLayers(ctx, ground); err != nil {
+		return nil, err
 	}
 	begun = time.Now().Add(-took) // without the wait for another build
 
@@ -108,7 +109,7 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	if o.Renew {
 		// A renewal cannot be taken back, so what would fail must fail before.
 		for _, t := range targets {
-			if _, err := computeEdits(bases[t.Base], c, t, ids.personality(t.Name, epoch), o.AssumeRelease); err != nil {
+			if _, err := computeEdits(ctx, ground.of[t.Name], c, t, ids.personality(t.Name, epoch), o.AssumeRelease); err != nil {
 				return nil, fmt.Errorf("cannot build %s: %w", t.Name, err)
 			}
 		}
@@ -122,7 +123,7 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for i, t := range targets {
 		builds[i] = &targetBuild{
-			cluster: c, target: t, personality: ids.personality(t.Name, epoch), base: bases[t.Base], out: out, assume: o.AssumeRelease,
+			cluster: c, target: t, personality: ids.personality(t.Name, epoch), on: ground.of[t.Name], out: out, assume: o.AssumeRelease,
 		}
 		group.Go(func() error {
 			if err := builds[i].run(gctx, o.Progress); err != nil {
@@ -139,7 +140,7 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	result := &Result{Warnings: ids.notices, Manifest: filepath.Join(o.Out, manifestName), LayerSeconds: time.Since(begun).Seconds()}
+	result := &Result{Warnings: append(ground.warnings, ids.notices...), Manifest: filepath.Join(o.Out, manifestName), LayerSeconds: time.Since(begun).Seconds()}
 
 	begun = time.Now()
 	written := make([]writtenImage, len(targets))
@@ -206,6 +207,9 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 		if err := out.pruneLayers(b.target.Name, b.top.Digest()); err != nil {
 			return nil, fmt.Errorf("cannot remove an old layer: %w", err)
 		}
+	}
+	if err := out.pruneDockerLayers(manifest); err != nil {
+		return nil, fmt.Errorf("cannot remove an old layer: %w", err)
 	}
 	return result, nil
 }
@@ -310,23 +314,22 @@ func (b *baseInUse) manifest() BaseManifest {
 	return BaseManifest{Source: b.image.Source, SourceDigest: b.image.SourceDigest, Digest: b.image.Digest, Size: b.image.Size}
 }
 
-// openBases gets each base image that the targets need, once. With dryRun
-// nothing is recorded in cluster.lock.
-func openBases(ctx context.Context, c *spec.Cluster, targets []spec.Target, o Options, dryRun bool) (map[spec.Base]*baseInUse, func(), error) {
-	bases := map[spec.Base]*baseInUse{}
-	closeAll := func() {
-		for _, b := range bases {
-			b.Close()
-			b.image.Close()
-		}
-	}
+func openCache(o Options) (*baseimage.Cache, error) {
 	var options []baseimage.Option
 	if o.Offline {
 		options = append(options, baseimage.Offline())
 	}
-	cache, err := baseimage.OpenCache(o.Cache, options...)
-	if err != nil {
-		return nil, nil, err
+	return baseimage.OpenCache(o.Cache, options...)
+}
+
+// openBases gets each base image that the targets need, once. With dryRun
+// nothing is recorded in cluster.lock.
+func openBases(ctx context.Context, c *spec.Cluster, cache *baseimage.Cache, targets []spec.Target, o Options, dryRun bool) (map[spec.Base]*baseInUse, func(), error) {
+	bases := map[spec.Base]*baseInUse{}
+	closeAll := func() {
+		for _, b := range bases {
+			b.close()
+		}
 	}
 	var wanted []spec.Base
 	for _, t := range targets {
@@ -339,20 +342,32 @@ func openBases(ctx context.Context, c *spec.Cluster, targets []spec.Target, o Op
 		return nil, nil, err
 	}
 	for _, b := range wanted {
-		image, err := cache.Get(ctx, refs[b], o.Progress)
-		if err != nil {
+		if bases[b], err = openBase(ctx, cache, refs[b], o.Progress); err != nil {
+			delete(bases, b)
 			closeAll()
 			return nil, nil, pinnedError(b, err)
 		}
-		base, err := layer.OpenBase(image.Path, image.Digest)
-		if err != nil {
-			image.Close()
-			closeAll()
-			return nil, nil, err
-		}
-		bases[b] = &baseInUse{Base: base, image: image}
 	}
 	return bases, closeAll, nil
+}
+
+// openBase gets one base image.
+func openBase(ctx context.Context, cache *baseimage.Cache, ref baseimage.Ref, report progress.Reporter) (*baseInUse, error) {
+	image, err := cache.Get(ctx, ref, report)
+	if err != nil {
+		return nil, err
+	}
+	base, err := layer.OpenBase(image.Path, image.Digest)
+	if err != nil {
+		image.Close()
+		return nil, err
+	}
+	return &baseInUse{Base: base, image: image}, nil
+}
+
+func (b *baseInUse) close() {
+	b.Close()
+	b.image.Close()
 }
 
 // documents are the files beside the images with which the user reaches the

@@ -35,7 +35,7 @@ func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
 // cluster loads a cluster file, with more lines than the three that it needs.
 func (b *bench) cluster(name, more string) *spec.Cluster {
 	b.t.Helper()
-	text := fmt.Sprintf("name: %s\nbase: {image: %q}\nuser: {authorized_keys: [%q]}\n%s", name, b.base, key, more)
+	text := fmt.Sprintf("name: %s\nbase: {image: %q}\nuser: {authorized_keys: [%q]}\n%sdocker: {packages: []}\n", name, b.base, key, more)
 	path := b.path("cluster.yaml")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		b.t.Fatal(err)

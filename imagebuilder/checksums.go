@@ -47,16 +47,16 @@ func (o *outDir) removeBeside(target string) error {
 // checksums makes what lies beside the images: the maps of those that changed
 // or have none and, unless only maps are wanted, the images' digests.
 func (o *outDir) checksums(ctx context.Context, builds []*targetBuild, written []writtenImage, mapsOnly bool, reporter progress.Reporter) error {
-	ofBase := map[digest.Digest]*blockmap.Checksums{}
+	below := map[*foundation]*blockmap.Checksums{}
 	for i, b := range builds {
-		if _, done := ofBase[b.base.Digest()]; done || !o.needsMap(b.target.Name, written[i]) {
+		if _, done := below[b.on]; done || !o.needsMap(b.target.Name, written[i]) {
 			continue
 		}
-		sums, err := blockmap.LoadOrSum(ctx, b.base.image.Beside("blockmap"), b.base, b.base.Digest(), reporter)
+		sums, err := b.on.checksums(ctx, reporter)
 		if err != nil {
 			return fmt.Errorf("cannot compute the base image's checksums: %w", err)
 		}
-		ofBase[b.base.Digest()] = sums
+		below[b.on] = sums
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
@@ -64,7 +64,7 @@ func (o *outDir) checksums(ctx context.Context, builds []*targetBuild, written [
 		group.Go(func() error {
 			name := b.target.Name
 			if o.needsMap(name, written[i]) {
-				if err := o.writeMap(ctx, name, b.top, ofBase[b.base.Digest()], reporter); err != nil {
+				if err := o.writeMap(ctx, name, b.top, below[b.on], reporter); err != nil {
 					return fmt.Errorf("cannot write %s: %w", o.blockMap(name), err)
 				}
 			}

@@ -1,6 +1,7 @@
 package imagebuilder
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -45,7 +46,7 @@ type edits struct {
 // computeEdits reads a base image and says what the target's image will
 // differ in. Errors of the base image and of the user's files are
 // [*InputError].
-func computeEdits(base disk, c *spec.Cluster, t spec.Target, p personality, assume string) (*edits, error) {
+func computeEdits(ctx context.Context, base *foundation, c *spec.Cluster, t spec.Target, p personality, assume string) (*edits, error) {
 	table, err := parttable.Read(base, base.Size())
 	if err != nil {
 		return nil, &InputError{fmt.Errorf("the base image: %w", err)}
@@ -69,7 +70,9 @@ func computeEdits(base disk, c *spec.Cluster, t spec.Target, p personality, assu
 	if err := table.SetDiskID(p.diskID); err != nil {
 		return nil, err
 	}
-	quirks, err := rel.Edits(rootReader{root}, releaseTarget(c, t, p))
+	target := releaseTarget(c, t, p)
+	target.Docker = len(base.has.Packages) > 0
+	quirks, err := rel.Edits(rootReader{root}, target)
 	if err != nil {
 		return nil, baseError("cannot adapt "+rel.Codename, err)
 	}
@@ -78,9 +81,13 @@ func computeEdits(base disk, c *spec.Cluster, t spec.Target, p personality, assu
 	}
 	e.rename, e.remove = quirks.Rename, quirks.Remove
 
-	entries, err := layEntries(rel, c, t, p, quirks.Entries)
+	entries, err := layEntries(rel, base.has, c, t, p, quirks.Entries)
 	if err != nil {
 		return nil, err
+	}
+	j := &judge{allow: c.CPU.Allow, architecture: rel.Architecture, models: []string{t.Model}}
+	if err := j.entries(ctx, rootReader{root}, entries); err != nil {
+		return nil, &InputError{err}
 	}
 	if err := e.split(entries); err != nil {
 		return nil, err
@@ -184,9 +191,9 @@ func (e *edits) problems(found []release.Problem) error {
 
 // layEntries renders the overlays: hatchery's own, over them what the release
 // wants, and the user's on top.
-func layEntries(rel *release.Release, c *spec.Cluster, t spec.Target, p personality, quirks []overlays.Entry) ([]overlays.Entry, error) {
+func layEntries(rel *release.Release, docker overlays.Docker, c *spec.Cluster, t spec.Target, p personality, quirks []overlays.Entry) ([]overlays.Entry, error) {
 	data := overlayData(c, t, p)
-	data.Release = rel.Codename
+	data.Release, data.Docker = rel.Codename, docker
 	ours, err := overlays.Render(data, overlays.Trees(t.Slot == 0)...)
 	if err != nil {
 		return nil, err

@@ -18,23 +18,34 @@ import (
 
 // LockOptions are what the caller of RefreshLock chooses.
 type LockOptions struct {
-	Names    []string          // which names and URLs of base images; none means all
+	Names    []string          // which names and URLs of base images, or LockDocker; none means all
 	DryRun   bool              // write nothing
+	Cache    string            // the cache folder; "" is the user's own
 	Progress progress.Reporter // nil means nobody is told
+	// AssumeRelease and IgnoreExpiry are as for a build.
+	AssumeRelease string
+	IgnoreExpiry  bool
 }
 
 // A LockResult says what became of the pins in cluster.lock.
 type LockResult struct {
-	File     string        `json:"file"`                // path of cluster.lock
-	Written  bool          `json:"written"`             // false where nothing changed, or nothing was to be written
-	Images   []LockedImage `json:"images"`              // sorted by name
-	Epoch    int64         `json:"epoch"`               // every timestamp in the images, in seconds since 1970; 0 where nothing is locked
-	EpochWas int64         `json:"epoch_was,omitempty"` // where it moved on
+	File    string        `json:"file"`    // path of cluster.lock
+	Written bool          `json:"written"` // false where nothing changed, or nothing was to be written
+	Images  []LockedImage `json:"images"`  // sorted by name
+	// Packages are the Debian packages of all bases, and Containers the
+	// container images, as far as they are locked or were.
+	Packages   []LockedPackage   `json:"packages"`
+	Containers []LockedContainer `json:"containers"`
+	Warnings   []string          `json:"warnings,omitempty"`
+	Epoch      int64             `json:"epoch"`               // every timestamp in the images, in seconds since 1970; 0 where nothing is locked
+	EpochWas   int64             `json:"epoch_was,omitempty"` // where it moved on
 }
 
 // Changed says whether a pin is, or would be, another than before.
 func (r *LockResult) Changed() bool {
-	return slices.ContainsFunc(r.Images, func(i LockedImage) bool { return i.State != PinUnchanged })
+	return slices.ContainsFunc(r.Images, func(i LockedImage) bool { return i.State != PinUnchanged }) ||
+		slices.ContainsFunc(r.Packages, func(p LockedPackage) bool { return p.State != PinUnchanged }) ||
+		slices.ContainsFunc(r.Containers, func(c LockedContainer) bool { return c.State != PinUnchanged })
 }
 
 // The states of a pin.
@@ -54,12 +65,24 @@ type LockedImage struct {
 }
 
 // RefreshLock looks up afresh what the names of base images in the cluster
-// file stand for, and which files its URLs without a digest lead to, and
-// writes that into cluster.lock. Pins that no base uses go, unless only some
-// were asked for. Where the content of a pinned image changed, the epoch moves
-// on too: images with newer files are not to look older than those.
+// file stand for, and which files its URLs without a digest lead to; then
+// which packages and container images Docker takes now. It writes that into
+// cluster.lock. Pins that nothing uses go, unless only some were asked for.
+// Where the content of a pinned image or a package changed, the epoch moves on
+// too: images with newer files are not to look older than those.
+//
+// Packages are chosen for the bases that are in the cache, and for files; for
+// others the next build does it.
 func RefreshLock(ctx context.Context, c *spec.Cluster, o LockOptions) (*LockResult, error) {
-	bases, err := pinnedBases(c, o.Names)
+	names := slices.DeleteFunc(slices.Clone(o.Names), func(n string) bool { return n == LockDocker })
+	if err := checkAssumed(o.AssumeRelease); err != nil {
+		return nil, err
+	}
+	var bases []spec.Base
+	var err error
+	if len(names) > 0 || len(o.Names) == 0 {
+		bases, err = pinnedBases(c, names)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -85,14 +108,19 @@ func RefreshLock(ctx context.Context, c *spec.Cluster, o LockOptions) (*LockResu
 			return nil, otherDigest(b, pin, "the OS list has")
 		}
 	}
-	result := &LockResult{File: filepath.Join(c.Dir(), clusterlock.Name)}
+	docker, err := refreshDocker(ctx, c, lock, fresh, o)
+	if err != nil {
+		return nil, err
+	}
+	result := &LockResult{File: filepath.Join(c.Dir(), clusterlock.Name), Warnings: docker.warnings}
 	override, set, err := clusterlock.Override()
 	if err != nil {
 		return nil, asInputError(err)
 	}
 	refresh := func(l *clusterlock.Lock) error {
 		result.refresh(l, fresh, len(o.Names) == 0)
-		if slices.ContainsFunc(result.Images, LockedImage.newContent) {
+		result.refreshDocker(l, docker)
+		if slices.ContainsFunc(result.Images, LockedImage.newContent) || slices.ContainsFunc(result.Packages, LockedPackage.newContent) {
 			result.EpochWas = l.Epoch.Unix()
 			l.Epoch = time.Now()
 			if set {
@@ -104,7 +132,7 @@ func RefreshLock(ctx context.Context, c *spec.Cluster, o LockOptions) (*LockResu
 	switch {
 	case o.DryRun:
 		err = refresh(lock)
-	case len(fresh) > 0 || len(lock.Images) > 0:
+	case len(fresh) > 0 || len(lock.Images) > 0 || docker.any(lock):
 		lock, err = clusterlock.Update(ctx, c.Dir(), refresh)
 		result.Written = result.Changed()
 	}

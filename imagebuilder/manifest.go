@@ -39,8 +39,11 @@ type TargetManifest struct {
 	DiskID     string       `json:"disk_id"`
 	Generation int          `json:"generation"` // of the slot's certificate
 	Cmdline    string       `json:"cmdline"`
-	Files      []FileEntry  `json:"files"`
-	Removed    []string     `json:"removed,omitempty"`
+	// Packages and Containers are what the Docker layer has.
+	Packages   []PackageEntry   `json:"packages,omitempty"`
+	Containers []ContainerEntry `json:"containers,omitempty"`
+	Files      []FileEntry      `json:"files"`
+	Removed    []string         `json:"removed,omitempty"`
 }
 
 // A BaseManifest names the base image and how it came.
@@ -57,6 +60,24 @@ type LayerEntry struct {
 	Digest digest.Digest `json:"digest"`
 	Parent digest.Digest `json:"parent"`
 	Bytes  int64         `json:"bytes"` // of changed blocks
+}
+
+// A PackageEntry is a Debian package that hatchery put into an image, unpacked
+// and held.
+type PackageEntry struct {
+	Name         string        `json:"name"`
+	Version      string        `json:"version"`
+	Architecture string        `json:"architecture"`
+	Automatic    bool          `json:"automatic,omitempty"` // because another one needs it
+	Digest       digest.Digest `json:"digest"`              // of the .deb
+	Source       string        `json:"source"`              // where the archive has it
+}
+
+// A ContainerEntry is a container image that the node loads.
+type ContainerEntry struct {
+	Image    string        `json:"image"`
+	Platform string        `json:"platform"`
+	Digest   digest.Digest `json:"digest"` // of the platform's manifest
 }
 
 // A FileEntry is a file that hatchery put into an image.

@@ -65,7 +65,7 @@ var matrixNetworks = []struct {
 	{"cnat", "{network: cnat%s}", "", false},
 	{"cbridge", "{network: cbridge%s}", "", false},
 	{"cnat-wifi", "{hostname: hammond, network: cnat, wifi: {ssid: Café, psk: an example only, country: GB}%s}",
-		"user: {name: jack, password_hash: $y$j9T$F5Jx5fExrKuPp53xLKQ..1$X3DX6M94c7o.9agCG9G317fhZg9SqC.5i5rd.RhAtQ7, sudo: password, authorized_keys: [%q]}\ntimezone: Europe/Berlin\nlocale: de_DE.UTF-8\n", true},
+		"user: {name: jack, password_hash: $y$j9T$F5Jx5fExrKuPp53xLKQ..1$X3DX6M94c7o.9agCG9G317fhZg9SqC.5i5rd.RhAtQ7, sudo: password, authorized_keys: [%q]}\ntimezone: Europe/Berlin\nlocale: de_DE.UTF-8\ndocker: {packages: []}\n", true},
 	{"cnat-static", "{network: cnat, address: 192.168.42.10/24, gateway: 192.168.42.1%s}", "domain: example.org\ndns: [192.168.42.1]\n", true},
 	{"cbridge-static", "{network: cbridge, address: 192.168.42.10/24, gateway: 192.168.42.1%s}", "", true},
 }
@@ -113,7 +113,7 @@ func eachMatrixCase(t *testing.T, check func(t *testing.T, c matrixCase)) {
 				if base.controllerModel != "" {
 					model = fmt.Sprintf(", model: %q", base.controllerModel)
 				}
-				user := fmt.Sprintf("user: {authorized_keys: [%q]}\n", key)
+				user := fmt.Sprintf("user: {authorized_keys: [%q]}\ndocker: {packages: []}\n", key)
 				if strings.Contains(network.more, "user:") {
 					user = fmt.Sprintf(network.more, key)
 				} else {
@@ -190,7 +190,7 @@ func TestMatrix(t *testing.T) {
 // images will do, each of another release.
 func TestBasesOfTheirOwn(t *testing.T) {
 	dir := t.TempDir()
-	text := fmt.Sprintf("name: matrix\nbase: {image: %q}\ncontroller: {model: 5, base: {image: %q}}\nslots: {p1: {}, p2: {base: {image: %q}}}\nuser: {authorized_keys: [%q]}\n",
+	text := fmt.Sprintf("name: matrix\nbase: {image: %q}\ncontroller: {model: 5, base: {image: %q}}\nslots: {p1: {}, p2: {base: {image: %q}}}\nuser: {authorized_keys: [%q]}\ndocker: {packages: []}\n",
 		imagetest.Bullseye(t), imagetest.Trixie(t, imagetest.WithArchitecture("arm64")), imagetest.Bookworm(t), key)
 	buildFixed(t, dir, t.TempDir(), text, nil)
 	for target, want := range map[string]matrixCase{
@@ -225,7 +225,7 @@ func TestWrongArchitecture(t *testing.T) {
 	} {
 		t.Run(test.summary, func(t *testing.T) {
 			dir := t.TempDir()
-			text := fmt.Sprintf("name: matrix\nbase: {image: %q}\nslots: {p1: {model: zero}}\nuser: {authorized_keys: [%q]}\n",
+			text := fmt.Sprintf("name: matrix\nbase: {image: %q}\nslots: {p1: {model: zero}}\nuser: {authorized_keys: [%q]}\ndocker: {packages: []}\n",
 				imagetest.Release(t, test.codename, imagetest.WithArchitecture(test.architecture)), key)
 			file := filepath.Join(dir, "cluster.yaml")
 			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
@@ -253,7 +253,7 @@ func TestWrongArchitecture(t *testing.T) {
 // published have larger clusters than the miniatures', and are larger for it.
 func TestClustersOfFourSectors(t *testing.T) {
 	dir := t.TempDir()
-	text := fmt.Sprintf("name: matrix\nbase: {image: %q}\nuser: {authorized_keys: [%q]}\n", imagetest.Bookworm(t, imagetest.WithClusters(4)), key)
+	text := fmt.Sprintf("name: matrix\nbase: {image: %q}\nuser: {authorized_keys: [%q]}\ndocker: {packages: []}\n", imagetest.Bookworm(t, imagetest.WithClusters(4)), key)
 	buildFixed(t, dir, t.TempDir(), text, []string{"p1"})
 	image := filepath.Join(dir, "out", "p1.img")
 	checkFileSystems(t, image)

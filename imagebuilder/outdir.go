@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,7 +17,9 @@ import (
 
 	"hatchery/internal/atomicfile"
 	"hatchery/internal/clusterctrl"
+	"hatchery/internal/layer"
 	"hatchery/internal/progress"
+	"hatchery/internal/sparse"
 	"hatchery/internal/spec"
 )
 
@@ -28,7 +31,8 @@ import (
 //	out/p1.img                    the image
 //	out/p1.img.bmap               which of its blocks are in use
 //	out/SHA256SUMS                the digests of what lies in the folder
-//	out/layers/p1-<digest>.layer  what p1 changes of the base
+//	out/layers/p1-<digest>.layer  what p1 changes of the base, or of the Docker layer over it
+//	out/layers/docker-<digest>.layer  that layer
 //	out/layers/p1.json            what out/p1.img holds
 //	out/layers/p1.checkpoints     where its SHA-256 can be taken up, when it changes
 type outDir struct {
@@ -238,17 +242,86 @@ func (o *outDir) pruneLayers(target string, newest digest.Digest) error {
 			keep[o.layer(target, d)] = true
 		}
 	}
+	return o.removeLayers(target, keep)
+}
+
+// removeLayers removes the layers of a name, but for those to keep.
+func (o *outDir) removeLayers(name string, keep map[string]bool) error {
 	entries, err := os.ReadDir(o.layers())
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
 		path := filepath.Join(o.layers(), e.Name())
-		if strings.HasPrefix(e.Name(), target+"-") && strings.HasSuffix(e.Name(), ".layer") && !keep[path] {
+		if strings.HasPrefix(e.Name(), name+"-") && strings.HasSuffix(e.Name(), ".layer") && !keep[path] {
 			if err := os.Remove(path); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// placeDockerLayers puts the Docker layers that the targets lie on beside
+// their own, so that the folder has all that its images are made of: by
+// another name for the file in the cache where the file system can, else as
+// a copy.
+func (o *outDir) placeDockerLayers(ctx context.Context, g *ground) error {
+	for _, f := range g.made {
+		if f.docker == nil {
+			continue
+		}
+		place := o.layer(dockerName, f.docker.Digest())
+		if h, err := layer.ReadHeader(place); err == nil && h.Digest == f.docker.Digest() {
+			continue
+		}
+		if err := os.Remove(place); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := os.Link(f.docker.Path(), place); err == nil {
+			continue
+		}
+		if err := copyLayer(ctx, f.docker.Path(), place); err != nil {
+			return fmt.Errorf("cannot copy the Docker layer into the output folder: %w", err)
+		}
+	}
+	return atomicfile.SyncDir(o.layers())
+}
+
+// copyLayer copies a sealed layer, by sharing its blocks where the file
+// system can.
+func copyLayer(ctx context.Context, from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := atomicfile.Create(to, 0o400)
+	if err != nil {
+		return err
+	}
+	defer out.Discard()
+	if err := sparse.Clone(out.File, in); errors.Is(err, sparse.ErrUnsupported) {
+		if _, err := io.Copy(out.File, in); err != nil {
+			return err
+		}
+	} else if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return out.Commit()
+}
+
+// pruneDockerLayers removes Docker layers on which no target of the manifest
+// lies any more.
+func (o *outDir) pruneDockerLayers(m *Manifest) error {
+	keep := map[string]bool{}
+	for _, t := range m.Targets {
+		for _, l := range t.Layers {
+			keep[filepath.Join(o.path, filepath.FromSlash(l.File))] = true
+		}
+	}
+	return o.removeLayers(dockerName, keep)
 }

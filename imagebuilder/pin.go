@@ -70,21 +70,27 @@ func pinBases(ctx context.Context, c *spec.Cluster, bases []spec.Base, o pinOpti
 	}
 	refs := map[spec.Base]baseimage.Ref{}
 	for _, b := range bases {
-		if !isPinned(b) {
-			refs[b] = baseimage.Ref{Source: b.Image, SHA256: b.SHA256}
-			continue
+		if refs[b], err = baseRef(b, lock); err != nil {
+			return nil, err
 		}
-		pin := lock.Images[clusterlock.Key(b.Image)]
-		if b.SHA256 != "" && b.SHA256 != pin.SHA256 {
-			return nil, otherDigest(b, pin, clusterlock.Name+" pins")
-		}
-		ref := baseimage.Ref{Source: pin.URL, SHA256: pin.SHA256, Size: pin.Size, ImageSHA256: pin.ImageSHA256, ImageSize: pin.ImageSize}
-		if b.Kind() == spec.BaseURL {
-			ref.Source = b.Image // with its query, which the lock does not have
-		}
-		refs[b] = ref
 	}
 	return refs, nil
+}
+
+// baseRef says which file a base image is, by a lock that pins it if need be.
+func baseRef(b spec.Base, lock *clusterlock.Lock) (baseimage.Ref, error) {
+	if !isPinned(b) {
+		return baseimage.Ref{Source: b.Image, SHA256: b.SHA256}, nil
+	}
+	pin := lock.Images[clusterlock.Key(b.Image)]
+	if b.SHA256 != "" && b.SHA256 != pin.SHA256 {
+		return baseimage.Ref{}, otherDigest(b, pin, clusterlock.Name+" pins")
+	}
+	ref := baseimage.Ref{Source: pin.URL, SHA256: pin.SHA256, Size: pin.Size, ImageSHA256: pin.ImageSHA256, ImageSize: pin.ImageSize}
+	if b.Kind() == spec.BaseURL {
+		ref.Source = b.Image // with its query, which the lock does not have
+	}
+	return ref, nil
 }
 
 // addMissing adds pins of what is not pinned. What a build beside this one
@@ -143,7 +149,7 @@ func asInputError(err error) error {
 		lock    *clusterlock.InputError
 		fetched *download.InputError
 	)
-	if errors.As(err, &lock) || errors.As(err, &fetched) {
+	if errors.As(err, &lock) || errors.As(err, &fetched) || dockerFault(err) {
 		return &InputError{err}
 	}
 	return err

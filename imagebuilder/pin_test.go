@@ -46,7 +46,7 @@ func newPinBench(t *testing.T) *pinBench {
 // cluster loads a cluster file whose base is as given, with more lines of it.
 func (b *pinBench) cluster(base, more string) *spec.Cluster {
 	b.t.Helper()
-	text := fmt.Sprintf("name: homelab\nuser: {authorized_keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJx5a0Vd1zXVx6y0dJmQ8Qm3i1r7pM0ZbS2jJx0k7r3E test]}\nbase: %s\n%s", base, more)
+	text := fmt.Sprintf("name: homelab\nuser: {authorized_keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJx5a0Vd1zXVx6y0dJmQ8Qm3i1r7pM0ZbS2jJx0k7r3E test]}\nbase: %s\n%sdocker: {packages: []}\n", base, more)
 	if !strings.Contains(more, "os_list:") {
 		text += "os_list: " + b.server.ListURL + "\n"
 	}

@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"hatchery/imagebuilder/clusterlock"
 	"hatchery/imagebuilder/difference"
 	"hatchery/imagebuilder/diskimage"
 	"hatchery/internal/identity"
@@ -42,22 +41,18 @@ type TargetPlan struct {
 // what [Build] does, on a device in memory, and compares that with the base;
 // so it shows what a build writes, and writes nothing itself, neither outputs
 // nor keys nor cluster.lock. A base image that the cache lacks is fetched into
-// the cache.
+// the cache, and the Docker layer is made there.
 func Plan(ctx context.Context, c *spec.Cluster, o Options) (*PlanResult, error) {
 	o.Progress = reporter(o.Progress)
 	targets, err := selected(c, o)
 	if err != nil {
 		return nil, err
 	}
-	epoch, err := clusterlock.Peek(c.Dir(), time.Now())
-	if err != nil {
-		return nil, asInputError(err)
-	}
-	bases, closeBases, err := openBases(ctx, c, targets, o, true)
+	ground, err := openGround(ctx, c, targets, o, true)
 	if err != nil {
 		return nil, err
 	}
-	defer closeBases()
+	defer ground.close()
 	store, err := identity.Preview(filepath.Join(c.Dir(), identityName), c.Name)
 	if err != nil {
 		return nil, identityError(err)
@@ -75,10 +70,11 @@ func Plan(ctx context.Context, c *spec.Cluster, o Options) (*PlanResult, error) 
 		group.Go(func() (err error) {
 			task := o.Progress.Begin("plan "+t.Name, -1)
 			defer func() { task.End(err) }()
-			e, err := computeEdits(bases[t.Base], c, t, ids.personality(t.Name, epoch), o.AssumeRelease)
+			on := ground.of[t.Name]
+			e, err := computeEdits(gctx, on, c, t, ids.personality(t.Name, ground.epoch), o.AssumeRelease)
 			if err == nil {
 				warnings[i] = e.warnings
-				result.Targets[i], err = planTarget(gctx, bases[t.Base], t, e, epoch)
+				result.Targets[i], err = planTarget(gctx, on, t, e, ground.epoch)
 			}
 			if err != nil {
 				return fmt.Errorf("cannot plan %s: %w", t.Name, err)
@@ -89,7 +85,7 @@ func Plan(ctx context.Context, c *spec.Cluster, o Options) (*PlanResult, error) 
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	result.Warnings = ids.notices
+	result.Warnings = append(ground.warnings, ids.notices...)
 	for _, w := range warnings {
 		result.Warnings = append(result.Warnings, w...)
 	}
@@ -98,15 +94,20 @@ func Plan(ctx context.Context, c *spec.Cluster, o Options) (*PlanResult, error) 
 }
 
 // planTarget does the edits in memory and compares the outcome with the base.
-func planTarget(ctx context.Context, base *baseInUse, t spec.Target, e *edits, epoch time.Time) (TargetPlan, error) {
+func planTarget(ctx context.Context, on *foundation, t spec.Target, e *edits, epoch time.Time) (TargetPlan, error) {
+	base := on.base
 	plan := TargetPlan{
 		Target: t.Name, Hostname: t.Hostname, Model: t.Model, Release: e.release.Codename, Base: base.manifest(),
 	}
-	device, err := layer.NewVolatile(base, base.Size(), base.Size()+e.grow)
+	device, err := layer.NewVolatile(on, on.Size(), on.Size()+e.grow)
 	if err != nil {
 		return plan, err
 	}
-	root := e.table.Partition(parttable.Root) // apply grows it in the table
+	table, err := parttable.Read(base, base.Size())
+	if err != nil {
+		return plan, err
+	}
+	root := table.Partition(parttable.Root)
 	if err := e.apply(ctx, device, epoch); err != nil {
 		return plan, err
 	}
@@ -118,11 +119,12 @@ func planTarget(ctx context.Context, base *baseInUse, t spec.Target, e *edits, e
 	if err != nil {
 		return plan, err
 	}
-	equal, err := newUnchanged(base, device, root, e.grow, device.Extents(), e.release.BootPath)
+	equal, err := newUnchanged(base, device, root, e.table.Partition(parttable.Root).Size-root.Size, layer.Union(on.changed(), device.Extents()), e.release.BootPath)
 	if err != nil {
 		return plan, err
 	}
 	reasons := e.reasons()
+	on.reasons(reasons)
 	plan.Difference, err = difference.Compare(ctx, was, is, difference.Options{
 		WasName: base.image.Source, IsName: t.Name,
 		Reason:  func(path string) string { return reasons[path].from },

@@ -22,7 +22,7 @@ type targetBuild struct {
 	cluster *spec.Cluster
 	target  spec.Target
 	personality
-	base   *baseInUse
+	on     *foundation
 	out    *outDir
 	assume string // a release
 
@@ -34,7 +34,7 @@ type targetBuild struct {
 func (b *targetBuild) run(ctx context.Context, reporter progress.Reporter) (err error) {
 	task := reporter.Begin("edit "+b.target.Name, -1)
 	defer func() { task.End(err) }()
-	if b.edits, err = computeEdits(b.base, b.cluster, b.target, b.personality, b.assume); err != nil {
+	if b.edits, err = computeEdits(ctx, b.on, b.cluster, b.target, b.personality, b.assume); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
@@ -45,7 +45,7 @@ func (b *targetBuild) run(ctx context.Context, reporter progress.Reporter) (err 
 		return err
 	}
 	defer os.Remove(scratch) // it is gone where all went well
-	l, err := layer.Create(scratch, b.base.Base, b.base.Size()+b.edits.grow)
+	l, err := layer.Create(scratch, b.on.Parent, b.on.Size()+b.edits.grow)
 	if err != nil {
 		return fmt.Errorf("cannot make a layer: %w", err)
 	}
@@ -71,7 +71,7 @@ func (b *targetBuild) run(ctx context.Context, reporter progress.Reporter) (err 
 	if err := atomicfile.SyncDir(b.out.layers()); err != nil {
 		return err
 	}
-	b.top, err = layer.Open(place, b.base.Base)
+	b.top, err = layer.Open(place, b.on.Parent)
 	return err
 }
 
@@ -96,13 +96,11 @@ func (b *targetBuild) close() {
 func (b *targetBuild) manifest() TargetManifest {
 	m := TargetManifest{
 		Target: b.target.Name, Hostname: b.target.Hostname, Model: b.target.Model, Release: b.edits.release.Codename, Size: b.top.Size(),
-		Base:   b.base.manifest(),
+		Base:   b.on.base.manifest(),
 		DiskID: fmt.Sprintf("%08x", b.diskID), Generation: b.identity.Generation, Cmdline: b.edits.cmdline, Removed: b.edits.remove,
-		Layers: []LayerEntry{{
-			File:   "layers/" + filepath.Base(b.out.layer(b.target.Name, b.top.Digest())),
-			Digest: b.top.Digest(), Parent: b.base.Digest(), Bytes: b.top.DataSize(),
-		}},
+		Layers: append(b.on.layers(b.out), layerEntry(b.out.layer(b.target.Name, b.top.Digest()), b.top, b.on)),
 	}
+	m.Packages, m.Containers = b.on.contents()
 	for _, e := range b.edits.boot {
 		e.Path = b.edits.release.BootPath + "/" + e.Path
 		m.Files = append(m.Files, fileEntry(e))
@@ -111,6 +109,11 @@ func (b *targetBuild) manifest() TargetManifest {
 		m.Files = append(m.Files, fileEntry(e))
 	}
 	return m
+}
+
+// layerEntry describes a layer that lies in the output folder.
+func layerEntry(place string, l *layer.Layer, on layer.Parent) LayerEntry {
+	return LayerEntry{File: "layers/" + filepath.Base(place), Digest: l.Digest(), Parent: on.Digest(), Bytes: l.DataSize()}
 }
 
 func fileEntry(e overlays.Entry) FileEntry {

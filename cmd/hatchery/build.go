@@ -77,6 +77,7 @@ first run and kept in identity/ beside the cluster file: back that folder up.`,
 func baseFlags(flags *pflag.FlagSet, options *imagebuilder.Options) {
 	flags.StringVar(&options.Cache, "cache", "", "the cache folder (default: hatchery in the user's cache folder)")
 	flags.BoolVar(&options.Offline, "offline", false, "fetch nothing: use what is in the cache and in cluster.lock")
+	flags.BoolVar(&options.IgnoreExpiry, "ignore-expiry", false, "take package archives whose signed index says that it is out of date")
 	flags.StringVar(&options.AssumeRelease, "assume-release", "",
 		"treat a base image of an unknown release as this one ("+strings.Join(release.Known(), ", ")+")")
 }

@@ -15,6 +15,7 @@ import (
 	"hatchery/imagebuilder"
 	"hatchery/imagebuilder/clusterlock"
 	"hatchery/imagebuilder/oslist"
+	"hatchery/imagebuilder/release"
 	"hatchery/internal/download"
 	"hatchery/internal/spec"
 )
@@ -27,13 +28,18 @@ func newLock(s *settings) *cobra.Command {
 	)
 	c := &cobra.Command{
 		Use:   "lock [NAME...]",
-		Short: "Move on to the newest releases of the base images",
+		Short: "Move on to the newest base images, packages and container images",
 		Long: `lock looks up what the base images of the cluster file stand for now: the newest
 release under a name of Raspberry Pi's OS list, and the file behind a URL without
-a sha256. It shows what changed, and writes it into cluster.lock beside the cluster
-file: from then on every build, on any day and any workstation, is made from
-exactly these files. Without a NAME it does so for all of them, and drops what no
-base uses any more.
+a sha256. Then it chooses the Debian packages that Docker takes, from the package
+sources of the base images, and looks up the container images to preload. It
+shows what changed, and writes it into cluster.lock beside the cluster file: from
+then on every build, on any day and any workstation, is made from exactly these
+files. Without a NAME it does so for all of them, and drops what is not used any
+more; the name docker stands for packages and container images.
+
+Packages are chosen for base images that are in the cache. For one that is not
+there yet, the next build does it.
 
 Where a name stands for another file than before, the epoch in cluster.lock, which
 is every timestamp in the images, becomes the present moment. Where nothing
@@ -43,6 +49,7 @@ build pins what is not pinned yet by itself, so the first build needs no lock.`,
 		Example: `  hatchery lock --list             # which names are there?
   hatchery lock --dry-run          # is there anything newer?
   hatchery lock                    # move on to it
+  hatchery lock docker             # packages and container images alone
   hatchery lock raspios_lite_armhf # with this one alone`,
 		RunE: func(c *cobra.Command, names []string) error {
 			switch {
@@ -68,12 +75,17 @@ build pins what is not pinned yet by itself, so the first build needs no lock.`,
 			if s.json {
 				return printJSON(c.OutOrStdout(), result)
 			}
+			printWarnings(c.ErrOrStderr(), result.Warnings)
 			printLock(c.OutOrStdout(), result, options.DryRun)
 			return nil
 		},
 	}
 	flags := c.Flags()
 	flags.BoolVarP(&options.DryRun, "dry-run", "n", false, "show what would change, and write nothing")
+	flags.StringVar(&options.Cache, "cache", "", "the cache folder (default: hatchery in the user's cache folder)")
+	flags.BoolVar(&options.IgnoreExpiry, "ignore-expiry", false, "take package archives whose signed index says that it is out of date")
+	flags.StringVar(&options.AssumeRelease, "assume-release", "",
+		"treat a base image of an unknown release as this one ("+strings.Join(release.Known(), ", ")+")")
 	flags.BoolVar(&list, "list", false, "show all names of the OS list, and lock nothing")
 	flags.BoolVar(&offline, "offline", false, "lock cannot do without a network, and says so")
 	flags.Lookup("offline").Hidden = true
@@ -81,7 +93,7 @@ build pins what is not pinned yet by itself, so the first build needs no lock.`,
 }
 
 func printLock(w io.Writer, r *imagebuilder.LockResult, dryRun bool) {
-	if len(r.Images) == 0 {
+	if len(r.Images)+len(r.Packages)+len(r.Containers) == 0 {
 		fmt.Fprintln(w, "There is nothing to lock: the cluster's base images are files, or URLs with their sha256.")
 		return
 	}
@@ -96,6 +108,7 @@ func printLock(w io.Writer, r *imagebuilder.LockResult, dryRun bool) {
 		}
 		t.Flush()
 	}
+	printDockerPins(w, r)
 	file := filepath.Base(r.File)
 	switch {
 	case !r.Changed():
@@ -109,6 +122,67 @@ func printLock(w io.Writer, r *imagebuilder.LockResult, dryRun bool) {
 		}
 		fmt.Fprintf(w, "Wrote %s.%s Next: `hatchery build` brings the images up to date.\n", file, epoch)
 	}
+}
+
+// printDockerPins shows which packages and container images are other ones than
+// before.
+func printDockerPins(w io.Writer, r *imagebuilder.LockResult) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	defer t.Flush()
+	show := func(name, state, was, is string) {
+		switch state {
+		case imagebuilder.PinUpdated:
+			fmt.Fprintf(t, "  %s\t%s → %s\n", name, was, is)
+		case imagebuilder.PinAdded:
+			fmt.Fprintf(t, "  %s\t%s\n", name, is)
+		case imagebuilder.PinRemoved:
+			fmt.Fprintf(t, "  %s\tremoved, was %s\n", name, was)
+		}
+	}
+	if len(r.Packages) > 0 {
+		states := make([]string, len(r.Packages))
+		for i, p := range r.Packages {
+			states[i] = p.State
+		}
+		fmt.Fprintf(t, "docker, packages: %s\n", counts(states))
+		for _, p := range r.Packages {
+			show(p.Name, p.State, p.Was, p.Is)
+		}
+	}
+	if len(r.Containers) > 0 {
+		states := make([]string, len(r.Containers))
+		for i, c := range r.Containers {
+			states[i] = c.State
+		}
+		fmt.Fprintf(t, "docker, container images: %s\n", counts(states))
+		for _, c := range r.Containers {
+			show(c.Image+" ("+c.Platform+")", c.State, shortDigest(c.Was), shortDigest(c.Is))
+		}
+	}
+}
+
+// counts says how many pins are in which state: 2 updated, 13 unchanged.
+func counts(states []string) string {
+	var parts []string
+	for _, state := range []string{imagebuilder.PinAdded, imagebuilder.PinUpdated, imagebuilder.PinRemoved, imagebuilder.PinUnchanged} {
+		n := 0
+		for _, s := range states {
+			if s == state {
+				n++
+			}
+		}
+		if n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, state))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+func shortDigest(d string) string {
+	if len(d) > 19 {
+		return d[:19] + "…"
+	}
+	return d
 }
 
 func printPin(w io.Writer, when string, pin clusterlock.Image) {

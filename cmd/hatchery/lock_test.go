@@ -46,7 +46,7 @@ func TestLockScripts(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(home, ".ssh", "id_ed25519.pub"), []byte(testKey), 0o644); err != nil {
 				return err
 			}
-			yaml := fmt.Sprintf("name: homelab\nbase: raspios_lite_armhf\nos_list: %s\nuser: {authorized_keys: [~/.ssh/id_ed25519.pub]}\n", server.ListURL)
+			yaml := fmt.Sprintf("name: homelab\nbase: raspios_lite_armhf\nos_list: %s\nuser: {authorized_keys: [~/.ssh/id_ed25519.pub]}\ndocker: {packages: []}\n", server.ListURL)
 			return os.WriteFile(filepath.Join(env.WorkDir, "cluster.yaml"), []byte(yaml), 0o644)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

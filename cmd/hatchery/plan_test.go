@@ -47,7 +47,7 @@ func TestPlanIsWhatBuildDoes(t *testing.T) {
 			base := test.base(t)
 			w := newWorkspace(t, base, test.more)
 			if test.more == mine {
-				w.write("cluster.yaml", "name: homelab\nbase: {image: "+base+"}\nuser: {name: anna, authorized_keys: [./key.pub]}\n"+test.more)
+				w.write("cluster.yaml", "name: homelab\nbase: {image: "+base+"}\nuser: {name: anna, authorized_keys: [./key.pub]}\n"+test.more+"docker: {packages: []}\n")
 				large := w.path("mine/common/srv/large")
 				if err := os.MkdirAll(filepath.Dir(large), 0o755); err != nil {
 					t.Fatal(err)

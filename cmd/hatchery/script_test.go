@@ -41,7 +41,7 @@ func TestScripts(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(home, ".ssh", "id_ed25519.pub"), []byte(testKey), 0o644); err != nil {
 				return err
 			}
-			yaml := "name: homelab\nbase: {image: " + base + "}\nuser: {authorized_keys: [~/.ssh/id_ed25519.pub]}\n"
+			yaml := "name: homelab\nbase: {image: " + base + "}\nuser: {authorized_keys: [~/.ssh/id_ed25519.pub]}\ndocker: {packages: []}\n"
 			return os.WriteFile(filepath.Join(env.WorkDir, "cluster.yaml"), []byte(yaml), 0o644)
 		},
 	})

@@ -78,7 +78,7 @@ func (w *workspace) write(name, content string) {
 
 func (w *workspace) cluster(base, more string) {
 	w.t.Helper()
-	w.write("cluster.yaml", fmt.Sprintf("name: homelab\nbase: {image: %s}\nuser: {authorized_keys: [./key.pub]}\n%s", base, more))
+	w.write("cluster.yaml", fmt.Sprintf("name: homelab\nbase: {image: %s}\nuser: {authorized_keys: [./key.pub]}\n%sdocker: {packages: []}\n", base, more))
 }
 
 // command is the binary, to be run in the workspace.
