@@ -654,6 +654,28 @@ func TestNoDigestOfThatKind(t *testing.T) {
 	}
 }
 
+// TestSHA512: such a digest guards a file as well, also one that is gone on with.
+func TestSHA512(t *testing.T) {
+	file := noise(11, 100<<10)
+	want := digest.SHA512.FromBytes(file)
+	m := serve(t, file, nil)
+	if err := os.WriteFile(m.part, file[:10<<10], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, size, err := m.get(t, t.Context(), want, progress.Discard, download.Options{}); err != nil || got != want || size != int64(len(file)) {
+		t.Errorf("got %s, %d, %v", got, size, err)
+	}
+	if m.ranges != 1 {
+		t.Errorf("%d parts were asked for, want one", m.ranges)
+	}
+	other := digest.SHA512.FromString("another")
+	_, _, err := m.get(t, t.Context(), other, progress.Discard, download.Options{})
+	var wrong *download.DigestError
+	if !errors.As(err, &wrong) || wrong.Got != want || !strings.HasPrefix(wrong.Error(), "wrong sha512: expected "+other.Encoded()) {
+		t.Errorf("got %v, want a DigestError", err)
+	}
+}
+
 // TestNeverBeyondTheLimit looks at the file while a server floods it.
 func TestNeverBeyondTheLimit(t *testing.T) {
 	const limit = 3 << 20

@@ -24,7 +24,7 @@ import (
 	"hatchery/internal/progress"
 )
 
-// TestPlainHTTP: what no digest guards comes over https all the way, or from
+// TestPlainHTTP: what no digest and no signature guards comes over https all the way, or from
 // this machine.
 func TestPlainHTTP(t *testing.T) {
 	file := noise(8, 10<<10)
@@ -89,7 +89,13 @@ func TestPlainHTTP(t *testing.T) {
 			}
 			got, err := client.Bytes(t.Context(), test.url, 1<<20)
 			check("bytes", got, err, test.says)
-			for _, want := range []digest.Digest{"", digest.FromBytes(file)} {
+			got, err = client.SignedBytes(t.Context(), test.url, 1<<20)
+			if says := test.says; test.never {
+				check("signed bytes", got, err, says)
+			} else {
+				check("signed bytes", got, err, "")
+			}
+			for _, want := range []digest.Digest{"", digest.FromBytes(file), digest.SHA512.FromBytes(file)} {
 				f, err := os.Create(filepath.Join(t.TempDir(), "part"))
 				if err != nil {
 					t.Fatal(err)
