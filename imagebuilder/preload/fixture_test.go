@@ -48,7 +48,6 @@ type file struct {
 	content string
 	kind    byte // 0 is a regular file
 	link    string
-	size    int64 // that the header claims; 0 is the content's
 }
 
 // layerTar is a layer as it is unpacked.
@@ -214,8 +213,7 @@ type testRegistry struct {
 	*httptest.Server
 	host string
 	// before may answer a request in the registry's place.
-	before   func(w http.ResponseWriter, r *http.Request) (answered bool)
-	requests []string
+	before func(w http.ResponseWriter, r *http.Request) (answered bool)
 }
 
 func newRegistry(t testing.TB) *testRegistry {
@@ -305,10 +303,15 @@ func mustGet(t testing.TB, o preload.Options, p preload.Platform, refs ...string
 	return images
 }
 
+// archiveTime is the epoch of a test's archives.
+var archiveTime = time.Unix(1700000000, 0)
+
+func digestOf(content string) string { return digest.FromString(content).String() }
+
 func archive(t testing.TB, images []*preload.Image) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	if err := preload.Archive(&b, images, time.Unix(1700000000, 0)); err != nil {
+	if err := preload.Archive(&b, images, archiveTime); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()
