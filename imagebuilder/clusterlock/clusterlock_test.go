@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"hatchery/imagebuilder/clusterlock"
 )
@@ -146,7 +147,7 @@ func TestEpochIsLocked(t *testing.T) {
 }
 
 func TestForm(t *testing.T) {
-	l := &clusterlock.Lock{Epoch: now, Images: map[string]clusterlock.Image{
+	l := &clusterlock.Lock{Epoch: now, Packages: []clusterlock.PackageSet{set(base1, "armhf"), set(base2, "arm64")}, Containers: containers(), Images: map[string]clusterlock.Image{
 		"raspios_oldstable_lite_armhf": pin("https://example.org/raspios_oldstable_lite_armhf/a.img.xz"),
 		"raspios_lite_armhf":           pin("https://example.org/raspios_lite_armhf/a.img.xz?x=1&y=%20"),
 		"null":                         pin("https://example.org/null/a.img.xz"),
@@ -170,8 +171,9 @@ func TestForm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(l.Images, again.Images); diff != "" || again.Epoch.Unix() != l.Epoch.Unix() {
-		t.Error(diff, again.Epoch)
+	l.Epoch = time.Unix(l.Epoch.Unix(), 0).UTC()
+	if diff := cmp.Diff(l, again); diff != "" {
+		t.Error(diff)
 	}
 }
 
@@ -205,7 +207,10 @@ func TestLocksThatAreRefused(t *testing.T) {
 		{"two documents", "epoch: 8\n---\nepoch: 9\n", "has no place in it"},
 		{"deep", "epoch: 8\nimages: " + strings.Repeat("{a: ", 5000), "nested too deeply"},
 		{"large", "epoch: 8\n" + strings.Repeat("# x\n", 1<<18), "larger than 1 MiB"},
-		{"many words", "epoch: 8\n" + strings.Repeat("a: 1\n", 20_000), "more than 50000 words"},
+		{"many words", "epoch: 8\n" + "packages:\n" + strings.Repeat("  - a: 1\n", 30_000), "more than 100000 words"},
+		{"many keys", "epoch: 8\nimages:\n" + numbered(1001), "line 1003: more than 1000 keys"},
+		{"many keys in braces", "epoch: 8\nimages: {" + strings.ReplaceAll(numbered(1001), "\n", ",") + "}\n", "line 2: more than 1000 keys"},
+		{"many keys of a list's entry", "epoch: 8\npackages:\n  - base: x\n  " + strings.ReplaceAll(numbered(1001), "\n", "\n  "), "line 1004: more than 1000 keys"},
 		{"binary", "epoch: 8\n\xff", "not UTF-8"},
 		{"an endless number", "epoch: " + strings.Repeat("8", 1<<19), "epoch is"},
 		{"an endless word", "epoch: 8\n" + strings.Repeat("x", 1<<19) + ": 1\n", "a newer hatchery"},
@@ -224,6 +229,15 @@ func TestLocksThatAreRefused(t *testing.T) {
 			alone(t, dir)
 		})
 	}
+}
+
+// numbered is n entries of a mapping.
+func numbered(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "  a%d: 1\n", i)
+	}
+	return b.String()
 }
 
 func TestKey(t *testing.T) {
@@ -385,7 +399,7 @@ func FuzzParse(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(golden)
-	for _, seed := range []string{"epoch: 8\n", "epoch: 8\nimages: {a: {url: 'https://x/y', sha256: " + strings.Repeat("ab", 32) + "}}\n", "? a\n: b", "{{{", "epoch: |\n 8\n", "<<: *a", "\t", "a: 'b", "epoch: 8 #"} {
+	for _, seed := range []string{"epoch: 8\n", "epoch: 8\nimages: {a: {url: 'https://x/y', sha256: " + strings.Repeat("ab", 32) + "}}\n", "? a\n: b", "{{{", "epoch: |\n 8\n", "epoch: 8\npackages:\n  - base: a\n    wanted: \n", "epoch: 8\ncontainers:\n- image: a\n  platform: linux/arm\n  digest: sha256:" + strings.Repeat("ab", 32) + "\n", "<<: *a", "\t", "a: 'b", "epoch: 8 #"} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -394,7 +408,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		again, err := clusterlock.Parse(l.Bytes())
-		if err != nil || !cmp.Equal(l.Images, again.Images) || !l.Epoch.Equal(again.Epoch) {
+		if err != nil || !cmp.Equal(l, again, cmpopts.EquateEmpty()) {
 			t.Fatalf("%+v becomes %+v, %v\n%s", l, again, err, l.Bytes())
 		}
 	})

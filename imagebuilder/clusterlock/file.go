@@ -103,19 +103,23 @@ func firstLine(text string) string {
 	return line
 }
 
-// Limits of what the parser is given.
+// Limits of what the parser is given. It needs time that grows with the square
+// of the keys of a mapping.
 const (
-	maxTokens  = 50_000
+	maxTokens  = 100_000 // 2000 packages have half of them
+	maxKeys    = 1000    // of one mapping
 	maxNesting = 8
 )
 
 // plain refuses what this file never has: anchors, aliases, tags, several
-// documents, deep nesting.
+// documents, vast mappings, deep nesting.
 func plain(tokens token.Tokens) error {
 	if len(tokens) > maxTokens {
 		return fmt.Errorf("it has more than %d words and signs: this is no cluster.lock", maxTokens)
 	}
-	flow, columns, line, entry := 0, []int{}, 0, 0
+	type level struct{ column, keys int } // of a block mapping or list
+	var levels []level
+	flow, flowKeys, line, entry := 0, 0, 0, 0
 	for _, tk := range tokens {
 		switch tk.Type {
 		case token.AnchorType, token.AliasType, token.TagType, token.MergeKeyType, token.MappingKeyType, token.DocumentHeaderType, token.DocumentEndType, token.DirectiveType:
@@ -130,17 +134,31 @@ func plain(tokens token.Tokens) error {
 		case token.MappingStartType:
 			flow++
 		case token.MappingEndType:
-			flow = max(flow-1, 0)
+			if flow = max(flow-1, 0); flow == 0 {
+				flowKeys = 0
+			}
+		case token.MappingValueType:
+			if flow > 0 {
+				flowKeys++
+			}
 		}
 		if tk.Position.Line != line && flow == 0 {
 			line = tk.Position.Line
-			for len(columns) > 0 && columns[len(columns)-1] >= tk.Position.Column {
-				columns = columns[:len(columns)-1]
+			for len(levels) > 0 && levels[len(levels)-1].column > tk.Position.Column {
+				levels = levels[:len(levels)-1]
 			}
-			columns = append(columns, tk.Position.Column)
+			if len(levels) == 0 || levels[len(levels)-1].column < tk.Position.Column {
+				levels = append(levels, level{column: tk.Position.Column})
+			}
+			if tk.Type != token.SequenceEntryType {
+				levels[len(levels)-1].keys++
+			}
 		}
-		if max(flow, len(columns)) > maxNesting {
+		switch {
+		case max(flow, len(levels)) > maxNesting:
 			return fmt.Errorf("line %d: it is nested too deeply", tk.Position.Line)
+		case flowKeys > maxKeys, len(levels) > 0 && levels[len(levels)-1].keys > maxKeys:
+			return fmt.Errorf("line %d: more than %d keys are beside each other: this is no cluster.lock", tk.Position.Line, maxKeys)
 		}
 	}
 	return nil
@@ -171,7 +189,7 @@ func (l *Lock) check() error {
 func (i Image) check(key string) error {
 	isName := namePattern.MatchString(key)
 	switch {
-	case len(key) > 2000 || len(i.URL) > 2000 || strings.IndexFunc(key+i.URL, func(r rune) bool { return !strconv.IsPrint(r) }) >= 0:
+	case len(key) > 2000 || len(i.URL) > 2000 || !printable(key+i.URL):
 		return errors.New("it is endless, or has characters that are none")
 	case !isName && !strings.Contains(key, "://") && !strings.HasPrefix(key, "url-sha256:"):
 		return errors.New("this is neither a name nor a URL")

@@ -196,7 +196,7 @@ func (p Package) check() error {
 		return errors.New("sha256 is missing, or no SHA-256 digest")
 	case p.Size <= 0 || p.Size > maxBytes:
 		return errors.New("size is missing, or makes no sense")
-	case p.URL == "" || len(p.URL) > 2000 || !word(p.URL[:min(len(p.URL), maxWord)]) || !word(p.URL[min(len(p.URL), maxWord):]):
+	case p.URL == "" || len(p.URL) > 2000 || !printable(p.URL):
 		return errors.New("url is missing, is endless, or has characters that are none")
 	}
 	u, err := url.Parse(p.URL)
@@ -240,6 +240,8 @@ func (c Container) check() error {
 }
 
 // word says whether a text is printable, and of a bearable length.
-func word(s string) bool {
-	return len(s) <= maxWord && strings.IndexFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) < 0
+func word(s string) bool { return len(s) <= maxWord && printable(s) }
+
+func printable(s string) bool {
+	return strings.IndexFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) < 0
 }

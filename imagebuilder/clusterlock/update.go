@@ -81,6 +81,10 @@ func updateHeld(dir string, now time.Time, change func(*Lock) error) (*Lock, err
 	if err := after.check(); err != nil {
 		return nil, fmt.Errorf("cannot write %s: %w", Name, err)
 	}
+	content := after.Bytes()
+	if len(content) > maxSize {
+		return nil, fmt.Errorf("cannot write %s: it would be larger than %d MiB, and could not be read again", Name, maxSize>>20)
+	}
 	place := filepath.Join(dir, Name)
 	if target, err := filepath.EvalSymlinks(place); err == nil {
 		place = target // a link stays one
@@ -88,7 +92,7 @@ func updateHeld(dir string, now time.Time, change func(*Lock) error) (*Lock, err
 	if err := removeLeftovers(filepath.Dir(place)); err != nil {
 		return nil, err
 	}
-	if err := atomicfile.WriteBytes(place, after.Bytes(), 0o644); err != nil {
+	if err := atomicfile.WriteBytes(place, content, 0o644); err != nil {
 		return nil, err
 	}
 	return after, nil
