@@ -1,18 +1,20 @@
 package dependency
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 )
 
 // arrange puts versions that are to be installed into an order in which dpkg
 // can deal with them: each behind those that it depends on. Where some depend
-// on each other, a Pre-Depends counts more than a Depends, and of equals the
-// name decides.
+// on each other, a Pre-Depends counts more than a Depends, and of equals
+// what is wanted comes last, and else the name decides.
 func (t *task) arrange(changed []int32, in func(p int32) int32) []int32 {
 	u := t.u
 	slices.SortFunc(changed, func(a, b int32) int {
-		return strings.Compare(u.title(u.versions[a].pkg), u.title(u.versions[b].pkg))
+		return cmp.Or(first(slices.Contains(t.wanted, a), slices.Contains(t.wanted, b)),
+			strings.Compare(u.title(u.versions[a].pkg), u.title(u.versions[b].pkg)))
 	})
 	o := &arranger{
 		number: map[int32]int{}, low: map[int32]int{}, stacked: map[int32]bool{},
@@ -85,30 +87,46 @@ func (o *arranger) visit(v int32) {
 	o.unroll(loop)
 }
 
-// unroll orders what depends on each other: the next one is that which lacks
-// the fewest others, those it must have before it is unpacked above all.
+// unroll orders what depends on each other. Some Depends must be broken for
+// that, but no Pre-Depends; and whoever a Pre-Depends asks for is itself to
+// be whole by then, so it comes early, behind its own dependencies.
 func (o *arranger) unroll(loop []int32) {
-	// As they were found is as they depend on each other, and that by name:
-	// equal input gives equal order.
-	for len(loop) > 0 {
-		best, lacking := 0, -1
-		for i, v := range loop {
-			lacks := 0
-			for _, w := range o.before[v] {
-				if slices.Contains(loop, w) {
-					lacks++
-				}
+	const underWay, done = 1, 2
+	state := map[int32]int{}
+	// strict says whether a Pre-Depends leads from v to something under way.
+	var strict func(v int32, seen map[int32]bool) bool
+	strict = func(v int32, seen map[int32]bool) bool {
+		for _, w := range o.strictly[v] {
+			if !slices.Contains(loop, w) || seen[w] {
+				continue
 			}
-			for _, w := range o.strictly[v] {
-				if slices.Contains(loop, w) {
-					lacks += 1 << 20
-				}
-			}
-			if lacking < 0 || lacks < lacking {
-				best, lacking = i, lacks
+			seen[w] = true
+			if state[w] == underWay || strict(w, seen) {
+				return true
 			}
 		}
-		o.order = append(o.order, loop[best])
-		loop = slices.Delete(loop, best, best+1)
+		return false
+	}
+	var visit func(v int32)
+	visit = func(v int32) {
+		state[v] = underWay
+		for _, list := range [][]int32{o.strictly[v], o.before[v]} {
+			for _, w := range list {
+				if slices.Contains(loop, w) && state[w] == 0 && !strict(w, map[int32]bool{}) {
+					visit(w)
+				}
+			}
+		}
+		state[v] = done
+		o.order = append(o.order, v)
+	}
+	var early []int32
+	for _, v := range loop {
+		early = append(early, o.strictly[v]...)
+	}
+	for _, v := range append(early, loop...) {
+		if slices.Contains(loop, v) && state[v] == 0 {
+			visit(v)
+		}
 	}
 }

@@ -30,7 +30,9 @@ type Solution struct {
 // A Planned is one package to be installed.
 type Planned struct {
 	Candidate
-	Automatic bool   // not asked for by name
+	// Automatic says that it is new and was not asked for by name, and so to be marked
+	// as automatically installed. An upgrade changes no mark.
+	Automatic bool
 	Replaces  string // the version that is installed, for an upgrade
 }
 
@@ -386,10 +388,11 @@ func (t *task) solution(state []choice) *Solution {
 	}
 	for _, v := range t.arrange(changed, func(p int32) int32 { return state[p].install }) {
 		p := u.versions[v].pkg
-		planned := Planned{Candidate: u.candidate(v), Automatic: state[p].automatic, Replaces: u.packages[p].half}
+		planned := Planned{Candidate: u.candidate(v), Replaces: u.packages[p].half}
 		if current := u.packages[p].current; current != none {
 			planned.Replaces = u.versionText(current)
 		}
+		planned.Automatic = state[p].automatic && planned.Replaces == ""
 		s.Install = append(s.Install, planned)
 	}
 	for _, v := range t.wanted {
