@@ -94,9 +94,29 @@ func OfTree(tree diskimage.Tree, top string, owners Owners, unread func(path str
 			if !ok {
 				return fmt.Errorf("cannot read %s at any place", n.Path)
 			}
-			return visit(File{From: owners.Of(n.Path), Path: n.Path, Size: n.Size, Content: content})
+			watched := &watchedReader{ReaderAt: content}
+			err = visit(File{From: owners.Of(n.Path), Path: n.Path, Size: n.Size, Content: watched})
+			if watched.err != nil { // a file that is damaged in the image is not all of it
+				unread(n.Path, watched.err)
+				return nil
+			}
+			return err
 		})
 	}
+}
+
+// watchedReader remembers that what it reads failed.
+type watchedReader struct {
+	io.ReaderAt
+	err error
+}
+
+func (w *watchedReader) ReadAt(p []byte, off int64) (int, error) {
+	n, err := w.ReaderAt.ReadAt(p, off)
+	if n < len(p) && w.err == nil {
+		w.err = err
+	}
+	return n, err
 }
 
 // Owners says which package a file is of, by its path.

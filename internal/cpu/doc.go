@@ -16,9 +16,10 @@
 // What is not judged, because this processor never runs it: relocatable files
 // (kernel modules and what a linker takes; images carry the modules of several
 // kernels, ARMv7's and 64-bit ones among them, and each kernel takes its own
-// only), core dumps, and files for virtual machines (eBPF, Guile). What is
-// judged, and refused: a program for another machine, such as one that was
-// compiled for the workstation.
+// only), core dumps, files for virtual machines (eBPF, Guile) and for the
+// VideoCore, which starts every Raspberry Pi. What is judged, and refused: a
+// program for another machine, such as one that was compiled for the
+// workstation, and one that was packed so that it shows neither (UPX).
 //
 // The input is foreign. Only headers and the few sections that matter are
 // read, all of them bounded, whatever sizes and counts the file claims.

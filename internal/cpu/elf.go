@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 )
 
 // Bounds of what a file may make its reader do. Those of real files are far
@@ -26,8 +25,6 @@ const (
 // order is that of all that is read beyond the header: no Raspberry Pi runs
 // big-endian programs.
 var order = binary.LittleEndian
-
-func itoa(n uint64) string { return strconv.FormatUint(n, 10) }
 
 // file is an ELF file that is being read.
 type file struct {
@@ -133,6 +130,9 @@ func (f *file) inspect() (Program, error) {
 		return f.damaged("its header says type %d, which is none that runs", kind)
 	case p.Machine == elf.EM_NONE || p.Machine == elf.EM_BPF:
 		p.Kind = Bytecode
+		return *p, nil
+	case p.Machine == elf.EM_VIDEOCORE || p.Machine == elf.EM_VIDEOCORE3 || p.Machine == elf.EM_VIDEOCORE5:
+		p.Kind = Firmware
 		return *p, nil
 	}
 	p.Kind = Executable

@@ -74,8 +74,14 @@ func cutText(data []byte) (text string, rest []byte, ok bool) {
 	return string(data[:length]), data[length:], true
 }
 
-// buildSetting finds one of the lines "build\tKEY=VALUE" of the module text.
+// buildSetting finds one of the lines "build\tKEY=VALUE" of the module text,
+// which lies between two marks of 16 bytes.
 func buildSetting(module, key string) (string, bool) {
+	const mark = 16
+	if len(module) <= 2*mark {
+		return "", false
+	}
+	module = module[mark : len(module)-mark]
 	for line := range strings.Lines(module) {
 		if value, ok := strings.CutPrefix(line, "build\t"+key+"="); ok {
 			return strings.TrimRight(value, "\r\n"), true

@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"debug/elf"
+	"fmt"
 	"io"
 	"strings"
 )
@@ -18,10 +19,11 @@ const (
 	Object          // relocatable: a kernel module, or what a linker takes
 	Core            // a core dump
 	Bytecode        // for a virtual machine: eBPF, Guile
+	Firmware        // for the VideoCore, the other processor of a Raspberry Pi
 	Damaged         // it begins like an ELF file, but no kernel takes it
 )
 
-var kindNames = [...]string{"not ELF", "executable", "shared object", "relocatable", "core dump", "bytecode", "damaged"}
+var kindNames = [...]string{"not ELF", "executable", "shared object", "relocatable", "core dump", "bytecode", "firmware", "damaged"}
 
 func (k Kind) String() string { return kindNames[k] }
 
@@ -65,13 +67,16 @@ type Program struct {
 	Problem string
 
 	fp, simd uint64 // the tags' values
-	archTag  uint64
 }
 
-// machineNames says what a machine is called where people talk about it.
-func machineName(m elf.Machine, bits int) string {
-	switch m {
+// MachineName is what people call the machine that the program is for:
+// "32-bit ARM", "x86-64".
+func (p Program) MachineName() string {
+	switch p.Machine {
 	case elf.EM_ARM:
+		if p.BigEndian {
+			return "32-bit ARM (big-endian)"
+		}
 		return "32-bit ARM"
 	case elf.EM_AARCH64:
 		return "64-bit ARM"
@@ -80,20 +85,10 @@ func machineName(m elf.Machine, bits int) string {
 	case elf.EM_386:
 		return "x86"
 	}
-	if name := m.String(); strings.HasPrefix(name, "EM_") {
-		return strings.TrimPrefix(name, "EM_")
+	if name, ok := strings.CutPrefix(p.Machine.String(), "EM_"); ok {
+		return name
 	}
-	return "an unknown machine (" + itoa(uint64(m)) + ")"
-}
-
-// MachineName is what people call the machine that the program is for:
-// "32-bit ARM", "x86-64".
-func (p Program) MachineName() string {
-	name := machineName(p.Machine, p.Bits)
-	if p.BigEndian && p.Machine == elf.EM_ARM {
-		name += " (big-endian)"
-	}
-	return name
+	return fmt.Sprintf("machine %d", uint16(p.Machine))
 }
 
 // needs says what the level comes from: "Tag_CPU_arch v7", "GOARM=7".
@@ -118,10 +113,5 @@ func (p Program) needs() string {
 // It reads headers and the sections that matter: at most a few MiB, a few KiB
 // as a rule, however large the file is.
 func Inspect(r io.ReaderAt, size int64) (Program, error) {
-	f := &file{r: r, size: size}
-	p, err := f.inspect()
-	if err != nil {
-		return Program{}, err
-	}
-	return p, nil
+	return (&file{r: r, size: size}).inspect()
 }
