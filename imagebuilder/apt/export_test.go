@@ -1,6 +1,12 @@
 package apt
 
-import "time"
+import (
+	"io"
+	"time"
+)
+
+// Unlisted reads what comes out of an index whose length is not listed.
+func Unlisted(r io.Reader) io.Reader { return newUnlisted(r) }
 
 // VerifyInRelease verifies a clear-signed file by a source's keyrings, and
 // gives the text that was signed.

@@ -67,9 +67,9 @@ func (i *Index) Open() (io.ReadCloser, error) {
 		f.Close()
 		return nil, fmt.Errorf("cannot read the index %s: %w", i.Name, err)
 	}
-	plain := newChecked(inner, i.plain.digest, i.plain.size)
-	if i.plain.digest == "" {
-		plain.most = maxPlain
+	plain := newUnlisted(inner)
+	if i.plain.digest != "" {
+		plain = newChecked(inner, i.plain.digest, i.plain.size)
 	}
 	return &openIndex{name: i.Name, file: f, packed: packed, plain: plain, inner: inner}, nil
 }
@@ -108,20 +108,19 @@ func (o *openIndex) Close() error {
 // A checked reader fails at the end where what came is not what was to come.
 type checked struct {
 	r    io.Reader
-	want digest.Digest
+	want digest.Digest // with its length: what is to come; v is nil where that is not known
 	v    digest.Verifier
 	size int64
 	most int64
-	n    int64
+	n    int64 // that came
 }
 
 func newChecked(r io.Reader, want digest.Digest, size int64) *checked {
-	c := &checked{r: r, want: want, size: size, most: size}
-	if want != "" {
-		c.v = want.Verifier()
-	}
-	return c
+	return &checked{r: r, want: want, v: want.Verifier(), size: size, most: size}
 }
+
+// newUnlisted is for what no Release file lists.
+func newUnlisted(r io.Reader) *checked { return &checked{r: r, most: maxPlain} }
 
 func (c *checked) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)

@@ -288,7 +288,11 @@ func (e *entry) sources(architecture string, trusted []Keyring, keyring func(str
 		return nil, notes
 	}
 	template := Source{From: e.from}
-	template.Architectures = e.architectures(architecture)
+	var none bool
+	if template.Architectures, none = e.architectures(architecture); none {
+		note("its options leave no packages for %s: it is left out", architecture)
+		return nil, notes
+	}
 	if len(template.Architectures) > 0 && !slices.Contains(template.Architectures, architecture) {
 		note("the source is for %s, and the image for %s: it is left out", strings.Join(template.Architectures, ", "), architecture)
 		return nil, notes
@@ -301,15 +305,18 @@ func (e *entry) sources(architecture string, trusted []Keyring, keyring func(str
 		}
 		return nil, notes
 	}
-	for name, into := range map[string]**bool{"check-valid-until": &template.CheckValidUntil, "check-date": &template.CheckDate} {
-		value, ok := e.options[name]
+	for _, option := range []struct {
+		name string
+		into **bool
+	}{{"check-valid-until", &template.CheckValidUntil}, {"check-date", &template.CheckDate}} {
+		value, ok := e.options[option.name]
 		if !ok {
 			continue
 		}
 		if is, ok := boolean(value); ok {
-			*into = &is
+			*option.into = &is
 		} else {
-			note("%s=%s is neither yes nor no, and is not heeded", name, value)
+			note("%s=%s is neither yes nor no, and is not heeded", option.name, value)
 		}
 	}
 	switch value := e.options["by-hash"]; value {
@@ -362,18 +369,20 @@ func (e *entry) sources(architecture string, trusted []Keyring, keyring func(str
 	return sources, notes
 }
 
-// architectures are those that the entry is for; none means any.
-func (e *entry) architectures(native string) []string {
-	list := words(e.options["arch"])
+// architectures are those that the entry is for; an empty list means any,
+// unless there is none.
+func (e *entry) architectures(native string) (list []string, none bool) {
+	list = words(e.options["arch"])
 	add, remove := words(e.options["arch+"]), words(e.options["arch-"])
 	if len(list) == 0 {
 		if len(remove) == 0 {
-			return nil // more than all is all
+			return nil, false // more than all is all
 		}
 		list = []string{native}
 	}
 	list = append(list, add...)
-	return slices.DeleteFunc(list, func(a string) bool { return slices.Contains(remove, a) })
+	list = slices.DeleteFunc(list, func(a string) bool { return slices.Contains(remove, a) })
+	return list, len(list) == 0
 }
 
 // signedBy reads the option of that name: paths of keyrings, and fingerprints

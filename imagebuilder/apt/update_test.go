@@ -2,12 +2,18 @@ package apt_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"net/http"
 	"os"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -205,3 +211,264 @@ func hashed(a *apttest.Archive, content []byte) string {
 	return "none"
 }
 
+func sum(data []byte) string { return fmt.Sprintf("%x", sha256.Sum256(data)) }
+
+// TestOlderRelease: a mirror that falls back to an older Release file is not
+// followed, as apt does not: an old list has old holes.
+func TestOlderRelease(t *testing.T) {
+	a := apttest.New(t)
+	a.Add(hello(t, "1.0"))
+	a.Publish()
+	older := map[string][]byte{}
+	for _, name := range a.Paths("") {
+		older[name] = a.File(name)
+	}
+	o := options(t)
+	var warnings []string
+	o.Warn = func(text string) { warnings = append(warnings, text) }
+	a.Add(hello(t, "2.0"))
+	a.Date = a.Date.Add(30 * time.Minute)
+	a.Publish()
+	indexes, err := apt.Update(t.Context(), sources(t, a), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"hello 1.0", "hello 2.0"}
+	if got := list(t, indexes); !slices.Equal(got, want) || len(warnings) > 0 {
+		t.Errorf("got %q, %q", got, warnings)
+	}
+	for name, content := range older {
+		a.Replace(name, content)
+	}
+	indexes, err = apt.Update(t.Context(), sources(t, a), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := list(t, indexes); !slices.Equal(got, want) {
+		t.Errorf("from a mirror that fell back: %q, want %q", got, want)
+	}
+	if len(warnings) != 1 || !strings.Contains(warnings[0], "that one is used, as apt does; the mirror is not up to date") {
+		t.Errorf("warnings: %q", warnings)
+	}
+}
+
+// TestUpdatedMeanwhile: an index that belongs to the next Release file already
+// is no error.
+func TestUpdatedMeanwhile(t *testing.T) {
+	a := apttest.New(t)
+	a.ByHash = false
+	a.Add(hello(t, "1.0"))
+	a.Publish()
+	before := a.File("dists/bookworm/InRelease")
+	a.Add(hello(t, "2.0"))
+	a.Date = a.Date.Add(time.Minute)
+	a.Publish()
+	now := a.File("dists/bookworm/InRelease")
+	var n atomic.Int32
+	a.Answer("InRelease", func(w http.ResponseWriter, r *http.Request) {
+		if n.Add(1) == 1 {
+			w.Write(before)
+			return
+		}
+		w.Write(now)
+	})
+	indexes, err := apt.Update(t.Context(), sources(t, a), options(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := list(t, indexes), []string{"hello 1.0", "hello 2.0"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestSeveralSources(t *testing.T) {
+	a, b := apttest.New(t), apttest.New(t)
+	a.Components = []string{"main", "rpi"}
+	a.Architectures = []string{"armel", "arm64"}
+	a.AddTo("main", hello(t, "1.0"))
+	a.AddTo("rpi", hello(t, "1.1"))
+	a.Publish()
+	b.Suite, b.Codename, b.ReleaseSuite, b.NotAutomatic, b.ButAutomaticUpgrades, b.Origin = "bookworm-backports", "bookworm-backports", "stable-backports", true, true, "Backports"
+	b.Add(hello(t, "2.0"))
+	b.Publish()
+	line := func(a *apttest.Archive, rest string) string {
+		return fmt.Sprintf("deb [signed-by=/keys.asc] %s %s\n", a.URI(), rest)
+	}
+	tests := []struct {
+		summary, list, preferences string
+		want                       []string // index, priority and packages
+		warnings                   []string
+	}{
+		{summary: "components in one line", list: line(a, "bookworm main rpi") + line(b, "bookworm-backports main"),
+			want: []string{"A bookworm/main armel 500: hello 1.0", "A bookworm/rpi armel 500: hello 1.1", "B bookworm-backports/main armel 100: hello 2.0"}},
+		{summary: "in the order of the sources", list: line(b, "bookworm-backports main") + line(a, "bookworm rpi main"),
+			want: []string{"B bookworm-backports/main armel 100: hello 2.0", "A bookworm/rpi armel 500: hello 1.1", "A bookworm/main armel 500: hello 1.0"}},
+		{summary: "a component each", list: line(a, "bookworm main") + line(a, "bookworm rpi"),
+			want: []string{"A bookworm/main armel 500: hello 1.0", "A bookworm/rpi armel 500: hello 1.1"}},
+		{summary: "twice the same", list: line(a, "bookworm main") + line(a, "bookworm main"), want: []string{"A bookworm/main armel 500: hello 1.0"},
+			warnings: []string{"/etc/apt/sources.list:2: the index A bookworm/main armel is that of /etc/apt/sources.list:1, too"}},
+		{summary: "another component", list: line(a, "bookworm main contrib"), want: []string{"A bookworm/main armel 500: hello 1.0"},
+			warnings: []string{"/etc/apt/sources.list:1: A bookworm has no component contrib; it has main, rpi"}},
+		{summary: "a suite by another name", list: line(a, "oldstable main"), want: []string{"A oldstable/main armel 500: hello 1.0"}},
+		{summary: "a suite that calls itself otherwise", list: line(a, "stable main"), want: []string{"A stable/main armel 500: hello 1.0"},
+			warnings: []string{"/etc/apt/sources.list:1: the suite stable calls itself oldstable (bookworm): is that the one that is meant?"}},
+		{summary: "pinned by release", list: line(a, "bookworm main rpi") + line(b, "bookworm-backports main"),
+			preferences: "Package: *\nPin: release c=rpi\nPin-Priority: 990\n\nPackage: *\nPin: release n=bookworm*, o=Back*\nPin-Priority: 600\n\nPackage: *\nPin: release a=oldstable\nPin-Priority: 700\n",
+			want:        []string{"A bookworm/main armel 700: hello 1.0", "A bookworm/rpi armel 990: hello 1.1", "B bookworm-backports/main armel 600: hello 2.0"}},
+		{summary: "pinned by name, version, label and architecture", list: line(a, "bookworm main") + line(b, "bookworm-backports main"),
+			preferences: "Package: *\nPin: release stable-backports\nPin-Priority: 1\n\nPackage: *\nPin: release 12\nPin-Priority: 2\n\nPackage: *\nPin: release l=Example,b=armel\nPin-Priority: 3\n",
+			want:        []string{"A bookworm/main armel 2: hello 1.0", "B bookworm-backports/main armel 1: hello 2.0"}},
+		{summary: "pinned by host", list: line(a, "bookworm main"), preferences: "Package: *\nPin: origin 127.0.0.2\nPin-Priority: 5\n\nPackage: *\nPin: origin \"127.*\"\nPin-Priority: -1\n",
+			want: []string{"A bookworm/main armel -1: hello 1.0"}},
+		{summary: "pinned by an expression", list: line(a, "bookworm main"), preferences: "Package: *\nPin: release o=/^exa/\nPin-Priority: 5\n", want: []string{"A bookworm/main armel 5: hello 1.0"}},
+	}
+	for _, test := range tests {
+		t.Run(test.summary, func(t *testing.T) {
+			// Suites are folders: under other names they are there, too.
+			for _, name := range a.Paths("") {
+				for _, other := range []string{"oldstable", "stable"} {
+					if rest, ok := strings.CutPrefix(name, "dists/bookworm/"); ok {
+						a.Replace("dists/"+other+"/"+rest, a.File(name))
+					}
+				}
+			}
+			s, err := apt.ReadSources(image(map[string]string{
+				"/etc/apt/sources.list": test.list, "/etc/apt/preferences": test.preferences, "/keys.asc": string(a.Key()) + string(b.Key()),
+			}), "armel")
+			if err != nil || len(s.Notes) > 0 {
+				t.Fatal(err, s.Notes)
+			}
+			o := options(t)
+			o.Pins = s.Pins
+			named := strings.NewReplacer(a.URI(), "A", b.URI(), "B")
+			var warnings []string
+			o.Warn = func(text string) { warnings = append(warnings, named.Replace(text)) }
+			indexes, err := apt.Update(t.Context(), s.List, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for i := range indexes {
+				got = append(got, fmt.Sprintf("%s %d: %s", named.Replace(indexes[i].Name), indexes[i].Priority, strings.Join(list(t, indexes[i:i+1]), ", ")))
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("other indexes (- wanted, + got):\n%s", diff)
+			}
+			if diff := cmp.Diff(test.warnings, warnings); diff != "" {
+				t.Errorf("other warnings (- wanted, + got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestAllFailuresAtOnce: the error has those of all sources.
+func TestAllFailuresAtOnce(t *testing.T) {
+	a, b, c := apttest.New(t), apttest.New(t), apttest.New(t)
+	a.Expire()
+	b.Unsigned = true
+	b.Publish()
+	c.Publish()
+	list := slices.Concat(sources(t, a), sources(t, c), sources(t, b))
+	_, err := apt.Update(t.Context(), list, options(t))
+	if !is[*apt.ExpiredError](err) || !is[*apt.SignatureError](err) {
+		t.Fatalf("got %v", err)
+	}
+	if lines := strings.Split(err.Error(), "\n"); len(lines) != 2 || !strings.Contains(lines[0], a.URI()) || !strings.Contains(lines[1], b.URI()) {
+		t.Errorf("got %q", lines)
+	}
+}
+
+// TestMirrors: what is fetched elsewhere goes by its own name.
+func TestMirrors(t *testing.T) {
+	a := apttest.New(t)
+	a.Add(hello(t, "1.0"))
+	a.Publish()
+	list := sources(t, a)
+	list[0].URI = "http://archive.example/raspbian"
+	o := options(t)
+	o.Mirrors = map[string]string{"http://archive.example/": "http://nowhere.example", "http://archive.example/raspbian/": a.URI() + "/", "http://archive.example/rasp": "http://nowhere.example"}
+	indexes, err := apt.Update(t.Context(), list, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := indexes[0].Name, "http://archive.example/raspbian bookworm/main armel"; got != want {
+		t.Errorf("the index is %q, want %q", got, want)
+	}
+	wanted := debs(t, indexes)
+	if got, want := wanted[0].URL, "http://archive.example/raspbian/pool/main/h/hello/hello_1.0_armel.deb"; got != want {
+		t.Errorf("the package is at %q, want %q", got, want)
+	}
+	if _, err := apt.FetchDebs(t.Context(), wanted, o); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestOtherArchitecture: a suite without packages for the image's architecture
+// is told of, and is no failure.
+func TestOtherArchitecture(t *testing.T) {
+	a := apttest.New(t)
+	a.Publish()
+	o := options(t)
+	o.Architecture = "armhf"
+	var warnings []string
+	o.Warn = func(text string) { warnings = append(warnings, text) }
+	indexes, err := apt.Update(t.Context(), sources(t, a), o)
+	if err != nil || len(indexes) > 0 {
+		t.Fatalf("got %v, %v", indexes, err)
+	}
+	if len(warnings) != 1 || !strings.HasSuffix(warnings[0], " bookworm has no packages for armhf in main") {
+		t.Errorf("warnings: %q", warnings)
+	}
+}
+
+// TestURL: a Filename leads to a URL, whatever characters are in it.
+func TestURL(t *testing.T) {
+	i := apt.Index{URI: "http://a.example/x"}
+	for filename, want := range map[string]string{
+		"pool/main/d/docker.io_20.10~1+b2_armel.deb": "http://a.example/x/pool/main/d/docker.io_20.10~1+b2_armel.deb",
+		"./hello.deb":        "http://a.example/x/hello.deb",
+		"/hello.deb":         "http://a.example/x/hello.deb",
+		"a_1%3a2_all.deb":    "http://a.example/x/a_1%253a2_all.deb",
+		"a b?c#d":            "http://a.example/x/a%20b%3Fc%23d",
+		"http://b.example/x": "http://a.example/x/http://b.example/x",
+	} {
+		if got := i.URL(filename); got != want {
+			t.Errorf("%q: got %q, want %q", filename, got, want)
+		}
+	}
+}
+
+// TestCacheIsPrivate: the folders are closed, and packages are read-only.
+func TestCacheIsPrivate(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows has no such modes")
+	}
+	a := apttest.New(t)
+	a.Add(hello(t, "1.0"))
+	a.Publish()
+	o := options(t)
+	o.Cache = filepath.Join(o.Cache, "new")
+	indexes, err := apt.Update(t.Context(), sources(t, a), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := apt.FetchDebs(t.Context(), debs(t, indexes), o); err != nil {
+		t.Fatal(err)
+	}
+	err = filepath.WalkDir(o.Cache, func(place string, d fs.DirEntry, err error) error {
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s has mode %v", place, info.Mode())
+		}
+		if strings.HasSuffix(place, ".deb") && info.Mode().Perm() != 0o400 {
+			t.Errorf("%s has mode %v, want 0400", place, info.Mode())
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

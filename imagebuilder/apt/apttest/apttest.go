@@ -47,6 +47,9 @@ type Settings struct {
 	ByHash  bool
 	Packed  []string // how indexes are: ".xz", ".gz", ".zst", ""; all are listed that are there, and the unpacked one always
 	Digests []string // SHA256, SHA512, MD5Sum, SHA1
+	// Swap, if there, has the last word on a packed index, before its digest
+	// is taken: what is in it is then another list than the listed one.
+	Swap func(name string, content []byte) []byte
 
 	Detached bool   // Release and Release.gpg, and no InRelease
 	Unsigned bool   // Release alone
@@ -210,6 +213,9 @@ func (a *Archive) index(listed map[string][]byte, name string, list []byte) {
 	listed[name] = list
 	for _, ending := range a.Packed {
 		content := Pack(a.t, ending, list)
+		if a.Swap != nil {
+			content = a.Swap(name+ending, content)
+		}
 		listed[name+ending] = content
 		a.files[path.Join(a.folder(), name+ending)] = content
 		if a.ByHash {
