@@ -25,6 +25,7 @@
 //	apt/debs/<sha256>.deb                  packages
 //	apt/lists/…                            indexes by digest, Release files
 //	containers/blobs/sha256/<sha256>       manifests, configurations and layers of container images
+//	containers/layers/<sha256>             what is known of such a layer
 //	locks/apt-use.lock, locks/containers-use.lock  held by who works with any of these
 //
 // So an image that a build reads stays where it is, whatever [Cache.Prune] is

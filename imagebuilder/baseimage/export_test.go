@@ -20,3 +20,6 @@ func (c *Cache) SetSettled(d time.Duration) { c.settled = d }
 // RemoveImage removes an image as [Cache.Prune] does, of an entry that may be
 // out of date by then.
 func (c *Cache) RemoveImage(e Entry) (bool, error) { return images{c}.remove(e) }
+
+// RemoveLayer is RemoveImage for a Docker layer.
+func (c *Cache) RemoveLayer(e Entry) (bool, error) { return dockerLayers{c}.remove(e) }

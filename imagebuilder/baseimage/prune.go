@@ -78,9 +78,16 @@ func (c *Cache) Prune(o PruneOptions) ([]Pruned, error) {
 	return all, errors.Join(failed...)
 }
 
-// forget removes records that lead nowhere any more: of images and local files
-// that are gone. They only ever spare work, so what cannot be removed stays.
+// forget removes records that lead nowhere any more: of images, local files
+// and layers of container images that are gone. They only ever spare work, so
+// what cannot be removed stays.
 func (c *Cache) forget() {
+	known, _ := scan(filepath.Join(c.containers(), "layers"), "", "", "")
+	for _, e := range known {
+		if _, err := os.Lstat(filepath.Join(c.blobs(), e.Digest.Encoded())); errors.Is(err, fs.ErrNotExist) {
+			os.Remove(e.Path)
+		}
+	}
 	files, err := os.ReadDir(c.index())
 	if err != nil {
 		return
