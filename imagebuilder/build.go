@@ -42,12 +42,24 @@ type Options struct {
 // A Result says what a build made.
 type Result struct {
 	Targets      []TargetResult `json:"targets"`
+	Docker       []DockerResult `json:"docker,omitempty"`
 	Warnings     []string       `json:"warnings,omitempty"`
 	Manifest     string         `json:"manifest"` // path
 	LayerSeconds float64        `json:"layer_seconds"`
 	ImageSeconds float64        `json:"image_seconds"`
 	// ChecksumSeconds went into the block maps and SHA256SUMS.
 	ChecksumSeconds float64 `json:"checksum_seconds"`
+}
+
+// A DockerResult says what a build put into images of Docker.
+type DockerResult struct {
+	Targets    []string `json:"targets"`           // which share it
+	Version    string   `json:"version,omitempty"` // of the engine
+	Packages   int      `json:"packages"`
+	Containers int      `json:"containers"` // images that are preloaded
+	Layer      string   `json:"layer"`      // path
+	LayerBytes int64    `json:"layer_bytes"`
+	Made       bool     `json:"made"` // now, and not by an earlier build
 }
 
 // A TargetResult says what a build made for one target.
@@ -183,8 +195,12 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 		result.Targets = append(result.Targets, r)
 		result.Warnings = append(result.Warnings, b.edits.warnings...)
 	}
+	result.Docker = ground.dockerResults(out, targets)
 	result.Warnings = unique(result.Warnings)
 	if err := writeDocuments(c, out, manifest, access, ids); err != nil {
+		return nil, err
+	}
+	if err := out.writeBills(c, ground, builds); err != nil {
 		return nil, err
 	}
 	if err := os.Remove(out.sums()); err != nil && !errors.Is(err, fs.ErrNotExist) {

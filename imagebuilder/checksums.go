@@ -170,7 +170,7 @@ func (o *outDir) writeSums(ctx context.Context, targets []spec.Target) error {
 			continue // not built, or somebody else wrote to it
 		}
 		lines = append(lines, line{filepath.Base(image), record.SHA256.Encoded()})
-		small = append(small, filepath.Base(o.blockMap(t.Name)))
+		small = append(small, filepath.Base(o.blockMap(t.Name)), filepath.Base(o.bill(t.Name)))
 	}
 	for _, name := range small {
 		data, err := os.ReadFile(filepath.Join(o.path, name))

@@ -224,3 +224,24 @@ func (f *foundation) lookForDocker(c *spec.Cluster, assume string) (overlays.Doc
 	_, has.Version, err = s.engine()
 	return has, err
 }
+
+// dockerResults says what there is of Docker in the images.
+func (g *ground) dockerResults(out *outDir, targets []spec.Target) []DockerResult {
+	var all []DockerResult
+	for _, f := range g.made {
+		if f.docker == nil {
+			continue
+		}
+		r := DockerResult{
+			Version: f.has.Version, Packages: len(f.docker.Record.Packages), Containers: len(f.docker.Record.Containers),
+			Layer: out.layer(dockerName, f.docker.Digest()), LayerBytes: f.docker.DataSize(), Made: f.docker.Made,
+		}
+		for _, t := range targets {
+			if g.of[t.Name] == f {
+				r.Targets = append(r.Targets, t.Name)
+			}
+		}
+		all = append(all, r)
+	}
+	return all
+}

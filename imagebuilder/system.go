@@ -20,17 +20,23 @@ type system struct {
 	status       []byte // dpkg's
 }
 
-// readSystem reads the system on a disk.
-func readSystem(d disk, assume string) (*system, error) {
+// rootOf opens the root file system of a disk for reading.
+func rootOf(d disk) (rootReader, error) {
 	table, err := parttable.Read(d, d.Size())
 	if err != nil {
-		return nil, &InputError{fmt.Errorf("the base image: %w", err)}
+		return rootReader{}, &InputError{fmt.Errorf("the base image: %w", err)}
 	}
 	root, err := openRoot(d, table)
+	return rootReader{root}, err
+}
+
+// readSystem reads the system on a disk.
+func readSystem(d disk, assume string) (*system, error) {
+	root, err := rootOf(d)
 	if err != nil {
 		return nil, err
 	}
-	s := &system{root: rootReader{root}}
+	s := &system{root: root}
 	if s.release, err = detect(s.root, assume); err != nil {
 		return nil, err
 	}

@@ -30,9 +30,14 @@ An image that exists is brought up to date by rewriting only what changed; one
 that was changed by somebody else is written afresh. Interrupted at any point,
 it leaves no partial image, and the next run goes on.
 
+Docker goes in with the images: its packages come from the package sources of the
+base image itself, verified as apt does it, and are unpacked once for all targets;
+each node configures them when it starts for the first time. Versions are pinned
+in cluster.lock.
+
 Beside each image it writes a block map (p1.img.bmap), with which bmaptool copies
-only what is in use, and for all of them SHA256SUMS, manifest.json (what went in),
-ssh_config, known_hosts and inventory.ini (Ansible). The cluster's keys are made on the
+only what is in use, and a bill of materials (p1.spdx.json, SPDX), and for all of
+them SHA256SUMS, manifest.json (what went in), ssh_config, known_hosts and inventory.ini (Ansible). The cluster's keys are made on the
 first run and kept in identity/ beside the cluster file: back that folder up.`,
 		Example: `  hatchery build                   # all of them, into out/
   hatchery build p2                # only that slot
@@ -83,13 +88,28 @@ func baseFlags(flags *pflag.FlagSet, options *imagebuilder.Options) {
 }
 
 func printBuild(w io.Writer, result *imagebuilder.Result, took time.Duration) {
-	fmt.Fprintf(w, "%-10s  %-14s  %-9s  %9s  %9s  %s\n", "TARGET", "HOSTNAME", "STATE", "SIZE", "OVER BASE", "FILE")
+	fmt.Fprintf(w, "%-10s  %-14s  %-9s  %9s  %9s  %s\n", "TARGET", "HOSTNAME", "STATE", "SIZE", "OWN LAYER", "FILE")
 	for _, t := range result.Targets {
 		file := t.Image
 		if file == "" {
 			file = t.Layer
 		}
 		fmt.Fprintf(w, "%-10s  %-14s  %-9s  %5d MiB  %5d KiB  %s\n", t.Target, t.Hostname, t.State, t.Size>>20, t.LayerBytes>>10, file)
+	}
+	for _, d := range result.Docker {
+		version := ""
+		if d.Version != "" {
+			version = " " + d.Version
+		}
+		containers := ""
+		if d.Containers > 0 {
+			containers = fmt.Sprintf(" and %d container images", d.Containers)
+		}
+		was := "as before"
+		if d.Made {
+			was = "unpacked now"
+		}
+		fmt.Fprintf(w, "Docker%s in %s: %d packages%s, %d MiB, %s.\n", version, enumerate(d.Targets), d.Packages, containers, d.LayerBytes>>20, was)
 	}
 	fmt.Fprintf(w, "Built in %.1f s: layers %.1f s, images %.1f s, checksums %.1f s. What went in is in %s.\n",
 		took.Seconds(), result.LayerSeconds, result.ImageSeconds, result.ChecksumSeconds, result.Manifest)
@@ -128,8 +148,11 @@ func nextStep(targets []imagebuilder.TargetResult) string {
 	return step
 }
 
-// enumerate lists two words or more: a, b and c.
+// enumerate lists words, at least one: a, b and c.
 func enumerate(words []string) string {
 	last := len(words) - 1
+	if last == 0 {
+		return words[0]
+	}
 	return strings.Join(words[:last], ", ") + " and " + words[last]
 }

@@ -49,7 +49,11 @@ func (in Inputs) Key() string {
 		SHA256    string
 		Automatic bool
 	}
-	type container struct{ Ref, Platform, Digest string }
+	type container struct {
+		Ref    string
+		Names  []string
+		Digest string
+	}
 	of := struct {
 		Format     int
 		Base       string
@@ -63,7 +67,7 @@ func (in Inputs) Key() string {
 		of.Packages = append(of.Packages, pkg{p.SHA256, p.Automatic})
 	}
 	for _, c := range in.Containers {
-		of.Containers = append(of.Containers, container{c.Ref, c.Platform.String(), c.Digest})
+		of.Containers = append(of.Containers, container{c.Ref, c.Names, c.Digest})
 	}
 	text, err := json.Marshal(of)
 	if err != nil {

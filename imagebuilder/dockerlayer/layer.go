@@ -28,6 +28,7 @@ import (
 type Layer struct {
 	*layer.Layer
 	Record Record
+	Made   bool // just now: the cache had none
 
 	place   string // of the layer's file
 	release func()
@@ -264,7 +265,7 @@ func (b *builder) attempt(ctx context.Context, key string, extra int64) (_ *Laye
 	if err != nil {
 		return nil, fmt.Errorf("cannot seal the Docker layer: %w", err)
 	}
-	made := &Layer{Record: b.record(key, d, result), place: b.place}
+	made := &Layer{Made: true, Record: b.record(key, d, result), place: b.place}
 	if made.Layer, err = layer.Open(b.scratch, b.in.Base); err != nil {
 		return nil, err
 	}
@@ -383,7 +384,7 @@ func (b *builder) record(key string, d digest.Digest, result *dpkg.Result) Recor
 		})
 	}
 	for _, c := range b.in.Containers {
-		r.Containers = append(r.Containers, Container{Image: c.Ref, Platform: c.Platform.String(), Digest: c.Digest})
+		r.Containers = append(r.Containers, Container{Image: c.Ref, Names: c.Names, Platform: c.Platform.String(), Digest: c.Digest})
 	}
 	return r
 }

@@ -41,9 +41,10 @@ type Content struct {
 
 // A Container is a container image in the layer.
 type Container struct {
-	Image    string `json:"image"` // as the cluster file has it
-	Platform string `json:"platform"`
-	Digest   string `json:"digest"` // of the platform's manifest
+	Image    string   `json:"image"` // as the cluster file has it
+	Names    []string `json:"names"` // what the node's engine calls it
+	Platform string   `json:"platform"`
+	Digest   string   `json:"digest"` // of the platform's manifest
 }
 
 const recordFormat = 1
