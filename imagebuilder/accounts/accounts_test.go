@@ -310,6 +310,77 @@ shadow +jack:*:19675:0:99999:7:::
 	}
 }
 
+func TestEnsureSystemGroup(t *testing.T) {
+	taken := func(from, to int, format string) string {
+		var b strings.Builder
+		for id := from; id <= to; id++ {
+			b.WriteString(strings.ReplaceAll(format, "ID", strconv.Itoa(id)))
+		}
+		return b.String()
+	}
+	for _, test := range []struct {
+		summary, name string
+		edit          func(files map[string]string)
+		want          uint32
+		changes, err  string
+	}{
+		{summary: "there is one", name: "gpio", want: 986},
+		{summary: "the highest free number", name: "docker", want: 999, changes: "group +docker:x:999:\ngshadow +docker:!::\n"},
+		{
+			summary: "numbers of groups and of users are passed over", name: "docker",
+			edit: func(files map[string]string) {
+				files[accounts.Group] += "polkitd:x:999:\nrender:x:998:\n" // 997 is systemd-timesync's
+			},
+			want: 996, changes: "group +docker:x:996:\ngshadow +docker:!::\n",
+		},
+		{
+			summary: "no gshadow", name: "docker", want: 999, changes: "group +docker:x:999:\n",
+			edit: func(files map[string]string) { delete(files, accounts.Gshadow) },
+		},
+		{
+			summary: "a line of gshadow's that was left", name: "docker", want: 999, changes: "group +docker:x:999:\n",
+			edit: func(files map[string]string) { files[accounts.Gshadow] += "docker:!::jack\n" },
+		},
+		{
+			summary: "the last number", name: "docker", want: 100, changes: "group +docker:x:100:\ngshadow +docker:!::\n",
+			edit: func(files map[string]string) {
+				files[accounts.Group] = strings.ReplaceAll(files[accounts.Group], "users:x:100:\n", "") + taken(101, 999, "gID:x:ID:\n")
+			},
+		},
+		{
+			summary: "no number", name: "docker", err: "no number from 100 to 999 is free for group docker",
+			edit: func(files map[string]string) { files[accounts.Group] += taken(101, 999, "gID:x:ID:\n") },
+		},
+		{
+			summary: "one without a number", name: "docker", err: "group docker has no valid number",
+			edit: func(files map[string]string) { files[accounts.Group] += "docker:x::\n" },
+		},
+		{summary: "no name", name: "a:b", err: "no group name"},
+	} {
+		files := stock()
+		if test.edit != nil {
+			test.edit(files)
+		}
+		db := parse(t, files)
+		got, err := db.EnsureSystemGroup(test.name)
+		if test.err != "" {
+			if err == nil || !strings.Contains(err.Error(), test.err) || len(db.Changed()) != 0 {
+				t.Errorf("%s: error %v, want one with %q", test.summary, err, test.err)
+			}
+			continue
+		}
+		if err != nil || got != test.want {
+			t.Errorf("%s: group %d, %v, want %d", test.summary, got, err, test.want)
+		}
+		if diff := cmp.Diff(test.changes, changes(files, db)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", test.summary, diff)
+		}
+		if again, err := db.EnsureSystemGroup(test.name); err != nil || again != got {
+			t.Errorf("%s: the second time group %d, %v", test.summary, again, err)
+		}
+	}
+}
+
 // TestEpochZero: day 0 would have the password changed at the first log-in,
 // which nobody can do by key.
 func TestEpochZero(t *testing.T) {
@@ -388,6 +459,11 @@ func FuzzEnsure(f *testing.F) {
 		}
 		if result.User.Name != "jack" || result.User.UID < 1000 {
 			t.Fatalf("result %+v", result)
+		}
+		if gid, err := db.EnsureSystemGroup("docker"); err == nil {
+			if again, ok := db.Group("docker"); !ok || again != gid {
+				t.Fatalf("group %d is %d, %v", gid, again, ok)
+			}
 		}
 		before, after := strings.Split(string(passwd), "\n"), db.Changed()[accounts.Passwd]
 		for _, line := range before {

@@ -15,6 +15,7 @@ func (e *editor) needSystem() {
 	} {
 		e.need(tool.path, false, path.Base(tool.path)+" is missing, so the root does not grow to the size of the card", "use an image with "+tool.pkg+", or grow the root by hand")
 	}
+	e.needDocker()
 	if !t.Controller {
 		e.need("/usr/sbin/modprobe", true, "kmod is missing, which loads the USB gadget's drivers", "use an image with kmod")
 		return

@@ -189,6 +189,26 @@ func inBritain(t *release.Target) { t.WifiCountry = "GB" }
 
 func bridged(t *release.Target) { t.Bridged = true }
 
+func withDocker(t *release.Target) { t.Docker = true }
+
+// kernel has the modules that Docker needs but for some, one of them built in.
+func kernel(version string, without ...string) func(fstest.MapFS) {
+	var dep, builtin strings.Builder
+	for _, name := range overlays.DockerModules() {
+		switch {
+		case slices.Contains(without, name):
+		case name == "bridge":
+			builtin.WriteString("kernel/net/bridge/bridge.ko\n")
+		default:
+			fmt.Fprintf(&dep, "kernel/net/%s.ko.xz: kernel/net/x.ko.xz\n", strings.Replace(name, "_", "-", 1))
+		}
+	}
+	return func(tree fstest.MapFS) {
+		put("usr/lib/modules/"+version+"/modules.dep", dep.String())(tree)
+		put("usr/lib/modules/"+version+"/modules.builtin", builtin.String())(tree)
+	}
+}
+
 func edits(t testing.TB, tree fstest.MapFS, target release.Target) *release.Edits {
 	t.Helper()
 	root := release.FromFS(tree)
@@ -258,6 +278,7 @@ func TestReleases(t *testing.T) {
 			t.WifiCountry, t.PasswordHash, t.Cmdline, t.Config = "GB", "$y$j9T$a$b", []string{"quiet"}, []string{"dtparam=audio=off"}
 		})},
 		{"node", bookworm(), target()},
+		{"node-docker", bookworm(kernel("6.1.21+")), target(withDocker)},
 		{"node-cloud-init", bookworm(put("etc/cloud/cloud.cfg", "ssh_deletekeys: true\n"), put("etc/systemd/system-generators/other", "")), target()},
 		{"bullseye-controller", bullseye(), target(controller)},
 		{"bullseye-controller-cbridge", bullseye(), target(controller, bridged)},
@@ -378,6 +399,12 @@ func TestProblems(t *testing.T) {
 		{"no sfdisk", bookworm(remove("usr/sbin/sfdisk")), target(), "sfdisk is missing, so the root does not grow", false},
 		{"no partx", bookworm(remove("usr/bin/partx")), target(controller), "partx is missing", false},
 		{"no resize2fs", bookworm(remove("usr/sbin/resize2fs")), target(), "resize2fs is missing", false},
+		{"no kernel at all", bookworm(), target(withDocker), "", false},
+		{"a kernel with all of Docker's modules", bookworm(kernel("6.1.21+")), target(withDocker), "", false},
+		{"one without Swarm's", bookworm(kernel("6.1.21+", "vxlan", "ip_vs"), kernel("6.1.21-v7+")), target(withDocker), "the kernel 6.1.21+ has no vxlan, ip_vs, which Docker's", false},
+		{"one without what is built in elsewhere", bookworm(kernel("6.1.21-v7+"), kernel("6.1.21-v8+", "bridge")), target(controller, withDocker), "the kernel 6.1.21-v8+ has no bridge, which", false},
+		{"one without them, and no Docker", bookworm(kernel("6.1.21+", "vxlan")), target(), "", false},
+		{"a kernel that is gone", bookworm(put("usr/lib/modules/5.10/modules.order", "")), target(withDocker), "", false},
 		{"time zone that is a folder", bookworm(), target(func(t *release.Target) { t.Timezone = "Europe" }), "time zone Europe", true},
 		{"time zone that is a link", bookworm(link("usr/share/zoneinfo/GB", "Europe/London")), target(func(t *release.Target) { t.Timezone = "GB" }), "", false},
 		{"time zone that is a link to the other's folder", bookworm(link("usr/share/zoneinfo/GB", "Europe")), target(func(t *release.Target) { t.Timezone = "GB" }), "time zone GB", true},
