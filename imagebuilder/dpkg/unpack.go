@@ -69,7 +69,7 @@ func (db *database) place(c *candidate) *record {
 		if r.arch == c.arch {
 			return r
 		}
-		if !(r.same && c.same) && !db.foreign(r) {
+		if r.state != notInstalled && !(r.same && c.same) && !db.foreign(r) {
 			found = r
 		}
 	}
