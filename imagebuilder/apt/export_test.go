@@ -28,8 +28,7 @@ func VerifyDetached(release, signature []byte, source Source, now time.Time) err
 }
 
 var (
-	ParseOneLine     = func(data []byte) (n int, notes []Note) { e, notes := parseOneLine("f", data); return len(e), notes }
-	ParseDeb822      = func(data []byte) (n int, notes []Note) { e, notes := parseDeb822("f", data); return len(e), notes }
 	ParsePreferences = func(data []byte) ([]Pin, []Note) { return parsePreferences("f", data) }
 	ParseRelease     = func(data []byte) error { _, err := parseRelease(data); return err }
+	Pinned           = func(i *Index, pins []Pin) int { return pinned(i, pins, 500) }
 )

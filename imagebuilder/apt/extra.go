@@ -50,13 +50,11 @@ func ParseExtra(x Extra, image *Sources, architecture string) ([]Source, error) 
 	case image != nil:
 		trusted = image.trusted
 	}
-	found, notes := e.sources(architecture, trusted, nil)
+	sources, notes := e.sources(architecture, trusted, nil)
 	if len(notes) > 0 {
 		return fail("%s", notes[0].Text)
 	}
-	sources := make([]Source, len(found))
-	for i := range found {
-		sources[i] = found[i].Source
+	for i := range sources {
 		sources[i].Own, sources[i].Architectures = true, x.Architectures
 	}
 	return sources, nil

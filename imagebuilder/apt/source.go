@@ -119,7 +119,6 @@ type sourceReader struct {
 	root         Root
 	architecture string
 	sources      *Sources
-	keyrings     map[string]Keyring // by their path
 }
 
 func (r *sourceReader) note(from, format string, args ...any) {
@@ -127,7 +126,6 @@ func (r *sourceReader) note(from, format string, args ...any) {
 }
 
 func (r *sourceReader) run() error {
-	r.keyrings = map[string]Keyring{}
 	if err := r.trusted(); err != nil {
 		return err
 	}
@@ -162,9 +160,9 @@ func (r *sourceReader) file(name string, parse func(string, []byte) ([]entry, []
 	entries, notes := parse(name, data)
 	r.sources.Notes = append(r.sources.Notes, notes...)
 	for _, e := range entries {
-		if err := r.take(e); err != nil {
-			return err
-		}
+		list, notes := e.sources(r.architecture, r.sources.trusted, r.keyring)
+		r.sources.List = append(r.sources.List, list...)
+		r.sources.Notes = append(r.sources.Notes, notes...)
 	}
 	return nil
 }
@@ -205,36 +203,35 @@ func (r *sourceReader) trusted() error {
 		return err
 	}
 	for _, name := range append([]string{trustedFile}, names...) {
-		k, err := r.keyring(name)
-		if err != nil {
-			return err
-		}
-		if k.Data == nil {
-			continue
-		}
-		if why := unusableKeyring(k.Data); why != "" {
+		k, why := r.keyring(name)
+		switch {
+		case k.Data != nil:
+			r.sources.trusted = append(r.sources.trusted, k)
+		case why != notThere:
 			r.note(name, "%s: its keys do not count", why)
-			continue
 		}
-		r.sources.trusted = append(r.sources.trusted, k)
 	}
 	return nil
 }
 
-func (r *sourceReader) keyring(name string) (Keyring, error) {
-	if k, ok := r.keyrings[name]; ok {
-		return k, nil
-	}
+// notThere is why a keyring cannot be used that does not exist.
+const notThere = "it is not there"
+
+// keyring reads a keyring. One that cannot be used has no data; why says so.
+func (r *sourceReader) keyring(name string) (k Keyring, why string) {
+	k.Name = name
 	data, err := r.root.ReadFile(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		data, err = nil, nil
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return k, notThere
+	case err != nil:
+		return k, fmt.Sprintf("it cannot be read (%v)", err)
 	}
-	if err != nil {
-		return Keyring{}, err
+	if why := unusableKeyring(data); why != "" {
+		return k, why
 	}
-	k := Keyring{Name: name, Data: data}
-	r.keyrings[name] = k
-	return k, nil
+	k.Data = data
+	return k, ""
 }
 
 // An entry is what a line or paragraph says, before it is looked at: sources
@@ -249,28 +246,8 @@ type entry struct {
 	key        []byte            // embedded
 }
 
-// take makes sources of an entry.
-func (r *sourceReader) take(e entry) error {
-	sources, notes := e.sources(r.architecture, r.sources.trusted, func(name string) (Keyring, error) {
-		return r.keyring(name)
-	})
-	r.sources.Notes = append(r.sources.Notes, notes...)
-	for _, s := range sources {
-		if s.err != nil {
-			return s.err
-		}
-		r.sources.List = append(r.sources.List, s.Source)
-	}
-	return nil
-}
-
-type sourceOrError struct {
-	Source
-	err error
-}
-
 // sources looks at an entry. What is not heeded is noted.
-func (e *entry) sources(architecture string, trusted []Keyring, keyring func(string) (Keyring, error)) (sources []sourceOrError, notes []Note) {
+func (e *entry) sources(architecture string, trusted []Keyring, keyring func(string) (Keyring, string)) (sources []Source, notes []Note) {
 	note := func(format string, args ...any) {
 		notes = append(notes, Note{e.from, fmt.Sprintf(format, args...)})
 	}
@@ -336,9 +313,7 @@ func (e *entry) sources(architecture string, trusted []Keyring, keyring func(str
 		}
 	}
 	template.SignedBy = trusted
-	if err := e.signedBy(&template, trusted, keyring, note); err != nil {
-		return []sourceOrError{{err: err}}, notes
-	}
+	e.signedBy(&template, keyring, note)
 	if len(e.components) == 0 && slices.ContainsFunc(e.suites, func(s string) bool { return !strings.HasSuffix(s, "/") }) {
 		note("no component is named, and the suite is no folder with a slash at its end: the source is left out")
 		return nil, notes
@@ -363,7 +338,7 @@ func (e *entry) sources(architecture string, trusted []Keyring, keyring func(str
 			} else {
 				s.Components = e.components
 			}
-			sources = append(sources, sourceOrError{Source: s})
+			sources = append(sources, s)
 		}
 	}
 	return sources, notes
@@ -387,25 +362,19 @@ func (e *entry) architectures(native string) (list []string, none bool) {
 
 // signedBy reads the option of that name: paths of keyrings, and fingerprints
 // of keys in them.
-func (e *entry) signedBy(s *Source, trusted []Keyring, keyring func(string) (Keyring, error), note func(string, ...any)) error {
+func (e *entry) signedBy(s *Source, keyring func(string) (Keyring, string), note func(string, ...any)) {
 	if e.key != nil {
 		s.SignedBy = []Keyring{{Name: e.from + " (Signed-By)", Data: e.key}}
-		return nil
+		return
 	}
 	var rings []Keyring
 	named := words(e.options["signed-by"])
 	for _, name := range named {
 		switch {
 		case strings.HasPrefix(name, "/"):
-			k, err := keyring(path.Clean(name))
-			if err != nil {
-				return err
-			}
-			if k.Data == nil {
-				note("the keyring %s is not there", name)
-			} else if why := unusableKeyring(k.Data); why != "" {
-				note("the keyring %s: %s: its keys do not count", name, why)
-				k.Data = nil
+			k, why := keyring(path.Clean(name))
+			if why != "" {
+				note("the keyring %s: %s: none of its keys counts", name, why)
 			}
 			rings = append(rings, k)
 		case fingerprint(name) != "":
@@ -413,13 +382,12 @@ func (e *entry) signedBy(s *Source, trusted []Keyring, keyring func(string) (Key
 		default:
 			note("signed-by names %q, which is neither the path of a keyring nor a fingerprint: no key counts for this source by it", name)
 			s.SignedBy = []Keyring{} // and none of those that count for other sources
-			return nil
+			return
 		}
 	}
 	if len(rings) > 0 {
 		s.SignedBy = rings
 	}
-	return nil
 }
 
 // fingerprint gives a fingerprint as this package writes it; "" where the text

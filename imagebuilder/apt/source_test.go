@@ -109,7 +109,7 @@ func TestReadSources(t *testing.T) {
 /etc/apt/sources.list:12: http://a.example/with space s c by=
 note /etc/apt/sources.list:3: its options leave no packages for armhf: it is left out
 note /etc/apt/sources.list:4: the source is for amd64, and the image for armhf: it is left out
-note /etc/apt/sources.list:5: the keyring /no.gpg is not there
+note /etc/apt/sources.list:5: the keyring /no.gpg: it is not there: none of its keys counts
 note /etc/apt/sources.list:7: the source is trusted=yes: nothing guards what comes from it, so hatchery leaves it out; have it signed, and name its key by signed-by
 note /etc/apt/sources.list:8: the source is trusted=no: apt does not install from it unasked, and hatchery leaves it out
 note /etc/apt/sources.list:9: check-valid-until=perhaps is neither yes nor no, and is not heeded
@@ -225,7 +225,7 @@ note /etc/apt/sources.list.d/x.sources:40: the source is trusted=yes: nothing gu
 note /etc/apt/trusted.gpg: it is a GnuPG keybox, which apt does not read either (gpg --export makes a keyring): its keys do not count
 note /etc/apt/trusted.gpg.d/x.gpg: it is empty: its keys do not count
 note /etc/apt/trusted.gpg.d/y.asc: it is no OpenPGP keyring, neither binary nor armored: its keys do not count
-note /etc/apt/sources.list:1: the keyring /k.gpg: it is empty: its keys do not count
+note /etc/apt/sources.list:1: the keyring /k.gpg: it is empty: none of its keys counts
 `},
 		{"preferences", map[string]string{
 			"/etc/apt/preferences": `Explanation: all of it

@@ -2,7 +2,6 @@ package apt_test
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -210,8 +209,6 @@ func hashed(a *apttest.Archive, content []byte) string {
 	}
 	return "none"
 }
-
-func sum(data []byte) string { return fmt.Sprintf("%x", sha256.Sum256(data)) }
 
 // TestOlderRelease: a mirror that falls back to an older Release file is not
 // followed, as apt does not: an old list has old holes.
@@ -456,6 +453,9 @@ func TestCacheIsPrivate(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = filepath.WalkDir(o.Cache, func(place string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
 		info, err := d.Info()
 		if err != nil {
 			return err
