@@ -179,9 +179,12 @@ func TestDockerLoad(t *testing.T) {
 		"later": b.image(t, armv6, base, changes, modern),
 	}
 	r.push(t, "tools/hello", b, tags)
+	r.push(t, "library/alpine", b, map[string]descriptor{"3.20": tags["plain"]})
 	o := options(t)
-	ref := func(tag string) string { return r.host + "/tools/hello:" + tag }
-	images := mustGet(t, o, armv6, ref("gzip"), ref("plain"), ref("zstd"))
+	o.Client.Transport = dockerHub(r)
+	ref := func(tag string) string { return "tools/hello:" + tag }
+	// Two names of one image, of which the second is how a user has it.
+	images := mustGet(t, o, armv6, ref("gzip"), ref("plain"), ref("zstd"), "alpine:3.20")
 	loaded := e.run(t, bytes.NewReader(archive(t, images)), "load")
 	// The second archive shares layers with what is there.
 	later := mustGet(t, o, armv6, ref("later"), ref("gzip"))
@@ -212,7 +215,7 @@ func TestDockerLoad(t *testing.T) {
 	}
 	got := map[string]string{}
 	for _, image := range fetched {
-		got[strings.Join(image.Names, " ")] = image.ID.String()
+		got[strings.TrimPrefix(strings.Join(image.Names, " "), "docker.io/")] = image.ID.String()
 	}
 	want := map[string]string{ref("gzip"): images[0].ID.String(), ref("plain"): images[1].ID.String(), ref("later"): later[0].ID.String()}
 	for name, id := range want {
