@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -21,27 +22,34 @@ import (
 )
 
 func newCache(s *settings) *cobra.Command {
-	var dir string
+	var (
+		dir  string
+		long bool
+	)
 	c := &cobra.Command{
 		Use:   "cache",
 		Short: "Show, verify and clear what was fetched and unpacked",
 		Long: `cache shows what lies in hatchery's cache: base images, unpacked and ready for
-builds, and what has come of downloads so far. Everything in it can be fetched
-again; nothing in it belongs to one cluster.`,
+builds; Docker layers, which targets of one base share; the packages, the lists of
+packages and the parts of container images that layers were made of; and what has
+come of downloads so far. Everything in it can be fetched or made again; nothing in
+it belongs to one cluster.`,
 		Example: `  hatchery cache                   # what is there, and how large is it?
+  hatchery cache --long            # each package by itself
   hatchery cache verify            # is it still what it was?
   hatchery cache prune --dry-run   # what was not used for 30 days?
   hatchery cache add raspios.img.xz  # brought here without a network`,
 		Args: noArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return listCache(c, s, dir) },
+		RunE: func(c *cobra.Command, _ []string) error { return listCache(c, s, dir, long) },
 	}
 	c.SuggestionsMinimumDistance = 2
 	c.PersistentFlags().StringVar(&dir, "cache", "", "the cache folder (default: hatchery in the user's cache folder)")
+	c.Flags().BoolVarP(&long, "long", "l", false, "list every package, index and part of a container image by itself")
 	c.AddCommand(newCacheAdd(s, &dir), newCacheDir(s, &dir), newCacheVerify(s, &dir), newCachePrune(s, &dir))
 	return c
 }
 
-func listCache(c *cobra.Command, s *settings, dir string) error {
+func listCache(c *cobra.Command, s *settings, dir string, long bool) error {
 	cache, err := baseimage.OpenCache(dir)
 	if err != nil {
 		return err
@@ -68,12 +76,63 @@ func listCache(c *cobra.Command, s *settings, dir string) error {
 	now := time.Now()
 	t := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "KIND\tSIZE\tON DISK\tLAST USED\tSHA256\tFROM")
-	for _, e := range entries {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", e.Kind, entrySize(e), wholeMiB(e.OnDisk), lastUsed(e, now), e.Digest.Encoded()[:12], entryNames(e))
+	for _, g := range grouped(entries, func(e baseimage.Entry) baseimage.Entry { return e }, func(e baseimage.Entry) string {
+		if long {
+			return e.Path
+		}
+		return ""
+	}) {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", g.Kind, entrySize(g.Entry), wholeMiB(g.OnDisk), lastUsed(g.Entry, now), g.id(), entryNames(g.Entry))
 	}
 	t.Flush()
 	fmt.Fprintf(c.OutOrStdout(), "%s in %s\n", wholeMiB(onDisk), cache.Dir())
 	return nil
+}
+
+// A group is entries of the cache that people see as one: packages, say, of
+// which there are dozens.
+type group[T any] struct {
+	baseimage.Entry // sums, the last use, and the sources of all
+	first           T
+	count           int
+}
+
+// id tells a group from others: its digest, or how many are in it.
+func (g group[T]) id() string {
+	if g.count > 1 {
+		return fmt.Sprintf("%d files", g.count)
+	}
+	return g.Digest.Encoded()[:12]
+}
+
+// small are the kinds of which there are many.
+var small = []string{baseimage.KindPackage, baseimage.KindIndex, baseimage.KindContainer}
+
+// grouped puts the entries of small kinds together that are alike in what
+// alike says; the others stay by themselves.
+func grouped[T any](all []T, entry func(T) baseimage.Entry, alike func(T) string) []group[T] {
+	var groups []group[T]
+	at := map[[2]string]int{}
+	for _, x := range all {
+		e := entry(x)
+		key := [2]string{e.Kind, alike(x)}
+		i, there := at[key]
+		if !there || !slices.Contains(small, e.Kind) {
+			at[key] = len(groups)
+			groups = append(groups, group[T]{e, x, 1})
+			continue
+		}
+		g := &groups[i]
+		g.count++
+		g.Size += e.Size
+		g.OnDisk += e.OnDisk
+		g.InUse = g.InUse || e.InUse
+		g.Sources = append(g.Sources[:len(g.Sources):len(g.Sources)], e.Sources...)
+		if e.LastUse.After(g.LastUse) {
+			g.LastUse = e.LastUse
+		}
+	}
+	return groups
 }
 
 // entrySize is how large an entry is, and what is still to come of it.
@@ -111,8 +170,13 @@ func entryNames(e baseimage.Entry) string {
 	for _, source := range e.Sources {
 		names = append(names, source.Name)
 	}
-	if len(names) == 0 {
+	switch most := 3; {
+	case len(names) == 0 && slices.Contains(small, e.Kind):
+		return ""
+	case len(names) == 0:
 		return "unknown"
+	case len(names) > most+1 && slices.Contains(small, e.Kind):
+		names = append(names[:most:most], fmt.Sprintf("and %d more", len(names)-most))
 	}
 	return strings.Join(names, ", ")
 }
@@ -187,11 +251,11 @@ func newCacheVerify(s *settings, dir *string) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "verify",
 		Short: "Read everything in the cache and compare it with its digest",
-		Long: `verify reads every base image in the cache, and every download that is whole, and
-compares it with the digest that it has its name from. Builds believe an image
-whose size, times and inode are as they were: what a dying disk does to it shows
-here. It removes nothing unless it is told to. Exit code 1 where something damaged
-is left.`,
+		Long: `verify reads everything in the cache but downloads that are not whole, and compares
+it with its digest. Builds believe a base image whose size, times and inode are as
+they were, and a Docker layer that can be opened: what a dying disk does to them
+shows here. It removes nothing unless it is told to. Exit code 1 where something
+damaged is left.`,
 		Example: `  hatchery cache verify
   hatchery cache verify --remove   # the next build makes it anew`,
 		Args: noArgs,
@@ -228,15 +292,24 @@ is left.`,
 				}
 				return err
 			}
-			for _, f := range findings {
+			for _, g := range grouped(findings, func(f baseimage.Finding) baseimage.Entry { return f.Entry }, func(f baseimage.Finding) string {
+				if f.Problem != "" {
+					return f.Path
+				}
+				return ""
+			}) {
 				verdict := "good"
-				switch {
+				switch f := g.first; {
 				case f.Removed:
 					verdict = "removed: " + f.Problem
 				case f.Problem != "":
 					verdict = "DAMAGED: " + f.Problem
 				}
-				fmt.Fprintf(c.OutOrStdout(), "%s %s (%s): %s\n", f.Kind, f.Digest.Encoded()[:12], entryNames(f.Entry), verdict)
+				names := entryNames(g.Entry)
+				if names != "" {
+					names = " (" + names + ")"
+				}
+				fmt.Fprintf(c.OutOrStdout(), "%s %s%s: %s\n", g.Kind, g.id(), names, verdict)
 			}
 			if failure == nil {
 				fmt.Fprintf(c.OutOrStdout(), "Verified %d in %s: %d good, %d removed.\n", len(findings), cache.Dir(), len(findings)-damaged, damaged)
@@ -296,11 +369,12 @@ func newCachePrune(s *settings, dir *string) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "prune",
 		Short: "Remove from the cache what was not used for a while",
-		Long: `prune removes base images that no build used for 30 days, downloads that were
-broken off and not taken up again for as long, and what killed builds left. What
-the present cluster needs stays, however old it is: the images that cluster.lock,
-or a sha256 in the cluster file, names. An image that a build uses right now stays
-in any case.`,
+		Long: `prune removes what no build used for 30 days: base images, Docker layers, packages,
+parts of container images; downloads that were broken off and not taken up again for
+as long; and what killed builds left. What the present cluster needs stays, however
+old it is: the images, packages and container images that cluster.lock, or a sha256
+in the cluster file, names. A Docker layer is made anew from these without a
+network. What a build uses right now stays in any case.`,
 		Example: `  hatchery cache prune --dry-run   # only show what would go
   hatchery cache prune --unused 2w
   hatchery cache prune --all       # what the cluster needs, too`,
@@ -365,6 +439,15 @@ func named(file string) ([]digest.Digest, error) {
 			add(image.SHA256)
 			add(image.ImageSHA256)
 		}
+		for _, set := range lock.Packages {
+			add(strings.TrimPrefix(set.Base, "sha256:"))
+			for _, p := range set.Packages {
+				add(p.SHA256)
+			}
+		}
+		for _, c := range lock.Containers {
+			add(strings.TrimPrefix(c.Digest, "sha256:"))
+		}
 	}
 	if cluster, err := spec.Load(file); err == nil {
 		for _, t := range cluster.Targets() {
@@ -382,14 +465,17 @@ func printPruned(w io.Writer, pruned []baseimage.Pruned, dryRun bool, dir string
 	}
 	removed, freed := 0, int64(0)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, p := range pruned {
-		what := "kept"
-		if p.Removed {
+	for _, g := range grouped(pruned, func(p baseimage.Pruned) baseimage.Entry { return p.Entry }, func(p baseimage.Pruned) string { return p.Why }) {
+		what, names := "kept", entryNames(g.Entry)
+		if g.first.Removed {
 			what = verb
-			removed++
-			freed += p.OnDisk
+			removed += g.count
+			freed += g.OnDisk
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", what, p.Kind, wholeMiB(p.OnDisk), lastUsed(p.Entry, now), p.Why, entryNames(p.Entry))
+		if g.count > 1 {
+			names = strings.TrimSuffix(g.id()+": "+names, ": ")
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", what, g.Kind, wholeMiB(g.OnDisk), lastUsed(g.Entry, now), g.first.Why, names)
 	}
 	t.Flush()
 	fmt.Fprintf(w, "%s %d of %d in %s: %s %s.\n", did, removed, len(pruned), dir, wholeMiB(freed), end)

@@ -48,6 +48,8 @@ func (d *decoder) packageRef(it item) (PackageRef, bool) {
 		d.problem(it, "%s is no name of a package: files and NAME/SUITE are not taken; for one version write docker.io=20.10.24+dfsg1-1", quote(it.text))
 	case len(name) > 200 || !packagePattern.MatchString(plain) || foreign && !architecturePattern.MatchString(architecture):
 		d.problem(it, "%s is not the name of a Debian package", quote(name))
+	case exact && version == "":
+		d.problem(it, "%s names no version: write one such as docker.io=20.10.24+dfsg1-1, or leave out the =", quote(it.text))
 	case exact && (len(version) > 200 || !versionPattern.MatchString(version)):
 		d.problem(it, "%s is not the version of a Debian package: write it whole, such as docker.io=20.10.24+dfsg1-1", quote(version))
 	default:
@@ -128,7 +130,9 @@ func (d *decoder) archiveWords(items []item, pattern *regexp.Regexp, what string
 func (d *decoder) archiveURI(v item) string {
 	u, err := url.Parse(v.text)
 	switch {
-	case err != nil || u.Scheme == "" || len(v.text) > 1000 || !printableASCII(v.text) || strings.ContainsAny(v.text, ` "<>\^{|}`+"`"):
+	case !strings.Contains(v.text, "://"):
+		d.problem(v, "this is not a URL: it begins with http:// or https://")
+	case err != nil || len(v.text) > 1000 || !printableASCII(v.text) || strings.ContainsAny(v.text, ` "<>\^{|}`+"`"):
 		d.problem(v, "this is not a URL") // the parser's error may quote a password
 	case u.User != nil:
 		d.problem(v, "a URL with a user or password in it would end up in other files, such as cluster.lock: use one without")
