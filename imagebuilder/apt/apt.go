@@ -41,7 +41,7 @@ import (
 type Options struct {
 	Cache        string           // folder, see the package's description; it must not be empty
 	Client       *download.Client // how archives are reached; Offline: not at all
-	Architecture string           // of the image, by Debian's name: armel, armhf, arm64
+	Architecture string           // of the image, by Debian's name: armel, armhf, arm64; FetchDebs needs none
 
 	// IgnoreExpiry takes Release files whose Valid-Until has passed.
 	IgnoreExpiry bool

@@ -89,6 +89,10 @@ func TestFaults(t *testing.T) {
 		{summary: "no good digests", set: func(t *testing.T, a *apttest.Archive) { a.Digests = []string{"MD5Sum", "SHA1"} },
 			says: "it lists no SHA256 (or SHA512) digest of any index", kind: is[*apt.ReleaseError]},
 		{summary: "what is no paragraph", set: func(t *testing.T, a *apttest.Archive) { a.Extra, a.Digests = "x", nil }, says: "its Release file cannot be used: line", kind: is[*apt.ReleaseError]},
+		{summary: "no date", after: func(t *testing.T, a *apttest.Archive) {
+			text := "Origin: Example\nSHA256:\n " + strings.Repeat("0", 64) + " 1 main/binary-armel/Packages.xz\n"
+			a.Replace("dists/bookworm/InRelease", apttest.ClearSign(t, []byte(text), a.Date, a.SigningKey()))
+		}, says: `its Date "" is none`, kind: is[*apt.ReleaseError]},
 		{summary: "an impossible size", set: func(t *testing.T, a *apttest.Archive) {
 			a.Extra, a.Digests = "SHA256:\n "+strings.Repeat("0", 64)+" 9999999999999 main/binary-armel/Packages.xz\n", nil
 		}, says: "it says that main/binary-armel/Packages.xz has 9999999999999 bytes, which no index has", kind: is[*apt.ReleaseError]},

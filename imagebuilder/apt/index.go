@@ -44,6 +44,14 @@ type Index struct {
 	plain listed // the list itself; the digest is "" where that is not known
 }
 
+// short names the index without its archive: "bookworm/main armhf".
+func (i *Index) short() string {
+	if i.Component == "" {
+		return i.Suite + " " + i.Architecture
+	}
+	return i.Suite + "/" + i.Component + " " + i.Architecture
+}
+
 // URL gives where the archive has a file, by the path in an index's field
 // Filename.
 func (i *Index) URL(filename string) string {

@@ -8,6 +8,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"hatchery/internal/download"
 )
 
 // Root is what is read of an image's root file system; a release.Root is one.
@@ -75,8 +77,8 @@ type Keyring struct {
 	Data []byte // nil where there is no such file
 }
 
-// String names the source as its Release file is named.
-func (s *Source) String() string { return s.URI + " " + s.Suite }
+// String names the source for people; an account in its URI is left out.
+func (s *Source) String() string { return download.Shown(s.URI) + " " + s.Suite }
 
 // flat says whether the source has no dists folder.
 func (s *Source) flat() bool { return strings.HasSuffix(s.Suite, "/") }

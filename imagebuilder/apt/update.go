@@ -31,6 +31,9 @@ func Update(ctx context.Context, sources []Source, o Options) ([]Index, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
+	if o.Architecture == "" {
+		return nil, errors.New("no architecture is given")
+	}
 	s, err := openStore(o.Cache)
 	if err != nil {
 		return nil, err
@@ -167,6 +170,15 @@ func (u *suite) update(ctx context.Context) error {
 	if err != nil {
 		kept = nil // one that does not count any more, by its keys or its date
 	}
+	task := u.options.report().Begin("look up "+u.source().String(), -1)
+	err = u.lookUp(ctx, kept)
+	task.End(err)
+	return err
+}
+
+// lookUp takes what the archive publishes now, or the kept Release file where
+// that is newer.
+func (u *suite) lookUp(ctx context.Context, kept *release) error {
 	// A mirror that is brought up to date meanwhile has indexes of another
 	// Release file for a moment; so its next one is tried once.
 	for again := false; ; again = true {
@@ -367,18 +379,17 @@ func (u *suite) architectures(s *Source, r *release) []string {
 // none.
 func (u *suite) index(ctx context.Context, r *release, s *Source, component, architecture string) (*Index, error) {
 	name := "Packages"
-	shown := s.Suite
 	if component != "" {
 		name = component + "/binary-" + architecture + "/Packages"
-		shown += "/" + component
 	}
 	i := &Index{
-		Name: s.URI + " " + shown + " " + architecture, From: s.From, URI: s.URI,
+		From: s.From, URI: s.URI,
 		Suite: s.Suite, Component: component, Architecture: architecture,
 		Origin: r.origin, Label: r.label, ReleaseSuite: r.suite, Codename: r.codename, Version: r.version, Date: r.date,
 		NotAutomatic: r.notAutomatic, ButAutomaticUpgrades: r.butAutomaticUpgrades,
 		plain: r.files[name],
 	}
+	i.Name = download.Shown(s.URI) + " " + i.short()
 	if i.plain.size > maxListed {
 		return nil, &ReleaseError{fmt.Sprintf("it says that %s has %d bytes, which no index has", name, i.plain.size)}
 	}
@@ -425,7 +436,7 @@ func (u *suite) fetchIndex(ctx context.Context, r *release, i *Index, name strin
 	source := u.source()
 	folder := u.options.mirrored(source.folder())
 	w := wanted{place: i.place, kind: "index", digest: i.Digest, size: i.Size,
-		name: "index " + strings.TrimPrefix(i.Name, i.URI+" "), url: folder + "/" + escape(name)}
+		name: "index " + i.short(), url: folder + "/" + escape(name)}
 	if source.ByHash != "no" && (r.byHash || source.ByHash == "force") {
 		hashed := w
 		hashed.url = folder + "/" + escape(path.Join(path.Dir(name), "by-hash", strings.ToUpper(i.Digest.Algorithm().String()), i.Digest.Encoded()))

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/fstest"
@@ -25,6 +26,7 @@ import (
 	"hatchery/imagebuilder/release"
 	"hatchery/internal/deb822"
 	"hatchery/internal/download"
+	"hatchery/internal/progress"
 )
 
 // image makes a root file system of files.
@@ -415,6 +417,68 @@ func TestOtherArchitecture(t *testing.T) {
 	}
 	if len(warnings) != 1 || !strings.HasSuffix(warnings[0], " bookworm has no packages for armhf in main") {
 		t.Errorf("warnings: %q", warnings)
+	}
+}
+
+// recorder remembers which work was announced, and whether it ended.
+type recorder struct {
+	mu    sync.Mutex
+	tasks map[string]string
+}
+
+type task struct {
+	r    *recorder
+	name string
+}
+
+func (r *recorder) Begin(name string, total int64) progress.Task {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.tasks[name] = "begun"
+	return task{r, name}
+}
+
+func (t task) Add(int64) {}
+
+func (t task) End(err error) {
+	t.r.mu.Lock()
+	defer t.r.mu.Unlock()
+	t.r.tasks[t.name] = fmt.Sprint("ended: ", err)
+}
+
+// TestProgress: what is fetched is told by names for people, and an account in
+// a URI is nobody's business.
+func TestProgress(t *testing.T) {
+	a := apttest.New(t)
+	a.Add(hello(t, "1.0"))
+	a.Publish()
+	o := options(t)
+	report := &recorder{tasks: map[string]string{}}
+	o.Progress = report
+	list := sources(t, a)
+	host := strings.TrimPrefix(a.URI(), "http://")
+	list[0].URI = "http://me:S3CRET@" + host
+	indexes, err := apt.Update(t.Context(), list, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := apt.FetchDebs(t.Context(), debs(t, indexes), o); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{
+		"look up " + a.URI() + " bookworm":   "ended: <nil>",
+		"download index bookworm/main armel": "ended: <nil>",
+		"download hello_1.0_armel.deb":       "ended: <nil>",
+	}
+	if diff := cmp.Diff(want, report.tasks); diff != "" {
+		t.Errorf("it tells something else (- wanted, + got):\n%s", diff)
+	}
+	if got, want := indexes[0].Name, a.URI()+" bookworm/main armel"; got != want {
+		t.Errorf("the index is called %q, want %q", got, want)
+	}
+	a.TamperRelease()
+	if _, err := apt.Update(t.Context(), list, o); err == nil || strings.Contains(err.Error(), "S3CRET") {
+		t.Errorf("got %v", err)
 	}
 }
 
