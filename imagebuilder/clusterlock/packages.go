@@ -137,8 +137,9 @@ var (
 // Limits of what a lock records: more than any cluster's has, and as much as
 // can be read again.
 const (
-	maxWord       = 1000 // bytes of a text that has no form of its own
-	maxPackages   = 2000 // of all sets
+	maxWish       = 20_000 // bytes of one want: a source with all its suites
+	maxWord       = 1000   // bytes of any other text that has no form of its own
+	maxPackages   = 2000   // of all sets
 	maxContainers = 1000
 )
 
@@ -167,7 +168,7 @@ func (s PackageSet) check() error {
 		return errors.New("architecture is missing, or none of Debian's")
 	case len(s.Wanted) == 0 || !slices.Equal(s.Wanted, wants(s.Wanted)):
 		return errors.New("wanted is missing, or not sorted")
-	case slices.ContainsFunc(s.Wanted, func(w string) bool { return w == "" || !word(w) }):
+	case slices.ContainsFunc(s.Wanted, func(w string) bool { return w == "" || len(w) > maxWish || !printable(w) }):
 		return errors.New("wanted has what is endless, or characters that are none")
 	}
 	seen := map[string]bool{}

@@ -109,6 +109,9 @@ func (d *decoder) components(items []item) []string {
 	return d.archiveWords(items, suitePattern, "a component: write one such as main or stable")
 }
 
+// maxArchiveWords is more suites or components than any source has.
+const maxArchiveWords = 32
+
 func (d *decoder) archiveWords(items []item, pattern *regexp.Regexp, what string) []string {
 	var words []string
 	for _, it := range items {
@@ -118,6 +121,9 @@ func (d *decoder) archiveWords(items []item, pattern *regexp.Regexp, what string
 			d.problem(it, "%s is not %s", quote(it.text), what)
 		case slices.Contains(words, it.text):
 			d.problem(it, "%s is there twice: remove one", quote(it.text))
+		case len(words) == maxArchiveWords:
+			d.problem(it, "is one too many: at most %d", maxArchiveWords)
+			return words
 		default:
 			words = append(words, it.text)
 		}

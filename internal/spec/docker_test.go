@@ -82,6 +82,14 @@ func TestDocker(t *testing.T) {
 	}
 }
 
+// letters are n words.
+func letters(n int) (words []string) {
+	for i := range n {
+		words = append(words, string(rune('a'+i/26))+string(rune('a'+i%26)))
+	}
+	return words
+}
+
 func TestDockerProblems(t *testing.T) {
 	dir := home(t)
 	for _, test := range []struct {
@@ -105,6 +113,8 @@ func TestDockerProblems(t *testing.T) {
 				"11:31: docker.sources.f.uri: the URL's path has", "12:31: docker.sources.g.uri: this is not a URL", "13:31: docker.sources.h.uri: the URL of"}},
 		{"suites", "docker:\n  sources:\n    a: {uri: 'http://a', suites: [a, b/]}\n    b: {uri: 'http://a', suites: [b/], components: [main]}\n    c: {uri: 'http://a', suites: [../x, 'a b', x, x], components: [main]}\n    d: {uri: 'http://a', suites: [x], components: []}\n",
 			[]string{"6:34: docker.sources.a.suites: a suite that ends in / has no components, and", "7:52: docker.sources.b.components: a suite that ends in / has no components: leave", `8:35: docker.sources.c.suites[0]: "../x" is not a suite`, `8:41: docker.sources.c.suites[1]: "a b" is not`, `8:51: docker.sources.c.suites[3]: "x" is there twice`, "9:51: docker.sources.d.components: is missing"}},
+		{"endless components", "docker: {sources: {a: {uri: 'http://a', components: [" + strings.Join(letters(40), ", ") + "]}}}\n",
+			[]string{"4:182: docker.sources.a.components[32]: is one too many: at most 32"}},
 		{"mirrors", "docker: {mirrors: {'http://a/': 'http://b', 'http://a': 'http://c', b: 'http://c', 'http://d': c, 'http://e': 'https://me:hunter2@c', 'http://f': [x], 'http://g': }}\n",
 			[]string{"4:45: docker.mirrors.http://a: is there twice, but for a /", "4:69: docker.mirrors.b: this is not a URL", "4:96: docker.mirrors.http://d: this is not", "4:111: docker.mirrors.http://e: a URL with a user", "4:147: docker.mirrors.http://f: wants text, not a list", "4:152: docker.mirrors.http://g: is empty"}},
 		{"exceptions", "cpu:\n  allow:\n    opt/tool: a\n    /: a\n    /*: a\n    /a/*/b: a\n    /a/: a\n    /a/../b: a\n    A b:/x: a\n    /c: ''\n    /d: \"a\\nb\"\n    /e: [a]\n    pkg:/: a\n    /f:\n",
