@@ -23,6 +23,9 @@ type inspection struct {
 	options imagebuilder.ImageOptions
 
 	long, all, noDiffs, recursive, force bool
+	// cpuToo is --cpu, the verb cpu by another name.
+	cpuToo bool
+	model  string
 }
 
 // An inspectVerb is what can be done with an image.
@@ -40,13 +43,14 @@ func inspectVerbs() []inspectVerb {
 		{"cat", "PATH...", 1, 1 << 10, []string{"force"}, (*inspection).cat},
 		{"extract", "PATH DEST", 2, 2, []string{"force", "recursive"}, (*inspection).extract},
 		{"diff", "[OTHER]", 0, 1, []string{"all", "no-diffs"}, (*inspection).diff},
+		{"cpu", "[PATH]", 0, 1, []string{"all", "model", "cpu"}, (*inspection).cpu},
 	}
 }
 
 func newInspect(s *settings) *cobra.Command {
 	i := &inspection{settings: s}
 	c := &cobra.Command{
-		Use:   "inspect IMAGE [ls|tree|cat|extract|diff] [ARGUMENT...]",
+		Use:   "inspect IMAGE [ls|tree|cat|extract|diff|cpu] [ARGUMENT...]",
 		Short: "Look into any image, as if it were a folder",
 		Long: `inspect opens a disk image without mounting it and without root: one that
 hatchery made, a base image, or anybody's. It may be raw or compressed (.xz,
@@ -64,6 +68,9 @@ in, and which files hold private keys and passwords.
                      is a folder, into it
   diff [OTHER]       what this image has otherwise than OTHER, or than the base
                      that manifest.json beside it names
+  cpu [PATH]         for which processors the programs are, how many of each,
+                     and which do not run on --model (default: on any that the
+                     image is for); --cpu is the same
 
 PATH is that of the running system: the boot partition lies where the image
 mounts it. N:/PATH names a file of partition N instead. Symbolic links never
@@ -78,6 +85,7 @@ The verb may come before the image, too.`,
   hatchery inspect out/p1.img extract /etc ./p1-etc
   hatchery inspect out/p1.img diff                 # since its base
   hatchery inspect old.img diff 2025-05-13-raspios.img.xz
+  hatchery inspect out/p1.img cpu --model zero
   hatchery inspect /dev/sdb cat 1:/cmdline.txt`,
 		RunE: func(c *cobra.Command, args []string) error {
 			i.command = c
@@ -88,10 +96,12 @@ The verb may come before the image, too.`,
 	flags.StringVar(&i.options.Cache, "cache", "", "the cache folder (default: hatchery in the user's cache folder)")
 	flags.BoolVar(&i.options.Offline, "offline", false, "fetch nothing: a layer's base must be in the cache, or a file")
 	flags.BoolVarP(&i.long, "long", "l", false, "ls: modes, owners, sizes and times too")
-	flags.BoolVarP(&i.all, "all", "a", false, "diff: everything, however long (ls and tree show hidden files anyway)")
+	flags.BoolVarP(&i.all, "all", "a", false, "diff, cpu: everything, however long (ls and tree show hidden files anyway)")
 	flags.BoolVar(&i.noDiffs, "no-diffs", false, "diff: which files differ, but not what is in them")
 	flags.BoolVarP(&i.recursive, "recursive", "R", false, "ls: all that lies below, too")
 	flags.BoolVar(&i.force, "force", false, "extract: replace what is there; cat: binary data to a terminal")
+	flags.BoolVar(&i.cpuToo, "cpu", false, "the verb cpu")
+	flags.StringVar(&i.model, "model", "", "cpu: zero, zero-w, zero-2-w, 2, 3, 4, 5 or auto")
 	return c
 }
 
@@ -104,6 +114,9 @@ func (i *inspection) run(args []string) error {
 			return -1
 		}
 		return slices.IndexFunc(verbs, func(v inspectVerb) bool { return v.name == args[n] })
+	}
+	if i.cpuToo && verbOf(0) < 0 && verbOf(1) < 0 && len(args) > 0 {
+		args = slices.Insert(slices.Clone(args), 1, "cpu")
 	}
 	if len(args) == 0 {
 		return usageError{errors.New("inspect needs an image, e.g. `hatchery inspect out/p1.img`; see `hatchery inspect --help`")}
@@ -122,7 +135,7 @@ func (i *inspection) run(args []string) error {
 		name, number = args[1], first
 	}
 	if number < 0 {
-		return usageError{fmt.Errorf("inspect does not know %q: it has ls, tree, cat, extract and diff; see `hatchery inspect --help`", args[1])}
+		return usageError{fmt.Errorf("inspect does not know %q: it has ls, tree, cat, extract, diff and cpu; see `hatchery inspect --help`", args[1])}
 	}
 	verb := verbs[number]
 	if err := i.checkFlags(verb.name, verb.flags); err != nil {
@@ -136,10 +149,10 @@ func (i *inspection) run(args []string) error {
 
 // checkFlags refuses a flag that means nothing to a verb.
 func (i *inspection) checkFlags(verb string, known []string) error {
-	for _, flag := range []string{"long", "all", "no-diffs", "recursive", "force"} {
+	for _, flag := range []string{"long", "all", "no-diffs", "recursive", "force", "model", "cpu"} {
 		if i.command.Flags().Changed(flag) && !slices.Contains(known, flag) {
 			if verb == "" {
-				return usageError{fmt.Errorf("--%s is for a verb: ls, tree, cat, extract, diff", flag)}
+				return usageError{fmt.Errorf("--%s is for a verb: ls, tree, cat, extract, diff, cpu", flag)}
 			}
 			return usageError{fmt.Errorf("--%s means nothing to inspect %s", flag, verb)}
 		}
