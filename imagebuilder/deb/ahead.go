@@ -5,6 +5,14 @@ import (
 	"io"
 )
 
+// A stream is a member's content, decompressed in other goroutines.
+type stream interface {
+	io.Reader
+	given() int64   // how many bytes it gave
+	failure() error // the error that it gave
+	close()         // ends the goroutines
+}
+
 // How far decompression runs ahead of whoever takes the content.
 const (
 	pieces    = 16
@@ -102,6 +110,9 @@ func (a *ahead) Read(p []byte) (int, error) {
 	a.n += int64(n)
 	return n, nil
 }
+
+func (a *ahead) given() int64   { return a.n }
+func (a *ahead) failure() error { return a.err }
 
 // close ends the goroutine and waits for that.
 func (a *ahead) close() {

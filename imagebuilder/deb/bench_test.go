@@ -50,7 +50,9 @@ func BenchmarkData(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		n, err := io.Copy(io.Discard, d.DataTar(b.Context()))
+		data := d.DataTar(b.Context())
+		n, err := io.Copy(io.Discard, data)
+		data.Close() //nolint:errcheck // always nil
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -87,7 +88,7 @@ func (u *unpacker) Read(p []byte) (int, error) {
 	}
 	if u.z == nil {
 		if err := u.begin(); err != nil {
-			u.err = u.explain(err)
+			u.err = explain(u.member.name, 0, &u.source, err)
 			return 0, u.err
 		}
 	}
@@ -97,10 +98,11 @@ func (u *unpacker) Read(p []byte) (int, error) {
 		return 0, u.err
 	}
 	u.n += int64(n)
-	if err != nil {
-		u.err = u.explain(err)
+	if err != nil && (!errors.Is(err, io.EOF) || u.source.err.Load() != nil) {
+		err = explain(u.member.name, u.n, &u.source, err)
 	}
-	return n, u.err
+	u.err = err
+	return n, err
 }
 
 func (u *unpacker) begin() error {
@@ -133,37 +135,42 @@ func tooLarge(member string, at, most int64) error {
 	}
 }
 
-// explain tells damage to the package from trouble with reading it.
-func (u *unpacker) explain(err error) error {
-	if u.source.err != nil {
-		return fmt.Errorf("cannot read %s of the package: %w", u.member.name, u.source.err)
+// explain tells damage to a member from trouble with reading it. At is how
+// much of its content came.
+func explain(member string, at int64, from *source, err error) error {
+	if cause := from.err.Load(); cause != nil {
+		return fmt.Errorf("cannot read %s of the package: %w", member, *cause)
 	}
-	wrong := &FormatError{Member: u.member.name, Offset: u.n, Err: err}
 	switch {
-	case errors.Is(err, io.EOF) && u.z != nil:
-		return io.EOF
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, xz.ErrTruncated):
-		wrong.Detail = "its compressed data end too early"
-		wrong.Err = io.ErrUnexpectedEOF
+		return &FormatError{Member: member, Offset: at, Detail: "its compressed data end too early", Err: io.ErrUnexpectedEOF}
 	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded), errors.Is(err, xz.ErrMemory):
-		wrong.Detail = fmt.Sprintf("it takes more than %d MiB of memory to decompress", maxWindow>>20)
-		wrong.Err = ErrTooLarge
-	default:
-		wrong.Detail = fmt.Sprintf("its compressed data are damaged: %v", err)
+		return &FormatError{Member: member, Offset: at, Detail: fmt.Sprintf("it takes more memory to decompress than is allowed: %v", err), Err: ErrTooLarge}
 	}
-	return wrong
+	return &FormatError{Member: member, Offset: at, Detail: fmt.Sprintf("its compressed data are damaged: %v", err), Err: err}
 }
 
 // A source remembers why it could not be read, which decoders may not tell.
 type source struct {
-	r   io.Reader
-	err error
+	r   *io.SectionReader
+	err atomic.Pointer[error]
 }
 
 func (s *source) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		s.err = err
-	}
+	s.remember(err)
 	return n, err
+}
+
+// ReadAt is for several goroutines at once.
+func (s *source) ReadAt(p []byte, at int64) (int, error) {
+	n, err := s.r.ReadAt(p, at)
+	s.remember(err)
+	return n, err
+}
+
+func (s *source) remember(err error) {
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.err.Store(&err)
+	}
 }

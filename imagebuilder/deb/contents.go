@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"math"
+	"path"
 	"strings"
 	"time"
 )
@@ -46,7 +47,7 @@ type Entry struct {
 // Contents are the files of a package, in its order. It is for one goroutine;
 // another decompresses ahead of it, until it is closed or the context ends.
 type Contents struct {
-	ahead   *ahead
+	stream  stream
 	t       *tarReader
 	most    int64
 	linkage map[string]bool // the paths that a hard link may name
@@ -61,10 +62,17 @@ func (d *Deb) Data(ctx context.Context, most int64) (*Contents, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	a := readAhead(ctx, newUnpacker(d.file, d.data, most))
-	c := &Contents{ahead: a, most: most, linkage: map[string]bool{}}
-	c.t = &tarReader{in: a, tar: tar.NewReader(a), member: d.data.name, offset: func() int64 { return a.n }, failure: func() error { return a.err }}
-	return c, nil
+	if path.Ext(d.data.name) == ".xz" {
+		return d.contents(readBlocks(ctx, d.file, d.data, most, aheadSoft, aheadHard), most), nil
+	}
+	return d.contents(readAhead(ctx, newUnpacker(d.file, d.data, most)), most), nil
+}
+
+func (d *Deb) contents(in stream, most int64) *Contents {
+	return &Contents{
+		stream: in, most: most, linkage: map[string]bool{},
+		t: &tarReader{in: in, tar: tar.NewReader(in), member: d.data.name, offset: in.given, failure: in.failure},
+	}
 }
 
 // Next gives the next file; io.EOF after the last one, when all of data.tar
@@ -127,7 +135,7 @@ func (c *Contents) Read(p []byte) (int, error) {
 // Close ends the decompression; its error is always nil. Nothing runs any more
 // when it returns.
 func (c *Contents) Close() error {
-	c.ahead.close()
+	c.stream.close()
 	if c.err == nil {
 		c.err = fs.ErrClosed
 	}

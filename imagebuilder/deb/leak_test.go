@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"hatchery/imagebuilder/deb"
 	"hatchery/imagebuilder/deb/debtest"
@@ -66,13 +67,22 @@ func TestNothingRunsOn(t *testing.T) {
 	}
 }
 
-// running gives the stacks of goroutines that decompress, but for the one
-// that asks.
+// running gives the stacks of goroutines that decompress. One that has done
+// its last deed is given the time to be gone.
 func running() string {
+	left := stacks()
+	for until := time.Now().Add(10 * time.Second); left != "" && time.Now().Before(until); left = stacks() {
+		time.Sleep(time.Millisecond)
+	}
+	return left
+}
+
+// stacks are those of goroutines that decompress, but for the one that asks.
+func stacks() string {
 	buf := make([]byte, 1<<20)
-	stacks := strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")
+	all := strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")
 	var left []string
-	for _, s := range stacks[1:] {
+	for _, s := range all[1:] {
 		for _, ours := range []string{"hatchery/imagebuilder/deb.", "hatchery/internal/xz.", "zstd."} {
 			if strings.Contains(s, ours) {
 				left = append(left, s)
