@@ -13,10 +13,11 @@ import (
 // An Image is a container image that lies whole in the cache.
 type Image struct {
 	Pinned
-	ID     digest.Digest // of its configuration: what Docker calls the image's id
-	config int64         // size in bytes
-	layers []*layer      // from the lowest up
-	cache  *cache
+	ID       digest.Digest // of its configuration: what Docker calls the image's id
+	BuiltFor Platform      // as its configuration says, which may leave the variant out
+	config   int64         // size in bytes
+	layers   []*layer      // from the lowest up
+	cache    *cache
 }
 
 // Fetch sees that images are in the cache, whole and fit for `docker load`:
@@ -30,6 +31,9 @@ func Fetch(ctx context.Context, pinned []Pinned, o Options) ([]*Image, error) {
 	o = o.filled()
 	c, err := openCache(o)
 	if err != nil {
+		return nil, err
+	}
+	if _, err := unite(pinned); err != nil {
 		return nil, err
 	}
 	if err := Unchanged(ctx, pinned, o); err != nil {
@@ -134,7 +138,7 @@ func (f *fetcher) manifest(ctx context.Context, p Pinned) (*Image, error) {
 	if len(p.Names) == 0 {
 		return nil, inputErrorf("cluster.lock does not say what it is called: make it anew (hatchery lock)")
 	}
-	image := &Image{Pinned: p, ID: doc.Config.Digest, config: doc.Config.Size, cache: f.cache}
+	image := &Image{Pinned: p, ID: doc.Config.Digest, BuiltFor: v.config.platform(), config: doc.Config.Size, cache: f.cache}
 	for i, l := range doc.Layers {
 		image.layers = append(image.layers, &layer{
 			descriptor: l, diffID: v.config.RootFS.DiffIDs[i], from: from,

@@ -51,7 +51,7 @@ func resolveFile(ctx context.Context, ref string, p Platform, o Options, c *cach
 		if err := l.importImage(ctx, i.variant); err != nil {
 			return nil, err
 		}
-		pinned = append(pinned, i.pinned(ref, i.names))
+		pinned = append(pinned, i.pinned(ref, i.names, p))
 	}
 	return pinned, nil
 }

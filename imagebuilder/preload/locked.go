@@ -1,10 +1,9 @@
 package preload
 
 // Locked gives the image that cluster.lock has for a reference on a platform,
-// so that nobody is asked what it stands for. The platform is the one that was
-// asked for; the image itself may be for an older processor.
+// so that nobody is asked what it stands for.
 func Locked(ref, manifest string, size int64, p Platform) (Pinned, error) {
-	parsed, err := parseReference(ref)
+	parsed, err := parseLoadable(ref)
 	if err != nil {
 		return Pinned{}, preloadError(ref, err)
 	}

@@ -92,7 +92,7 @@ type Pinned struct {
 	Ref      string   // as cluster.yaml has it: a reference, or a path
 	Names    []string // what `docker load` calls it: "docker.io/library/alpine:3.20"
 	Digest   string   // of the platform's manifest: "sha256:…"
-	Platform Platform // which the image is for
+	Platform Platform // which was asked for; the image may be for an older processor
 	Size     int64    // of its blobs, in bytes: what is fetched
 }
 

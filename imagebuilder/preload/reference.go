@@ -78,6 +78,16 @@ func parseReference(text string) (reference, error) {
 	return ref, nil
 }
 
+// parseLoadable reads a reference that has a name on the node: by its tag.
+func parseLoadable(text string) (reference, error) {
+	ref, err := parseReference(text)
+	if err == nil && ref.tag == "" {
+		err = inputErrorf("it has no tag, and `docker load` gives names by tag only: write %s with a tag before the @, "+
+			"which is what the node will call it by", text)
+	}
+	return ref, err
+}
+
 // name is the reference in full, with its tag, as `docker load` is told.
 func (r reference) name() string {
 	host := r.repository.RegistryStr()

@@ -225,6 +225,57 @@ func TestFaultsOfRegistries(t *testing.T) {
 	}
 }
 
+// TestAnotherManifest has a registry that serves another manifest than the one
+// asked for by digest.
+func TestAnotherManifest(t *testing.T) {
+	r, b := newRegistry(t), newBlobs()
+	one := b.hello(t, armv6)
+	r.push(t, "xy", b, map[string]descriptor{"1": b.index(t, one.on(armv6)), "2": b.hello(t, armv7)})
+	other := b.hello(t, preload.Platform{OS: "linux", Architecture: "arm"})
+	r.before = func(w http.ResponseWriter, q *http.Request) bool {
+		if !strings.HasSuffix(q.URL.Path, one.Digest.String()) {
+			return false
+		}
+		w.Write(b.content[other.Digest])
+		return true
+	}
+	want := fmt.Sprintf("%s sent a manifest with the digest %s for %s: try again", r.host, other.Digest, one.Digest)
+	for _, ref := range []string{r.host + "/xy:1", r.host + "/xy:1@" + one.Digest.String()} {
+		_, err := get(t, options(t), armv6, ref)
+		wants(t, err, want)
+	}
+}
+
+func TestLocked(t *testing.T) {
+	r, b := newRegistry(t), newBlobs()
+	one, two := b.hello(t, armv6), b.hello(t, preload.Platform{OS: "linux", Architecture: "arm", Variant: "v5"})
+	r.push(t, "xy", b, map[string]descriptor{"1": one, "2": two})
+	ref := r.host + "/xy:1"
+	pinned, err := preload.Resolve(t.Context(), []string{ref}, armv6, options(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	locked, err := preload.Locked(ref, pinned[0].Digest, pinned[0].Size, armv6)
+	if err != nil || fmt.Sprint(locked) != fmt.Sprint(pinned[0]) {
+		t.Errorf("got %v, %v, want %v", locked, err, pinned[0])
+	}
+	// Only what is locked counts, whatever the tag is by now.
+	moved, err := preload.Locked(ref, two.Digest.String(), 1, armv6)
+	if err != nil {
+		t.Fatal(err)
+	}
+	images, err := preload.Fetch(t.Context(), []preload.Pinned{moved}, options(t))
+	if err != nil || seen(t, images[0]) != "/bin/hello: hello for linux/arm/v5\n" {
+		t.Errorf("got %v", err)
+	}
+	_, err = preload.Fetch(t.Context(), []preload.Pinned{locked, moved}, options(t))
+	wants(t, err, "both are called "+ref+" on the node")
+	_, err = preload.Locked("Nonsense", pinned[0].Digest, 1, armv6)
+	wants(t, err, "cannot preload Nonsense: it is no name of a container image")
+	_, err = preload.Fetch(t.Context(), []preload.Pinned{{Ref: ref, Names: []string{"x"}, Digest: "sha1:00"}}, options(t))
+	wants(t, err, `"sha1:00" is no sha256 of an image: make cluster.lock anew (hatchery lock)`)
+}
+
 // TestResumedLater has a second run go on from what a first one left.
 func TestResumedLater(t *testing.T) {
 	r, b := newRegistry(t), newBlobs()

@@ -85,13 +85,9 @@ func unite(all []Pinned) ([]Pinned, error) {
 }
 
 func resolveName(ctx context.Context, text string, p Platform, r *registries) ([]Pinned, error) {
-	ref, err := parseReference(text)
+	ref, err := parseLoadable(text)
 	if err != nil {
 		return nil, err
-	}
-	if ref.tag == "" {
-		return nil, inputErrorf("it has no tag, and `docker load` gives names by tag only: write %s with a tag before the @, "+
-			"which is what the node will call it by", text)
 	}
 	s, err := r.open(ref)
 	if err != nil {
@@ -105,7 +101,7 @@ func resolveName(ctx context.Context, text string, p Platform, r *registries) ([
 	if err != nil {
 		return nil, err
 	}
-	return []Pinned{found.pinned(text, []string{ref.name()})}, nil
+	return []Pinned{found.pinned(text, []string{ref.name()}, p)}, nil
 }
 
 // A source is where manifests and configurations come from, by digest: a
@@ -123,7 +119,7 @@ type variant struct {
 	config   *config  // nil as well
 }
 
-func (v *variant) pinned(ref string, names []string) Pinned {
+func (v *variant) pinned(ref string, names []string, p Platform) Pinned {
 	d, _ := parseDocument(v.manifest)
 	size := int64(len(v.manifest)) + d.Config.Size
 	seen := map[digest.Digest]bool{}
@@ -133,7 +129,7 @@ func (v *variant) pinned(ref string, names []string) Pinned {
 			size += l.Size
 		}
 	}
-	return Pinned{Ref: ref, Names: names, Digest: v.digest.String(), Platform: v.platform, Size: size}
+	return Pinned{Ref: ref, Names: names, Digest: v.digest.String(), Platform: p, Size: size}
 }
 
 // choose finds the image for a platform in what a name stands for: an index of

@@ -179,7 +179,8 @@ func TestChoosingAVariant(t *testing.T) {
 		{
 			summary: "nothing but build records", wanted: "linux/arm/v6", err: "no image for linux/arm/v6 is in it, nor for any other processor",
 			image: func(t *testing.T, b *blobs) descriptor {
-				return b.index(t, b.hello(t, on("unknown/unknown")).on(on("unknown/unknown")))
+				record := b.hello(t, on("linux/arm/v6"))
+				return b.index(t, record.on(on("unknown/unknown")), record.called("vnd.docker.reference.type", "attestation-manifest"))
 			},
 		},
 		{
@@ -224,7 +225,7 @@ func TestChoosingAVariant(t *testing.T) {
 			r, b := newRegistry(t), newBlobs()
 			r.push(t, "xy", b, map[string]descriptor{"1": test.image(t, b)})
 			ref := r.host + "/xy:1"
-			pinned, err := preload.Resolve(t.Context(), []string{ref}, on(test.wanted), options(t))
+			images, err := get(t, options(t), on(test.wanted), ref)
 			if err != nil && !strings.HasPrefix(err.Error(), "cannot preload "+ref+": ") {
 				t.Errorf("the error does not say of what: %v", err)
 			}
@@ -235,8 +236,8 @@ func TestChoosingAVariant(t *testing.T) {
 				}
 				return
 			}
-			if len(pinned) != 1 || pinned[0].Platform.String() != test.got {
-				t.Errorf("got %v, want %s", pinned, test.got)
+			if len(images) != 1 || images[0].BuiltFor.String() != test.got || images[0].Platform.String() != test.wanted {
+				t.Errorf("got one for %s, want %s", images[0].BuiltFor, test.got)
 			}
 		})
 	}
