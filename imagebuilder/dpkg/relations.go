@@ -32,7 +32,11 @@ func meets(r relation, other *record) (bool, error) {
 	if other.name == r.name {
 		return r.admits(other.version) && admitsArch(r, other), nil
 	}
-	groups, err := other.relations(fieldProvides)
+	provides := other.get(fieldProvides)
+	if !strings.Contains(strings.ToLower(provides), r.name) {
+		return false, nil
+	}
+	groups, err := parseRelations(fieldProvides, provides)
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", other.name, err)
 	}

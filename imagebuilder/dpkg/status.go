@@ -40,6 +40,8 @@ const (
 	newConffile = "newconffile" // the digest of one that was never installed
 	// maxStatus bounds the status file: a large desktop's has 10 MiB.
 	maxStatus = 64 << 20
+	// Debian has some hundred thousand packages, and two dozen architectures.
+	maxRecords, maxInstances = 300_000, 100
 )
 
 // A record is what dpkg knows of one package.
@@ -119,6 +121,9 @@ func (db *database) readStatus() error {
 			if other.arch == r.arch {
 				return &lineError{s.line, fmt.Sprintf("a second paragraph of %s", r.name)}
 			}
+		}
+		if len(db.records) == maxRecords || len(db.byName[r.name]) == maxInstances {
+			return &lineError{s.line, "more packages than any system has"}
 		}
 		db.add(r)
 		return nil
@@ -211,9 +216,11 @@ func (db *database) linkAwaited() error {
 		}
 	}
 	// Who waits for one that has nothing to run waits no more.
-	for _, r := range slices.Clone(db.records) {
-		if len(r.pending) == 0 {
-			db.clearAwaiters(r)
+	for _, r := range db.records {
+		before := len(r.awaited)
+		r.awaited = slices.DeleteFunc(r.awaited, func(other *record) bool { return len(other.pending) == 0 })
+		if len(r.awaited) < before {
+			r.raw = ""
 		}
 		if r.raw == "" && r.state == triggersAwaited && len(r.awaited) == 0 {
 			r.waitNoMore()

@@ -12,6 +12,9 @@ const (
 	// maxDirective is what dpkg takes for a line of a package's control file
 	// triggers.
 	maxDirective = 256
+	// maxExplicit bounds the file of a word, and maxDeferred Unincorp, every
+	// line of which may mean every line of the former.
+	maxExplicit, maxDeferred = 64 << 10, 256 << 10
 )
 
 // An interest is a package's in a path: whenever a package puts something
@@ -26,6 +29,7 @@ type interest struct {
 type triggers struct {
 	list   []*interest // in the order of the file
 	byPath map[string][]*interest
+	byWord map[string][]interest // the files that were read
 	edited bool
 }
 
@@ -43,7 +47,7 @@ func (t *triggers) remove(i *interest) {
 // readTriggers reads the interests, and then what is in Unincorp: triggers that
 // were set off while no dpkg was there to note it.
 func (db *database) readTriggers() error {
-	db.triggers.byPath = map[string][]*interest{}
+	db.triggers.byPath, db.triggers.byWord = map[string][]*interest{}, map[string][]interest{}
 	text, err := db.readText(interestsFile, maxTable)
 	if err != nil && !missing(err) {
 		return err
@@ -58,7 +62,7 @@ func (db *database) readTriggers() error {
 		}
 		db.triggers.add(i)
 	}
-	text, err = db.readText(deferredFile, maxTable)
+	text, err = db.readText(deferredFile, maxDeferred)
 	if missing(err) {
 		return db.firstTriggers()
 	}
@@ -283,12 +287,19 @@ func (db *database) isSpec(spec string, r *record) bool {
 
 // readExplicit reads who is interested in a word.
 func (db *database) readExplicit(word string) ([]interest, error) {
+	if list, ok := db.triggers.byWord[word]; ok {
+		return list, nil
+	}
 	name := path.Join(triggersDir, word)
-	text, err := db.readText(name, maxTable)
+	text, err := db.readText(name, maxExplicit)
 	if err != nil && !missing(err) {
 		return nil, err
 	}
-	return parseExplicit(name, text)
+	list, err := parseExplicit(name, text)
+	if err == nil {
+		db.triggers.byWord[word] = list
+	}
+	return list, err
 }
 
 func parseExplicit(file, text string) ([]interest, error) {
@@ -311,7 +322,8 @@ func (db *database) changeExplicit(r *record, word string, add *interest) error 
 	if err != nil {
 		return err
 	}
-	list = slices.DeleteFunc(list, func(i interest) bool { return db.isSpec(i.spec, r) })
+	list = slices.DeleteFunc(slices.Clone(list), func(i interest) bool { return db.isSpec(i.spec, r) })
+	delete(db.triggers.byWord, word)
 	if add != nil {
 		list = append(list, *add)
 	}

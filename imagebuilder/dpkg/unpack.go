@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -381,7 +382,7 @@ func (k *unpacking) finish() error {
 		k.r.want = "hold"
 	}
 	k.db.noted(k.r)
-	for _, dir := range sorted(k.touched) {
+	for _, dir := range slices.Sorted(maps.Keys(k.touched)) {
 		if err := k.root.Chtimes(dir, k.options.Epoch); err != nil && !missing(err) {
 			return err
 		}
@@ -422,7 +423,8 @@ func (k *unpacking) moveInterests(former *record) error {
 // pkg_infodb_update).
 func (k *unpacking) updateInfo(former *record) error {
 	keep := map[string]bool{}
-	for name, f := range k.c.files {
+	for _, name := range slices.Sorted(maps.Keys(k.c.files)) {
+		f := k.c.files[name]
 		keep[k.c.infoName()+"."+name] = true
 		if err := k.db.write(infoFile(&k.c.record, name), string(f.Content), f.Mode); err != nil {
 			return err
@@ -486,13 +488,4 @@ func (k *unpacking) updateRecord() {
 	for _, name := range k.confs {
 		r.conffiles = append(r.conffiles, conffile{path: name, digest: k.fresh[name], obsolete: k.obsolete[name], removeOnUpgrade: k.goes[name]})
 	}
-}
-
-func sorted(set map[string]bool) []string {
-	list := make([]string, 0, len(set))
-	for name := range set {
-		list = append(list, name)
-	}
-	slices.Sort(list)
-	return list
 }
