@@ -161,7 +161,9 @@ func (e *explanation) excludes(r *rule) string {
 	switch {
 	case e.installed(r.other):
 		return said + ": that is in the base image, and nothing there is removed"
-	case slices.Contains(e.s.t.wanted, r.other) && !e.installed(r.owner):
+	case e.installed(r.owner):
+		return said + ", and nothing there is removed"
+	case slices.Contains(e.s.t.wanted, r.other):
 		return said + ": that is wanted, too"
 	}
 	return said

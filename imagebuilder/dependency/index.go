@@ -62,9 +62,20 @@ type fields struct {
 
 func (f *fields) read(p *deb822.Paragraph) {
 	*f = fields{}
+	var lower [len("installed-size")]byte // the longest of them
 	for i := range p.Fields {
+		name := p.Fields[i].Name
+		if len(name) > len(lower) {
+			continue
+		}
+		for j := range len(name) {
+			lower[j] = name[j]
+			if c := name[j]; 'A' <= c && c <= 'Z' {
+				lower[j] = c + 'a' - 'A'
+			}
+		}
 		var to *string
-		switch strings.ToLower(p.Fields[i].Name) {
+		switch string(lower[:len(name)]) {
 		case "package":
 			to = &f.Package
 		case "version":

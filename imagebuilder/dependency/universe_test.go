@@ -3,7 +3,6 @@ package dependency_test
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 
@@ -157,7 +156,7 @@ func TestResolve(t *testing.T) {
 		{summary: "a conflict with what is there", status: "b 1", index: "a 1\nConflicts: b", wants: "a",
 			want: "a cannot be installed:\n  a 1 conflicts with b 1: that is in the base image, and nothing there is removed"},
 		{summary: "what is there conflicts", status: "b 1\nConflicts: a", index: "a 1", wants: "a",
-			want: "a cannot be installed:\n  b 1 of the base image conflicts with a 1"},
+			want: "a cannot be installed:\n  b 1 of the base image conflicts with a 1, and nothing there is removed"},
 		{summary: "a conflict with what somebody provides", status: "b 1\nProvides: mta", index: "a 1\nDepends: c\n\nc 1\nConflicts: mta\nProvides: mta", wants: "a",
 			want: "a cannot be installed:\n  a 1 needs c\n    c 1 conflicts with mta, which b 1 provides: that is in the base image, and nothing there is removed"},
 		{summary: "providing what it conflicts with itself", index: "a 1\nConflicts: mta\nProvides: mta", wants: "a", want: "a=1!"},
@@ -265,5 +264,3 @@ func TestResolve(t *testing.T) {
 		})
 	}
 }
-
-var _ = slices.Sort[[]string]
