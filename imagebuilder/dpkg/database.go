@@ -38,7 +38,8 @@ type database struct {
 	triggers     triggers
 	filters      []filter
 	users        accounts
-	rewrite      bool // the status file, whoever has changed
+	mounts       []string // where the system mounts other file systems
+	rewrite      bool     // the status file, whoever has changed
 }
 
 // openDatabase reads dpkg's database, and refuses one that dpkg would first
@@ -52,7 +53,7 @@ func openDatabase(root *ext4.FS, epoch time.Time) (*database, error) {
 		return nil, err
 	}
 	for _, read := range []func() error{
-		db.findArchitecture, db.checkStates, db.readFormat, db.readLists, db.readAccounts, db.readDiversions, db.readOverrides, db.readFilters, db.readTriggers,
+		db.findArchitecture, db.checkStates, db.readFormat, db.readLists, db.readAccounts, db.readDiversions, db.readOverrides, db.readFilters, db.readMounts, db.readTriggers,
 	} {
 		if err := read(); err != nil {
 			return nil, err

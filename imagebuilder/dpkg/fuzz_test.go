@@ -193,7 +193,10 @@ func FuzzFilters(f *testing.F) {
 			return
 		}
 		for _, filter := range parseFilters(text) {
-			match(filter.pattern, name)
+			matches := match(filter.pattern, name)
+			if !strings.ContainsAny(filter.pattern, `*?[\\`) && matches != (filter.pattern == name) {
+				t.Fatalf("%q and %q", filter.pattern, name)
+			}
 		}
 	})
 }

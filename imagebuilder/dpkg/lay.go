@@ -105,6 +105,13 @@ func (k *unpacking) lay(e *deb.Entry, content io.Reader) error {
 	if err := k.checkWay(use); err != nil {
 		return err
 	}
+	if !e.Mode.IsDir() || e.HardLink {
+		for _, mount := range k.db.mounts {
+			if strings.HasPrefix(use, mount+"/") {
+				return &InputError{fmt.Errorf("%s belongs on the file system that the image mounts at %s, and packages are unpacked to the root alone: leave %s out", use, mount, k.c.name)}
+			}
+		}
+	}
 	there, err := k.whatIsThere(use)
 	if err != nil {
 		return err

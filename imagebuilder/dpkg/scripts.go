@@ -79,7 +79,8 @@ func (s *scripts) addOld(r *record, name string, args ...string) error {
 
 // configure has packages configured.
 func (s *scripts) configure(r *record, specs []string) {
-	s.list = append(s.list, Script{r.name, r.arch, "configure", dpkgProgram, append([]string{"--configure"}, specs...)})
+	args := []string{"--force-confdef", "--force-confold", "--configure"} // nobody is there to be asked
+	s.list = append(s.list, Script{r.name, r.arch, "configure", dpkgProgram, append(args, specs...)})
 }
 
 func (s *scripts) makeDirs(dir string) error {

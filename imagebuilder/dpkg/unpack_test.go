@@ -253,6 +253,13 @@ func TestUnpackRefuses(t *testing.T) {
 			want: "cannot unpack b.deb: /opt/out/shadow cannot be written", kind: new(*dpkg.EscapeError),
 		},
 		{
+			summary: "a file of the boot partition",
+			unpack: []func(testing.TB) dpkg.Package{func(t testing.TB) dpkg.Package {
+				return makeDeb(t, "firmware", "1", "all", nil, []debtest.File{{Path: "/boot/firmware/start.elf", Content: "x"}})
+			}},
+			want: "cannot unpack firmware.deb: /boot/firmware/start.elf belongs on the file system that the image mounts at /boot/firmware, and packages are unpacked to the root alone: leave firmware out", kind: new(*dpkg.InputError),
+		},
+		{
 			summary: "more than there is room for",
 			unpack: []func(testing.TB) dpkg.Package{func(t testing.TB) dpkg.Package {
 				return makeDeb(t, "big", "1", "all", nil, []debtest.File{{Path: "/opt/big", Zeros: 80 << 20}}, debtest.Compression("gz"))
@@ -345,7 +352,7 @@ func TestUnpackPreDepends(t *testing.T) {
 	}
 	const want = `needed armhf preinst /var/lib/dpkg/info/needed:armhf.preinst install
 other all preinst /var/lib/dpkg/info/other.preinst install
-needy all configure /usr/bin/dpkg --configure deep needed:armhf
+needy all configure /usr/bin/dpkg --force-confdef --force-confold --configure deep needed:armhf
 needy all preinst /var/lib/dpkg/info/needy.preinst install
 `
 	if got.String() != want || read(t, root, dpkg.ScriptsFile) != want {
