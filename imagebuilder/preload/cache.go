@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -33,7 +34,29 @@ func openCache(o Options) (*cache, error) {
 			return nil, err
 		}
 	}
+	c.sweep()
 	return c, nil
+}
+
+// leftAfter is how long nobody wrote to what a killed build left half-made.
+const leftAfter = 24 * time.Hour
+
+// sweep removes what killed builds left half-made, but for downloads, which go
+// on. Nothing depends on it, so what cannot be removed stays.
+func (c *cache) sweep() {
+	for _, dir := range []string{c.dir, c.blobs(), c.layers()} {
+		entries, _ := os.ReadDir(dir)
+		for _, e := range entries {
+			middle, ours := strings.CutPrefix(e.Name(), ".")
+			middle, ours2 := strings.CutSuffix(middle, atomicfile.Suffix)
+			if !ours || !ours2 || digest.NewDigestFromEncoded(digest.SHA256, middle).Validate() == nil {
+				continue
+			}
+			if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > leftAfter {
+				os.Remove(filepath.Join(dir, e.Name()))
+			}
+		}
+	}
 }
 
 func (c *cache) blobs() string  { return filepath.Join(c.dir, "blobs", "sha256") }
@@ -98,14 +121,19 @@ func (c *cache) lock(ctx context.Context, d digest.Digest, what string) (unlock 
 	return func() { l.Close() }, nil
 }
 
+// A part is a blob in the words of people: of which image, and what of it.
+type part struct{ image, name string }
+
+func (p part) String() string { return p.image + ", " + p.name }
+
 // make puts a blob into its place: fill writes it, and sees to its digest. What
 // an earlier run left of it is in the file that fill gets, and what this one
 // leaves stays for the next, unless it is of no use.
-func (c *cache) make(ctx context.Context, d digest.Digest, size int64, what string, fill func(f *os.File) error) error {
+func (c *cache) make(ctx context.Context, d digest.Digest, size int64, what part, fill func(f *os.File) error) error {
 	if c.has(d, size) {
 		return nil
 	}
-	unlock, err := c.lock(ctx, d, what)
+	unlock, err := c.lock(ctx, d, what.String())
 	if err != nil {
 		return err
 	}
@@ -138,7 +166,7 @@ func (c *cache) make(ctx context.Context, d digest.Digest, size int64, what stri
 }
 
 // copy keeps a blob that lies elsewhere on this machine.
-func (c *cache) copy(ctx context.Context, d digest.Digest, size int64, what string, r io.Reader) error {
+func (c *cache) copy(ctx context.Context, d digest.Digest, size int64, what part, r io.Reader) error {
 	return c.make(ctx, d, size, what, func(f *os.File) error {
 		if err := f.Truncate(0); err != nil {
 			return err
@@ -146,7 +174,7 @@ func (c *cache) copy(ctx context.Context, d digest.Digest, size int64, what stri
 		verifier := d.Verifier()
 		n, err := io.Copy(io.MultiWriter(f, verifier), &cancelReader{ctx, io.LimitReader(r, size+1)})
 		if err == nil && (n != size || !verifier.Verified()) {
-			err = inputErrorf("%s is damaged: what is there has %d bytes and another digest than %s", what, n, d)
+			err = inputErrorf("its %s is damaged: what is there has %d bytes and another digest than %s", what.name, n, d)
 		}
 		if err != nil {
 			return errors.Join(err, f.Truncate(0))

@@ -128,7 +128,7 @@ func (f *fetcher) manifest(ctx context.Context, p Pinned) (*Image, error) {
 		return nil, err
 	}
 	v := &variant{digest: d}
-	if err := (&lookup{source: from, left: 1}).inside(ctx, v); err != nil {
+	if err := (&lookup{source: from, ref: p.Ref, left: 1}).inside(ctx, v); err != nil {
 		return nil, err
 	}
 	doc, err := parseDocument(v.manifest)
@@ -142,16 +142,19 @@ func (f *fetcher) manifest(ctx context.Context, p Pinned) (*Image, error) {
 	for i, l := range doc.Layers {
 		image.layers = append(image.layers, &layer{
 			descriptor: l, diffID: v.config.RootFS.DiffIDs[i], from: from,
-			what: fmt.Sprintf("%s, layer %d of %d", p.Ref, i+1, len(doc.Layers)),
+			what: part{p.Ref, layerName(i, len(doc.Layers))},
 		})
 	}
 	return image, nil
 }
 
+// layerName is one of an image's layers, for people.
+func layerName(i, of int) string { return fmt.Sprintf("layer %d of %d", i+1, of) }
+
 // A blobSource is a source that layers come from too.
 type blobSource interface {
 	source
-	blob(ctx context.Context, d descriptor, what string) error
+	blob(ctx context.Context, d descriptor, what part) error
 }
 
 func (f *fetcher) source(p Pinned) (blobSource, error) {
@@ -182,18 +185,18 @@ func (s *onlyCache) manifest(_ context.Context, _ string, want digest.Digest) ([
 	return nil, s.gone("manifest")
 }
 
-func (s *onlyCache) small(_ context.Context, d descriptor, what string) ([]byte, error) {
+func (s *onlyCache) small(_ context.Context, d descriptor, what part) ([]byte, error) {
 	if content, ok := s.cache.small(d.Digest, d.Size); ok {
 		return content, nil
 	}
-	return nil, s.gone(what)
+	return nil, s.gone(what.name)
 }
 
-func (s *onlyCache) blob(_ context.Context, d descriptor, what string) error {
+func (s *onlyCache) blob(_ context.Context, d descriptor, what part) error {
 	if s.cache.has(d.Digest, d.Size) {
 		return nil
 	}
-	return s.gone(what)
+	return s.gone(what.name)
 }
 
 // fetchLayers fetches what images are made of, what they share once.

@@ -36,7 +36,7 @@ func (i *Image) files(ctx context.Context, visit func(path string, size int64, r
 		tree.layer = int32(n)
 		err := i.read(ctx, l, tree.apply)
 		if err != nil {
-			return fmt.Errorf("%s: %w", l.what, err)
+			return fmt.Errorf("its %s: %w", l.what.name, err)
 		}
 	}
 	visible := tree.contents(len(i.layers))
@@ -61,7 +61,7 @@ func (i *Image) files(ctx context.Context, visit func(path string, size int64, r
 			return nil
 		})
 		if err != nil {
-			return fmt.Errorf("%s: %w", l.what, err)
+			return fmt.Errorf("its %s: %w", l.what.name, err)
 		}
 	}
 	return nil

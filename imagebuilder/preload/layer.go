@@ -24,7 +24,7 @@ import (
 type layer struct {
 	descriptor               // as it was fetched
 	diffID     digest.Digest // of the tar in it
-	what       string        // for people
+	what       part          // for people
 	from       blobSource
 	layerRecord
 }
@@ -65,11 +65,11 @@ func (l *layer) check(ctx context.Context, c *cache, o Options) error {
 			return nil
 		}
 	}
-	task := o.Progress.Begin("check "+l.what, l.Size)
+	task := o.Progress.Begin("check "+l.what.String(), l.Size)
 	r, err := l.unpack(ctx, c, o.MostUnpacked, task.Add)
 	task.End(err)
 	if err != nil {
-		return fmt.Errorf("%s: %w", l.what, err)
+		return fmt.Errorf("its %s: %w", l.what.name, err)
 	}
 	l.layerRecord = *r
 	text, err := json.Marshal(r)

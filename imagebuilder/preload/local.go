@@ -130,7 +130,7 @@ func (l *local) layoutImages(ctx context.Context, content []byte, p Platform) ([
 	}
 	var images []named
 	for _, n := range order {
-		look := &lookup{source: l, left: maxLookups}
+		look := &lookup{source: l, ref: l.ref, left: maxLookups}
 		var variants []*variant
 		if err := look.entries(ctx, groups[n], maxDepth, &variants); err != nil {
 			return nil, err
@@ -329,13 +329,13 @@ func (l *local) manifest(ctx context.Context, _ string, want digest.Digest) ([]b
 }
 
 // small implements [source].
-func (l *local) small(ctx context.Context, d descriptor, what string) ([]byte, error) {
+func (l *local) small(ctx context.Context, d descriptor, what part) ([]byte, error) {
 	content, err := l.read(blobName(d.Digest), d.Size)
 	if err != nil {
 		return nil, l.missing(d.Digest.String(), err)
 	}
 	if digest.FromBytes(content) != d.Digest {
-		return nil, inputErrorf("its %s is damaged: it has another digest than %s", what, d.Digest)
+		return nil, inputErrorf("its %s is damaged: it has another digest than %s", what.name, d.Digest)
 	}
 	return content, l.cache.put(content)
 }
@@ -354,9 +354,9 @@ func (l *local) importImage(ctx context.Context, v *variant) error {
 		if err != nil {
 			return l.missing(d.Digest.String(), err)
 		}
-		what := fmt.Sprintf("%s, layer %d of %d", l.ref, i+1, len(doc.Layers))
+		what := part{l.ref, layerName(i, len(doc.Layers))}
 		if size != d.Size {
-			err = inputErrorf("%s is damaged: it has %d bytes of %d", what, size, d.Size)
+			err = inputErrorf("its %s is damaged: it has %d bytes of %d", what.name, size, d.Size)
 		} else {
 			err = l.cache.copy(ctx, d.Digest, d.Size, what, r)
 		}

@@ -105,6 +105,7 @@ func (s *session) RoundTrip(request *http.Request) (*http.Response, error) {
 		return nil, s.refused(err)
 	}
 	if !ours || response.StatusCode < 400 {
+		s.remember("")
 		return response, nil
 	}
 	body, _ := io.ReadAll(io.LimitReader(response.Body, maxSaid))
@@ -112,13 +113,18 @@ func (s *session) RoundTrip(request *http.Request) (*http.Response, error) {
 	response.Body = io.NopCloser(bytes.NewReader(body))
 	response.ContentLength = int64(len(body))
 	said := diagnosis(body)
-	s.mu.Lock()
-	s.said = said
-	s.mu.Unlock()
+	s.remember(said)
 	if code := response.StatusCode; code == http.StatusUnauthorized || code == http.StatusForbidden {
 		return nil, s.denied(response.Status, said)
 	}
 	return response, nil
+}
+
+// remember keeps what the registry said last, for the error that may follow.
+func (s *session) remember(said string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.said = said
 }
 
 // handshake asks the registry which account it wants, once.
@@ -233,21 +239,21 @@ func (s *session) manifest(ctx context.Context, tag string, want digest.Digest) 
 }
 
 // blob sees that a blob is in the cache.
-func (s *session) blob(ctx context.Context, d descriptor, what string) error {
+func (s *session) blob(ctx context.Context, d descriptor, what part) error {
 	return s.cache.make(ctx, d.Digest, d.Size, what, func(f *os.File) error {
 		_, _, err := s.client.File(ctx, s.url("blobs", d.Digest.String()), d.Digest, f, s.cache.report, download.Options{
-			Name: what, Kind: "part of a container image", Size: d.Size, Most: d.Size,
+			Name: what.String(), Kind: "part of a container image", Size: d.Size, Most: d.Size,
 			Remedy: "move the cache to a larger disk (XDG_CACHE_HOME)",
 		})
 		if err != nil {
-			return s.explain(err, what)
+			return s.explain(err, what.name)
 		}
 		return nil
 	})
 }
 
 // small fetches a blob that is read as a whole.
-func (s *session) small(ctx context.Context, d descriptor, what string) ([]byte, error) {
+func (s *session) small(ctx context.Context, d descriptor, what part) ([]byte, error) {
 	if err := s.blob(ctx, d, what); err != nil {
 		return nil, err
 	}

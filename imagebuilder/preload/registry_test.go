@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -115,7 +116,7 @@ func TestFaultsOfRegistries(t *testing.T) {
 			},
 		},
 		{
-			summary: "another layer than was asked for", err: "sent another 127.0.0.1:PORT/xy:1, layer 1 of 1 than it names",
+			summary: "another layer than was asked for", err: "sent another layer 1 of 1 than it names",
 			at: isLayer,
 			fault: func(t *testing.T, b *blobs, w http.ResponseWriter, r *http.Request, _ int) bool {
 				other := []byte(strings.Repeat("x", len(b.content[b.layerOf(t)])))
@@ -132,7 +133,7 @@ func TestFaultsOfRegistries(t *testing.T) {
 			},
 		},
 		{
-			summary: "no layer", input: true, err: "127.0.0.1:PORT has no 127.0.0.1:PORT/xy:1, layer 1 of 1 of xy",
+			summary: "no layer", input: true, err: "127.0.0.1:PORT has no layer 1 of 1 of xy",
 			at: isLayer,
 			fault: func(t *testing.T, b *blobs, w http.ResponseWriter, r *http.Request, _ int) bool {
 				return refuse(w, 404, "")
@@ -395,6 +396,36 @@ func TestDamagedCache(t *testing.T) {
 				t.Error("the archive differs")
 			}
 		})
+	}
+}
+
+// TestLeftovers has what killed builds left half-made go after a day, but for
+// downloads.
+func TestLeftovers(t *testing.T) {
+	r, b := newRegistry(t), newBlobs()
+	r.push(t, "xy", b, map[string]descriptor{"1": b.hello(t, armv6)})
+	o := options(t)
+	mustGet(t, o, armv6, r.host+"/xy:1")
+	download := "blobs/sha256/." + strings.Repeat("ab", 32) + ".hatchery-tmp"
+	for _, name := range []string{"blobs/sha256/.new.1.hatchery-tmp", ".unpacked.1.hatchery-tmp", ".file.1.hatchery-tmp", "layers/.x.1.hatchery-tmp", download, ".new.hatchery-tmp"} {
+		place := filepath.Join(o.Cache, "containers", filepath.FromSlash(name))
+		if err := os.WriteFile(place, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if old := time.Now().Add(-25 * time.Hour); name != ".new.hatchery-tmp" && os.Chtimes(place, old, old) != nil {
+			t.Fatal("cannot set its time")
+		}
+	}
+	mustGet(t, o, armv6, r.host+"/xy:1")
+	var left []string
+	filepath.WalkDir(o.Cache, func(path string, entry os.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, ".hatchery-tmp") {
+			left = append(left, entry.Name())
+		}
+		return nil
+	})
+	if got, want := strings.Join(left, " "), ".new.hatchery-tmp "+filepath.Base(download); got != want {
+		t.Errorf("left are %s, want %s", got, want)
 	}
 }
 

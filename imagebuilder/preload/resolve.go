@@ -108,7 +108,7 @@ func resolveName(ctx context.Context, text string, p Platform, r *registries) ([
 // registry's repository, or a layout.
 type source interface {
 	manifest(ctx context.Context, tag string, want digest.Digest) ([]byte, error)
-	small(ctx context.Context, d descriptor, what string) ([]byte, error)
+	small(ctx context.Context, d descriptor, what part) ([]byte, error)
 }
 
 // A variant is an image for one platform.
@@ -136,7 +136,7 @@ func (v *variant) pinned(ref string, names []string, p Platform) Pinned {
 // images for several, or one image.
 func choose(ctx context.Context, s source, ref string, content []byte, p Platform) (*variant, error) {
 	var variants []*variant
-	look := &lookup{source: s, left: maxLookups}
+	look := &lookup{source: s, ref: ref, left: maxLookups}
 	if err := look.into(ctx, content, digest.FromBytes(content), maxDepth, &variants); err != nil {
 		return nil, err
 	}
@@ -186,6 +186,7 @@ func pick(ctx context.Context, look *lookup, ref string, variants []*variant, p 
 // A lookup reads indexes and the manifests in them, up to a number.
 type lookup struct {
 	source source
+	ref    string // for people
 	left   int
 }
 
@@ -261,7 +262,7 @@ func (l *lookup) inside(ctx context.Context, v *variant) error {
 	if doc.index() {
 		return inputErrorf("its index says that %s is an image, but it is an index", v.digest)
 	}
-	text, err := l.source.small(ctx, *doc.Config, "configuration")
+	text, err := l.source.small(ctx, *doc.Config, part{l.ref, "configuration"})
 	if err != nil {
 		return err
 	}
