@@ -21,5 +21,18 @@ func (c *Cache) SetSettled(d time.Duration) { c.settled = d }
 // out of date by then.
 func (c *Cache) RemoveImage(e Entry) (bool, error) { return images{c}.remove(e) }
 
-// RemoveLayer is RemoveImage for a Docker layer.
-func (c *Cache) RemoveLayer(e Entry) (bool, error) { return dockerLayers{c}.remove(e) }
+// RemoveEntry is RemoveImage for what goes into a Docker layer, and for layers.
+func (c *Cache) RemoveEntry(e Entry) (bool, error) {
+	for _, s := range append(c.fetchedSections(), dockerLayers{c}) {
+		entries, err := s.list()
+		if err != nil {
+			return false, err
+		}
+		for _, known := range entries {
+			if known.Path == e.Path {
+				return s.remove(e)
+			}
+		}
+	}
+	return false, nil
+}

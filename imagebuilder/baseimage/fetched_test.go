@@ -295,25 +295,54 @@ func TestPruneFetched(t *testing.T) {
 	}
 }
 
-// TestLayerTakenMeanwhile: a layer that somebody took after it was listed as
-// unused stays.
-func TestLayerTakenMeanwhile(t *testing.T) {
+// TestTakenAfterList: what was taken after it was listed as unused stays, and
+// goes once it is let go.
+func TestTakenAfterList(t *testing.T) {
 	l := newLarder(t)
 	entries, err := l.cache.List()
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := slices.IndexFunc(entries, func(e baseimage.Entry) bool { return e.Kind == baseimage.KindLayer })
+	for name, use := range map[string]func(context.Context) (func(), error){
+		"layer":       func(ctx context.Context) (func(), error) { return l.cache.UseLayer(ctx, l.key) },
+		"deb":         l.cache.UsePackages,
+		"half a deb":  l.cache.UsePackages,
+		"release":     l.cache.UsePackages,
+		"config":      l.cache.UseContainers,
+		"half a blob": l.cache.UseContainers,
+	} {
+		at := slices.IndexFunc(entries, func(e baseimage.Entry) bool { return l.names[e.Path] == name })
+		release, err := use(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if removed, err := l.cache.RemoveEntry(entries[at]); removed || err != nil {
+			t.Errorf("%s: removed: %v, %v", name, removed, err)
+		}
+		release()
+		if removed, err := l.cache.RemoveEntry(entries[at]); !removed || err != nil {
+			t.Errorf("%s: removed: %v, %v", name, removed, err)
+		}
+	}
+}
+
+// TestUseOfALayerIsRecorded: it is as old as its last use.
+func TestUseOfALayerIsRecorded(t *testing.T) {
+	l := newLarder(t)
+	l.age(t, 40*day, "layer")
 	release, err := l.cache.UseLayer(t.Context(), l.key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if removed, err := l.cache.RemoveLayer(entries[at]); removed || err != nil {
-		t.Errorf("removed: %v, %v", removed, err)
-	}
 	release()
-	if removed, err := l.cache.RemoveLayer(entries[at]); !removed || err != nil {
-		t.Errorf("removed: %v, %v", removed, err)
+	pruned, err := l.cache.Prune(baseimage.PruneOptions{Unused: day})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range pruned {
+		if p.Kind == baseimage.KindLayer && p.Why != "used lately" {
+			t.Errorf("%+v", p)
+		}
 	}
 }
 
