@@ -1,9 +1,6 @@
 package dpkg
 
-import (
-	"fmt"
-	"path"
-)
+import "fmt"
 
 // An InputError is a mistake in what the user asked for. Its message says what
 // to do.
@@ -87,5 +84,5 @@ func (e *RelationError) Error() string {
 type EscapeError struct{ Path, Link, Target string }
 
 func (e *EscapeError) Error() string {
-	return fmt.Sprintf("%s cannot be written: the symbolic link %s in the image leads out of it, to %s", e.Path, e.Link, path.Join("/", path.Dir(e.Link))+" + "+e.Target)
+	return fmt.Sprintf("%s cannot be written: the symbolic link %s leads out of the image, by way of %s", e.Path, e.Link, e.Target)
 }
