@@ -21,7 +21,7 @@ import (
 // image there is here.
 func TestPlanIsWhatBuildDoes(t *testing.T) {
 	both := []string{"controller", "p1"}
-	mine := "overlays: [./mine]\n"
+	mine, docker := "overlays: [./mine]\n", "docker: {preload: [./hello.tar]}\n"
 	for _, test := range []struct {
 		summary string
 		base    func(t *testing.T) string
@@ -37,6 +37,7 @@ func TestPlanIsWhatBuildDoes(t *testing.T) {
 		{"bookworm for arm64", func(t *testing.T) string { return imagetest.Bookworm(t, imagetest.WithArchitecture("arm64")) }, "", both[:1]},
 		{"trixie for arm64", func(t *testing.T) string { return imagetest.Trixie(t, imagetest.WithArchitecture("arm64")) }, "", both[:1]},
 		{"the user renamed and the root grown", func(t *testing.T) string { return imagetest.Bookworm(t) }, mine, both},
+		{"Docker", func(t *testing.T) string { return dockerBase(t, dockerArchive(t, "20.10.24+dfsg1-1")) }, docker, both},
 		{"the stand-in of bookworm", func(t *testing.T) string { return standInBase(t, "bookworm") }, "", both},
 		{"the stand-in of trixie", func(t *testing.T) string { return standInBase(t, "trixie") }, "", both},
 	} {
@@ -55,6 +56,10 @@ func TestPlanIsWhatBuildDoes(t *testing.T) {
 				if err := os.WriteFile(large, bytes.Repeat([]byte("hatchery"), 1<<20), 0o644); err != nil {
 					t.Fatal(err)
 				}
+			}
+			if test.more == docker {
+				w.docker(base, docker)
+				containerFile(t, w.path("hello.tar"), "hello:1", "6")
 			}
 			// The keys are made, by a build somewhere else.
 			w.hatchery(append([]string{"build", "-q", "--layers-only", "-o", "elsewhere"}, test.targets...)...)
