@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -200,12 +201,14 @@ func TestUnlistedBomb(t *testing.T) {
 // and one that changes between Update and Open is noticed.
 func TestDamagedCache(t *testing.T) {
 	a := apttest.New(t)
+	a.Packed = []string{""}
 	a.Add(hello(t, "1.0"))
 	a.Publish()
 	o := options(t)
+	// Not packed: nothing but the digest tells.
 	damage := func() {
 		t.Helper()
-		files, err := filepath.Glob(filepath.Join(o.Cache, "apt/lists/*.xz"))
+		files, err := filepath.Glob(filepath.Join(o.Cache, "apt/lists/*.packages"))
 		if err != nil || len(files) != 1 {
 			t.Fatalf("%q, %v", files, err)
 		}
@@ -213,9 +216,8 @@ func TestDamagedCache(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		data[len(data)-1] ^= 1 // of the footer's magic, which nothing of the content depends on
 		os.Chmod(files[0], 0o600)
-		if err := os.WriteFile(files[0], data, 0o600); err != nil {
+		if err := os.WriteFile(files[0], bytes.Replace(data, []byte("hello"), []byte("jello"), 1), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -227,7 +229,9 @@ func TestDamagedCache(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	list(t, indexes)
+	if got := list(t, indexes); !slices.Equal(got, []string{"hello 1.0"}) {
+		t.Errorf("got %q", got)
+	}
 	damage()
 	r, err := indexes[0].Open()
 	if err == nil {
