@@ -225,7 +225,9 @@ func newPackagesNode(t testing.TB) *packagesNode {
 	n.must("dpkg --install " + n.build("man-db"))
 	n.must("dpkg --no-triggers --force-confold --unpack " + n.build("docker.io") + " " + n.build("runc"))
 	n.must("echo docker.io hold | dpkg --set-selections")
-	n.write("var/lib/hatchery/packages/scripts", "docker.io all preinst /var/lib/dpkg/info/docker.io.preinst install\n", 0o644)
+	n.write("var/lib/hatchery/packages/scripts", scriptsOf, 0o644)
+	// A version that is gone has left this.
+	n.write("var/lib/hatchery/packages/old/cgroups.postrm", "#!/bin/sh\necho \"postrm $* $DPKG_MAINTSCRIPT_PACKAGE\" >>/log\n", 0o755)
 	n.log() // dpkg has run the scripts that the builder leaves to the node
 	return n
 }
@@ -261,7 +263,7 @@ func (n *packagesNode) wantDone(summary string) {
 	if got := n.must(`dpkg-query --show --showformat='${Package} ${Status}\n'`); strings.ReplaceAll(got, "podman install ok installed\n", "") != want {
 		n.t.Errorf("%s: packages:\n%s", summary, got)
 	}
-	for _, name := range []string{"packages/pending", "packages/rest", "packages/scripts", "packages/done", "packages/done.new", "preload/images.tar"} {
+	for _, name := range []string{"packages/pending", "packages/rest", "packages/scripts", "packages/old", "packages/done", "packages/done.new", "preload/images.tar"} {
 		if n.exists("var/lib/hatchery/" + name) {
 			n.t.Errorf("%s: %s is left", summary, name)
 		}
@@ -281,8 +283,15 @@ func (n *packagesNode) wantDone(summary string) {
 // ran are the shells that are the /bin/sh of some system.
 var ran = []string{"dash", "busybox sh"}
 
-const configured = `preinst install in /: docker.io all preinst 1 root= /var/lib/dpkg noninteractive 1
+// scriptsOf is what the builder has recorded.
+const scriptsOf = `cgroups all postrm /var/lib/hatchery/packages/old/cgroups.postrm disappear docker.io 1
+docker.io all configure /usr/bin/dpkg --force-confdef --force-confold --configure runc
+docker.io all preinst /var/lib/dpkg/info/docker.io.preinst install
+`
+
+const configured = `postrm disappear docker.io 1 cgroups
 runc postinst
+preinst install in /: docker.io all preinst 1 root= /var/lib/dpkg noninteractive 1
 docker.io postinst configure 
 systemctl daemon-reload
 deb-systemd-invoke start runc.service
@@ -320,6 +329,7 @@ func TestPackages(t *testing.T) {
 
 // TestPackagesAgain: what fails is tried again, later each time, and told.
 func TestPackagesAgain(t *testing.T) {
+	const beforehand = "postrm disappear docker.io 1 cgroups\nrunc postinst\n"
 	const preinst = "preinst install in /: docker.io all preinst 1 root= /var/lib/dpkg noninteractive 1\n"
 	after := func(line string) string { return configured[strings.Index(configured, line):] }
 	for _, test := range []struct {
@@ -327,13 +337,13 @@ func TestPackagesAgain(t *testing.T) {
 		want, says     string
 	}{
 		{
-			"a preinst", "preinst", preinst + "sleep 15\n" + preinst + "sleep 30\n" + configured,
-			"hatchery: the script /var/lib/dpkg/info/docker.io.preinst of package docker.io has failed",
+			"a preinst", "preinst", beforehand + preinst + "sleep 15\n" + preinst + "sleep 30\n" + after("preinst"),
+			"hatchery: preinst of package docker.io has failed: nothing is configured",
 		},
 		{
-			// Once without the triggers and once with them, three times.
+			// Each time once without triggers, and once with them.
 			"Docker's postinst", "docker.io",
-			preinst + "runc postinst\ndocker.io postinst configure \ndocker.io postinst configure \nman-db postinst triggered\n" +
+			beforehand + preinst + "docker.io postinst configure \ndocker.io postinst configure \nman-db postinst triggered\n" +
 				"sleep 15\ndocker.io postinst configure \ndocker.io postinst configure \nsleep 30\n" +
 				strings.TrimSuffix(after("docker.io postinst"), "man-db postinst triggered\n"),
 			"hatchery: dpkg cannot configure the packages",
@@ -408,7 +418,7 @@ func TestPackagesLeftAlone(t *testing.T) {
 	for _, test := range []struct{ summary, before, scripts, want string }{
 		{"configured by hand", "dpkg --force-confold --configure docker.io runc", "", ""},
 		{"removed by hand", "dpkg --purge docker.io", "", ""},
-		{"no such package", "", "none all preinst /none install\n", "runc postinst"},
+		{"no such script", "", "none all preinst /none install\n", "runc postinst"},
 		{"blank lines, notes, no list's end", "", "\n# a note\ndocker.io all preinst /var/lib/dpkg/info/docker.io.preinst install 0.9 1\n", "preinst install 0.9 1 in /"},
 		{"done", `cp /var/lib/hatchery/packages/scripts /var/lib/hatchery/packages/done`, "", "runc postinst"},
 	} {
