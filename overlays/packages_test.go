@@ -433,7 +433,7 @@ func TestPackagesLeftAlone(t *testing.T) {
 		n.write("usr/local/bin/sleep", "#!/bin/sh\nkill -9 -1\n", 0o755)
 		out, _ := n.boot("dash")
 		log := n.log()
-		if !strings.HasPrefix(log, test.want) || test.want == "" && strings.Contains(log, "inst") && !strings.HasPrefix(log, "man-db") && !strings.HasPrefix(log, "runc") {
+		if !strings.Contains(log, test.want) {
 			t.Errorf("%s:\n%s\n%s", test.summary, log, out)
 		}
 		if !strings.HasPrefix(test.want, "preinst") && strings.Contains(log, "preinst") {
@@ -458,8 +458,11 @@ func TestPackagesAfterPowerCut(t *testing.T) {
 		whole.write("usr/local/bin/"+tool, fmt.Sprintf(cutter, "/usr/local/lib/"+tool), 0o755)
 	}
 	whole.write("cut/count", "0\n", 0o644)
-	cuts := 0
-	for at := 1; ; at++ {
+	cuts, step := 0, 1
+	if testing.Short() {
+		step = 9
+	}
+	for at := 1; ; at += step {
 		n := &packagesNode{t, filepath.Join(t.TempDir(), "root")}
 		testtool.Run(t, "cp", "-a", whole.root, n.root)
 		n.write("cut/at", fmt.Sprintln(at), 0o644)
@@ -483,7 +486,7 @@ func TestPackagesAfterPowerCut(t *testing.T) {
 			t.Errorf("%s: Docker was asked to start while it was held back:\n%s%s", summary, before, after)
 		}
 		// Once and no more, but where the cut came before it was noted.
-		if strings.Contains(before, "postinst") && strings.Contains(after, "preinst") {
+		if strings.Contains(before, "docker.io postinst") && strings.Contains(after, "preinst") {
 			t.Errorf("%s: a script is run again:\n%s--\n%s", summary, before, after)
 		}
 		if count := strings.Count(before+after, "preinst install"); count < 1 || count > 2 {
@@ -493,7 +496,7 @@ func TestPackagesAfterPowerCut(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if cuts < 30 {
+	if cuts < 30/step {
 		t.Errorf("only %d cuts", cuts)
 	}
 	t.Logf("%d cuts", cuts)
