@@ -104,7 +104,6 @@ type descriptor struct {
 	MediaType   string            `json:"mediaType"`
 	Digest      digest.Digest     `json:"digest"`
 	Size        int64             `json:"size"`
-	URLs        []string          `json:"urls,omitempty"`
 	Platform    *platform         `json:"platform,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`
 }

@@ -193,19 +193,16 @@ func (l *local) ownName(tag string) (string, error) {
 // archiveImages reads the manifest.json of a docker-archive. It has no
 // manifests, so each image gets one here.
 func (l *local) archiveImages(ctx context.Context, content []byte, p Platform) ([]named, error) {
-	var entries []struct {
+	var entries list[struct {
 		Config   string
-		RepoTags []string
-		Layers   []string
-	}
+		RepoTags list[string]
+		Layers   list[string]
+	}]
 	if err := json.Unmarshal(content, &entries); err != nil {
 		return nil, inputErrorf("its manifest.json is not one: %w", err)
 	}
 	if len(entries) == 0 {
 		return nil, &InputError{errNoImage}
-	}
-	if len(entries) > maxEntries {
-		return nil, inputErrorf("its manifest.json has %d images, and may have %d", len(entries), maxEntries)
 	}
 	var images []named
 	for _, e := range entries {

@@ -1,6 +1,7 @@
 package preload
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,16 +32,45 @@ const (
 	maxConfig    = 8 << 20  // as containerd has it
 	maxLayerBlob = 16 << 30 // a layer as it is fetched
 	maxLayers    = 125      // as Docker has it (layer.MaxLayerDepth)
-	maxEntries   = 1000     // of an index
+	maxEntries   = 1000     // of any list
 	maxDepth     = 4        // of indexes in indexes
 	maxLookups   = 64       // manifests that are looked into to find one
 )
+
+// A list is one of JSON's with at most maxEntries. They are counted as they are
+// read: a few million bytes can have a million of them, and each takes many
+// times its length in memory.
+type list[T any] []T
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (l *list[T]) UnmarshalJSON(text []byte) error {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	switch first, err := decoder.Token(); {
+	case err != nil:
+		return err
+	case first == nil:
+		return nil
+	case first != json.Delim('['):
+		return errors.New("there is something else in the place of a list")
+	}
+	*l = list[T]{}
+	for decoder.More() {
+		if len(*l) == maxEntries {
+			return fmt.Errorf("a list in it has more than %d entries", maxEntries)
+		}
+		var entry T
+		if err := decoder.Decode(&entry); err != nil {
+			return err
+		}
+		*l = append(*l, entry)
+	}
+	return nil
+}
 
 type descriptor struct {
 	MediaType   string            `json:"mediaType"`
 	Digest      digest.Digest     `json:"digest"`
 	Size        int64             `json:"size"`
-	URLs        []string          `json:"urls,omitempty"`
 	Platform    *platformJSON     `json:"platform,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`
 }
@@ -55,12 +85,12 @@ func (p platformJSON) platform() Platform { return Platform(p) }
 
 // A document is an index or a manifest: which of them shows in what it has.
 type document struct {
-	SchemaVersion int             `json:"schemaVersion"`
-	MediaType     string          `json:"mediaType"`
-	Manifests     []descriptor    `json:"manifests"`
-	Config        *descriptor     `json:"config"`
-	Layers        []descriptor    `json:"layers"`
-	FSLayers      json.RawMessage `json:"fsLayers"`
+	SchemaVersion int              `json:"schemaVersion"`
+	MediaType     string           `json:"mediaType"`
+	Manifests     list[descriptor] `json:"manifests"`
+	Config        *descriptor      `json:"config"`
+	Layers        list[descriptor] `json:"layers"`
+	FSLayers      json.RawMessage  `json:"fsLayers"`
 }
 
 func (d *document) index() bool { return d.Config == nil }
@@ -84,8 +114,6 @@ func parseDocument(content []byte) (*document, error) {
 		return nil, inputErrorf("its manifest is an index as well: which of them is meant cannot be told")
 	case d.Manifests == nil && d.Config == nil:
 		return nil, inputErrorf("its manifest has neither images nor layers")
-	case len(d.Manifests) > maxEntries:
-		return nil, inputErrorf("its index has %d entries, and may have %d", len(d.Manifests), maxEntries)
 	}
 	for _, m := range d.Manifests {
 		if err := m.check(maxManifest); err != nil {
@@ -111,7 +139,7 @@ func parseDocument(content []byte) (*document, error) {
 		kind, _, _ := strings.Cut(l.MediaType, "+")
 		kind = strings.TrimSuffix(kind, ".gzip")
 		switch {
-		case strings.Contains(l.MediaType, "foreign") || strings.Contains(l.MediaType, "nondistributable") || len(l.URLs) > 0:
+		case strings.Contains(l.MediaType, "foreign") || strings.Contains(l.MediaType, "nondistributable"):
 			return nil, inputErrorf("its layer %d is not in the registry but elsewhere (%q, as layers of Windows are): it cannot be preloaded", i+1, oneLine(l.MediaType))
 		case kind != mediaOCILayer && kind != mediaDockerLayer:
 			return nil, inputErrorf("its layer %d is of a kind that Docker does not unpack: %q", i+1, oneLine(l.MediaType))
@@ -136,8 +164,8 @@ func (d *descriptor) check(most int64) error {
 type config struct {
 	platformJSON
 	RootFS struct {
-		Type    string          `json:"type"`
-		DiffIDs []digest.Digest `json:"diff_ids"`
+		Type    string              `json:"type"`
+		DiffIDs list[digest.Digest] `json:"diff_ids"`
 	} `json:"rootfs"`
 }
 

@@ -429,6 +429,31 @@ func TestLeftovers(t *testing.T) {
 	}
 }
 
+// TestDamagedBeforeItWasChecked has a layer that is damaged between its coming
+// and the look into it.
+func TestDamagedBeforeItWasChecked(t *testing.T) {
+	r, b := newRegistry(t), newBlobs()
+	r.push(t, "xy", b, map[string]descriptor{"1": b.hello(t, armv6)})
+	o := options(t)
+	mustGet(t, o, armv6, r.host+"/xy:1")
+	layer := b.layerOf(t)
+	if err := os.RemoveAll(filepath.Join(o.Cache, "containers", "layers")); err != nil {
+		t.Fatal(err)
+	}
+	place := filepath.Join(o.Cache, "containers", "blobs", "sha256", layer.Encoded())
+	for _, content := range []string{string(make([]byte, len(b.content[layer]))), string(b.content[layer][:len(b.content[layer])-8]) + "12345678"} {
+		if err := os.WriteFile(place, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := get(t, o, armv6, r.host+"/xy:1")
+		wants(t, err, "its layer 1 of 1: it is damaged in the cache: it was removed, so run the same again")
+		if isInput(err) {
+			t.Errorf("%v is not the user's mistake", err)
+		}
+	}
+	mustGet(t, o, armv6, r.host+"/xy:1")
+}
+
 func TestManyAtOnce(t *testing.T) {
 	r, b := newRegistry(t), newBlobs()
 	r.push(t, "xy", b, map[string]descriptor{"1": b.big(t)})

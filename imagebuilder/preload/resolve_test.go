@@ -309,6 +309,20 @@ func TestRefusedManifests(t *testing.T) {
 			err: "its manifest is an index as well",
 		},
 		{
+			summary: "an index without end",
+			image: func(t *testing.T, b *blobs) descriptor {
+				return b.add(ociIndex, []byte(`{"schemaVersion":2,"manifests":[`+strings.Repeat("{},", 100_000)+`{}]}`))
+			},
+			err: "a list in it has more than 1000 entries",
+		},
+		{
+			summary: "a list that is none",
+			image: func(t *testing.T, b *blobs) descriptor {
+				return b.add(ociManifest, []byte(`{"schemaVersion":2,"manifests":{}}`))
+			},
+			err: "its manifest is not one: there is something else in the place of a list",
+		},
+		{
 			summary: "no layers",
 			image:   func(t *testing.T, b *blobs) descriptor { return b.image(t, armv6) },
 			err:     "it has 0 layers: Docker takes 1 to 125",
