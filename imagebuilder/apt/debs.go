@@ -51,19 +51,14 @@ func FetchDebs(ctx context.Context, debs []Deb, o Options) ([]string, error) {
 	defer release()
 
 	places := make([]string, len(debs))
-	files := make([]*wanted, len(debs))
-	first := map[digest.Digest]bool{}
+	files := make([]wanted, len(debs))
 	for i, d := range debs {
 		sum := digest.NewDigestFromEncoded(digest.SHA256, strings.ToLower(d.SHA256))
 		if sum.Validate() != nil {
 			return nil, fmt.Errorf("package %s: %q is no sha256", &d, d.SHA256)
 		}
 		places[i] = filepath.Join(s.debs, sum.Encoded()+".deb")
-		if first[sum] {
-			continue
-		}
-		first[sum] = true
-		files[i] = &wanted{place: places[i], name: path.Base(download.Shown(d.URL)), kind: "package",
+		files[i] = wanted{place: places[i], name: path.Base(download.Shown(d.URL)), kind: "package",
 			url: strings.ReplaceAll(o.mirrored(d.URL), "+", "%2B"), digest: sum, size: d.Size}
 	}
 	if o.Client.Offline {
@@ -72,11 +67,8 @@ func FetchDebs(ctx context.Context, debs []Deb, o Options) ([]string, error) {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(atOnce)
 	for i, w := range files {
-		if w == nil {
-			continue
-		}
 		group.Go(func() error {
-			if err := s.fetch(ctx, *w, o.Client, o.report()); err != nil {
+			if err := s.fetch(ctx, w, o.Client, o.report()); err != nil {
 				return debError(&debs[i], err)
 			}
 			return nil
@@ -89,12 +81,9 @@ func FetchDebs(ctx context.Context, debs []Deb, o Options) ([]string, error) {
 }
 
 // offline says which packages are not in the cache.
-func (s *store) offline(ctx context.Context, debs []Deb, files []*wanted) error {
+func (s *store) offline(ctx context.Context, debs []Deb, files []wanted) error {
 	var absent []string
 	for i, w := range files {
-		if w == nil {
-			continue
-		}
 		if intact(ctx, w.place, w.digest, w.size) {
 			used(w.place)
 			continue

@@ -167,11 +167,15 @@ func TestUpdateAndFetch(t *testing.T) {
 				t.Errorf("it asks for other files (- wanted, + got):\n%s", diff)
 			}
 			wanted := debs(t, indexes)
+			wanted = append(wanted, wanted[0]) // twice the same
 			check := func(o apt.Options) {
 				t.Helper()
 				places, err := apt.FetchDebs(t.Context(), wanted, o)
 				if err != nil {
 					t.Fatal(err)
+				}
+				if len(places) != len(wanted) {
+					t.Errorf("%d files of %d packages", len(places), len(wanted))
 				}
 				for _, place := range places {
 					got, err := os.ReadFile(place)
