@@ -2,6 +2,7 @@ package apt_test
 
 import (
 	"bytes"
+	"crypto"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
 
 	"hatchery/imagebuilder/apt"
 	"hatchery/internal/testtool"
@@ -247,6 +249,52 @@ func TestClock(t *testing.T) {
 	source.SignedBy = []apt.Keyring{keyring(t, "expired")}
 	if err := verify(t, "expired.inrelease", source, time.Date(2023, 6, 1, 0, 0, 0, 0, time.UTC)); err != nil {
 		t.Errorf("while the key was valid: %v", err)
+	}
+}
+
+// TestUnfitKeys: a key that is not meant for signing signs nothing, and none
+// signs before it is made.
+func TestUnfitKeys(t *testing.T) {
+	made := time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
+	for _, test := range []struct {
+		summary string
+		signs   bool
+		at      time.Time
+		want    apt.Why
+	}{
+		{"for signing", true, theDay, accepted},
+		{"for certifying alone", false, theDay, apt.UnfitKey},
+		{"before it was made", true, made.AddDate(-1, 0, 0), apt.UnfitKey},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			config := &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, Time: func() time.Time { return made }}
+			key, err := openpgp.NewEntity("it", "", "", config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			key.Subkeys = nil
+			for name, identity := range key.Identities {
+				identity.SelfSignature.FlagSign = test.signs
+				if err := identity.SelfSignature.SignUserId(name, key.PrimaryKey, key.PrivateKey, config); err != nil {
+					t.Fatal(err)
+				}
+			}
+			release := fixture(t, "Release")
+			signature := &packet.Signature{
+				Version: 4, SigType: packet.SigTypeBinary, PubKeyAlgo: key.PrimaryKey.PubKeyAlgo, Hash: crypto.SHA256,
+				CreationTime: test.at, IssuerKeyId: &key.PrimaryKey.KeyId,
+			}
+			h := crypto.SHA256.New()
+			h.Write(release)
+			var ring, signed bytes.Buffer
+			if err := errors.Join(key.Serialize(&ring), signature.Sign(h, key.PrivateKey, config), signature.Serialize(&signed)); err != nil {
+				t.Fatal(err)
+			}
+			err = apt.VerifyDetached(release, signed.Bytes(), apt.Source{SignedBy: []apt.Keyring{{Name: "it", Data: ring.Bytes()}}}, theDay)
+			if got := why(t, err); got != test.want {
+				t.Errorf("got %d, %v; want %d", got, err, test.want)
+			}
+		})
 	}
 }
 
