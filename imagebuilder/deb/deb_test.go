@@ -387,7 +387,7 @@ func (f *failing) ReadAt(p []byte, off int64) (int, error) {
 
 // TestCancelled: a context that ends, ends reading, with its own error.
 func TestCancelled(t *testing.T) {
-	file := debtest.Build(t, debtest.Control("a", "1", "all"), []debtest.File{{Path: "/x", Zeros: 64 << 20}}, debtest.WithoutMD5Sums(), debtest.Compression("zst"))
+	file := debtest.Build(t, debtest.Control("a", "1", "all"), []debtest.File{{Path: "/x", Zeros: 24 << 20}}, debtest.WithoutMD5Sums(), debtest.Compression("zst"))
 	d := open(t, file)
 	ctx, cancel := context.WithCancel(t.Context())
 	c, err := d.Data(ctx, plenty)

@@ -271,10 +271,13 @@ func TestRefusedControl(t *testing.T) {
 // TestBomb: what is small when it comes and large when it is unpacked is
 // found out at the limit, not later; what is just within it is good.
 func TestBomb(t *testing.T) {
-	const size = 20 << 20
+	const size = 6 << 20
 	for _, kind := range append(kinds, "bz2") {
 		t.Run(kind, func(t *testing.T) {
-			// The header claims nothing that is not there.
+			suffix := "." + kind
+			if kind == "none" {
+				suffix = ""
+			}
 			file := debtest.Build(t, debtest.Control("a", "1", "all"), []debtest.File{
 				{Path: "/a", Zeros: size / 2}, {Path: "/b", Zeros: size / 2},
 			}, debtest.WithoutMD5Sums(), debtest.Compression(kind))
@@ -294,11 +297,28 @@ func TestBomb(t *testing.T) {
 				if !errors.Is(err, deb.ErrTooLarge) || read > limit {
 					t.Errorf("limit %d: %d bytes, then %v", limit, read, err)
 				}
-				refused(t, err, "data.tar"+strings.Repeat("."+kind, min(1, len(strings.TrimPrefix(kind, "none")))), fmt.Sprintf("more than the %d bytes", limit))
+				refused(t, err, "data.tar"+suffix, fmt.Sprintf("more than the %d bytes", limit))
 				if _, again := c.Next(); again == nil {
 					t.Error("reading goes on after the limit")
 				}
 				c.Close() //nolint:errcheck // always nil
+			}
+			// Many small files, and much that follows the last one.
+			swarm := make([]debtest.File, 400)
+			for i := range swarm {
+				swarm[i].Path = fmt.Sprintf("/%d", i)
+			}
+			for _, data := range [][]byte{debtest.Tar(t, swarm...), append(debtest.Tar(t, debtest.Dir("/")), make([]byte, 1<<20)...)} {
+				many := debtest.Archive(debtest.Member{Name: "debian-binary", Content: []byte("2.0\n")},
+					debtest.Member{Name: "control.tar"}, debtest.Member{Name: "data.tar" + suffix, Content: debtest.Compress(t, kind, data)})
+				m, err := open(t, many).Data(t.Context(), 100_000)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := walk(m, nil); !errors.Is(err, deb.ErrTooLarge) {
+					t.Errorf("%d bytes of tar: %v", len(data), err)
+				}
+				m.Close() //nolint:errcheck // always nil
 			}
 			c, err := open(t, file).Data(t.Context(), size+10240)
 			if err != nil {

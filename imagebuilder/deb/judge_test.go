@@ -381,9 +381,9 @@ func sameBytes(a, b io.Reader) (at int64, err error) {
 	}
 }
 
-// TestDpkgRefusesToo: what is refused here as no package's, dpkg refuses as
-// well; extended attributes are the exception, which dpkg has no way to keep.
-func TestDpkgRefusesToo(t *testing.T) {
+// TestBesideDpkg: what dpkg itself makes of odd packages. It takes a path that
+// leaves the root, and has no way to keep extended attributes.
+func TestBesideDpkg(t *testing.T) {
 	testtool.Need(t, "dpkg")
 	testtool.NeedRoot(t)
 	for _, c := range []struct {

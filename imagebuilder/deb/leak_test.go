@@ -6,6 +6,8 @@ import (
 	"io"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -65,6 +67,57 @@ func TestNothingRunsOn(t *testing.T) {
 			cancel()
 		}
 	}
+}
+
+// TestCloseWaits: when Close returns, the file is not read any more, so that
+// the caller may close it.
+func TestCloseWaits(t *testing.T) {
+	for _, kind := range kinds {
+		file := debtest.Build(t, debtest.Control("a", "1", "all"), everything, debtest.Compression(kind))
+		slow := &slowReader{ReaderAt: bytes.NewReader(file), begun: make(chan struct{}), closing: make(chan struct{})}
+		d, err := deb.Open(slow, int64(len(file)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		slow.armed.Store(true)
+		c, err := d.Data(t.Context(), plenty)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-slow.begun
+		close(slow.closing)
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		slow.closed.Store(true)
+		slow.reads.Wait()
+		if slow.late.Load() {
+			t.Errorf("%s: the file is read after Close", kind)
+		}
+	}
+}
+
+// A slowReader is still reading when it is about to be closed.
+type slowReader struct {
+	io.ReaderAt
+	armed, closed, late atomic.Bool
+	once                sync.Once
+	begun, closing      chan struct{}
+	reads               sync.WaitGroup
+}
+
+func (s *slowReader) ReadAt(p []byte, at int64) (int, error) {
+	if s.armed.Load() {
+		s.once.Do(func() {
+			s.reads.Add(1)
+			defer s.reads.Done()
+			close(s.begun)
+			<-s.closing
+			time.Sleep(20 * time.Millisecond)
+			s.late.Store(s.closed.Load())
+		})
+	}
+	return s.ReaderAt.ReadAt(p, at)
 }
 
 // running gives the stacks of goroutines that decompress. One that has done
