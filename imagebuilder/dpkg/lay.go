@@ -135,6 +135,9 @@ func (k *unpacking) lay(e *deb.Entry, content io.Reader) error {
 			return err
 		}
 	}
+	if err := k.checkAlias(e, name, use); err != nil {
+		return err
+	}
 	target := use
 	if k.isConf(name) {
 		target += newSuffix
@@ -152,6 +155,21 @@ func (k *unpacking) lay(e *deb.Entry, content io.Reader) error {
 	}
 	k.touched[path.Dir(target)] = true
 	k.laid[name] = true
+	return nil
+}
+
+// checkAlias makes sure that no two paths of a package are one file, because a
+// folder is a link on this system. dpkg makes the second in the place of the
+// first, beside both their places, and then cannot find the first.
+func (k *unpacking) checkAlias(e *deb.Entry, name, use string) error {
+	if k.isConf(name) || !e.HardLink && !e.Mode.IsRegular() && e.Mode&fs.ModeSymlink == 0 {
+		return nil
+	}
+	place := path.Join(k.checked[path.Dir(use)], path.Base(use))
+	if other, ok := k.places[place]; ok && other != name {
+		return fmt.Errorf("%s and %s are one file in this image, where a folder of theirs is a link: dpkg cannot unpack that either", other, name)
+	}
+	k.places[place] = name
 	return nil
 }
 
@@ -410,7 +428,7 @@ func (k *unpacking) attributes(e *deb.Entry, name string) ext4.Attr {
 // the root.
 func (k *unpacking) checkWay(name string) error {
 	dir := path.Dir(name)
-	if k.checked[dir] {
+	if k.checked[dir] != "" {
 		return nil
 	}
 	var real []string
@@ -453,6 +471,6 @@ func (k *unpacking) checkWay(name string) error {
 		}
 		rest = append(strings.Split(target, "/"), rest...)
 	}
-	k.checked[dir] = true
+	k.checked[dir] = "/" + path.Join(real...)
 	return nil
 }

@@ -349,6 +349,9 @@ func (db *database) status() string {
 			}
 			return 0
 		}
+		if ambiguous(a) == 0 && ambiguous(b) == 0 {
+			return 0 // in the order in which dpkg came to know them
+		}
 		return cmp.Or(ambiguous(a)-ambiguous(b), strings.Compare(a.arch, b.arch))
 	})
 	var b strings.Builder

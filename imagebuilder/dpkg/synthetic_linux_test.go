@@ -105,6 +105,17 @@ func scenarios() []scenario {
 			}}},
 		},
 		{
+			summary: "two paths that are one file there",
+			unpack:  []pkg{{name: "twice", files: []debtest.File{file("/lib/x", "1"), file("/usr/lib/x", "2")}}},
+			err:     "cannot unpack 00.deb: /lib/x and /usr/lib/x are one file in this image, where a folder of theirs is a link: dpkg cannot unpack that either",
+		},
+		{
+			summary: "an upgrade that moves files from /lib to /usr/lib, where they are",
+			before:  []pkg{{name: "moves", files: []debtest.File{file("/lib/moves/x", "1"), file("/lib/moves/conf", "1")}, options: []debtest.Option{debtest.Conffiles("/lib/moves/conf")}}},
+			unpack:  []pkg{{name: "moves", version: "2", files: []debtest.File{file("/usr/lib/moves/x", "2"), file("/usr/lib/moves/conf", "2")}, options: []debtest.Option{debtest.Conffiles("/usr/lib/moves/conf")}}},
+			options: dpkg.Options{Upgrade: true},
+		},
+		{
 			summary: "folders and links to folders that are there stay",
 			tree: func(t testing.TB, tr *tree) {
 				tr.mkdir(t, "opt/there")

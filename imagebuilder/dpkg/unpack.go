@@ -98,9 +98,10 @@ type unpacking struct {
 	inSync    bool            // all its instances will be of one version
 	upgrades  bool            // another version is there
 
-	checked map[string]bool // folders that lead nowhere outside
-	touched map[string]bool // folders in which something changed
-	plain   []string        // the regular files that were laid, where they are
+	checked map[string]string // where folders really are, of those that lead nowhere outside
+	places  map[string]string // the paths of the package's files, by where they really are
+	touched map[string]bool   // folders in which something changed
+	plain   []string          // the regular files that were laid, where they are
 }
 
 const (
@@ -132,7 +133,7 @@ func (u *unpacker) unpack(ctx context.Context, p Package) (*Unpacked, error) {
 	k := &unpacking{
 		unpacker: u, ctx: ctx, c: c, r: r, inSync: u.inSync(c),
 		fresh: map[string]string{}, digests: map[string]string{}, inArchive: map[string]bool{}, oldConf: map[string]string{}, obsolete: map[string]bool{},
-		goes: map[string]bool{}, filtered: map[string]bool{}, laid: map[string]bool{}, said: map[*record]int{}, checked: map[string]bool{}, touched: map[string]bool{},
+		goes: map[string]bool{}, filtered: map[string]bool{}, laid: map[string]bool{}, said: map[*record]int{}, checked: map[string]string{}, places: map[string]string{}, touched: map[string]bool{},
 	}
 	if err := k.prepare(broken); err != nil {
 		return nil, err
