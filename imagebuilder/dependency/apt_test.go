@@ -371,18 +371,17 @@ func TestUpgradesAsAptDoes(t *testing.T) {
 	}
 	for _, c := range []struct {
 		lowered string // the package whose version is, and every mention of it
-		to      string
 		names   []string
 	}{
-		{"libssl3", "3.0.1-1", []string{"libssl-dev", "openssl", "nodejs"}},
-		{"libc6", "2.36-1", []string{"libc6-dev", "gcc", "build-essential", "docker.io"}},
-		{"systemd", "252.1-1", []string{"systemd-container", "libsystemd-dev", "systemd-resolved", "libpam-systemd"}},
-		{"perl-base", "5.36.0-1", []string{"perl", "git", "debconf-utils"}},
+		{"libssl3", []string{"libssl-dev", "nodejs"}},
+		{"libc6", []string{"libc6-dev", "build-essential", "docker.io"}},
+		{"systemd", []string{"systemd-container", "libsystemd-dev", "systemd-resolved"}},
+		{"perl-base", []string{"libperl-dev", "git"}},
 	} {
 		t.Run(c.lowered, func(t *testing.T) {
 			old := versionIn(t, original, c.lowered)
-			// In relations a part of it may stand, so whole versions only.
-			lowered := regexp.MustCompile(`([ =])`+regexp.QuoteMeta(old)+`([)\n])`).ReplaceAll(original, []byte("${1}"+c.to+"${2}"))
+			// A little lower, so that who needs the release is content.
+			lowered := regexp.MustCompile(`([ =])`+regexp.QuoteMeta(old)+`([)\n])`).ReplaceAll(original, []byte("${1}"+old+"~0${2}"))
 			if bytes.Equal(lowered, original) {
 				t.Fatalf("the image has no %s %s", c.lowered, old)
 			}
