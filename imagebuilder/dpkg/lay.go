@@ -162,14 +162,17 @@ func (k *unpacking) lay(e *deb.Entry, content io.Reader) error {
 // folder is a link on this system. dpkg makes the second in the place of the
 // first, beside both their places, and then cannot find the first.
 func (k *unpacking) checkAlias(e *deb.Entry, name, use string) error {
-	if k.isConf(name) || !e.HardLink && !e.Mode.IsRegular() && e.Mode&fs.ModeSymlink == 0 {
+	if k.isConf(name) {
 		return nil
 	}
 	place := path.Join(k.checked[path.Dir(use)], path.Base(use))
 	if other, ok := k.places[place]; ok && other != name {
 		return fmt.Errorf("%s and %s are one file in this image, where a folder of theirs is a link: dpkg cannot unpack that either", other, name)
 	}
-	k.places[place] = name
+	// Folders and devices dpkg puts in their place at once.
+	if e.HardLink || e.Mode.IsRegular() || e.Mode&fs.ModeSymlink != 0 {
+		k.places[place] = name
+	}
 	return nil
 }
 
