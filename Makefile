@@ -9,7 +9,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 GOENV := CGO_ENABLED=0
 
 # What tests, demo and benchmarks call besides Go.
-PACKAGES := acl attr bmap-tools btrfs-progs ca-certificates dhcpcd-base dnsmasq-base dosfstools e2fsprogs fdisk iproute2 iptables \
+PACKAGES := acl apt attr bmap-tools btrfs-progs ca-certificates dhcpcd-base dnsmasq-base dosfstools e2fsprogs fdisk iproute2 iptables \
 	libcap2-bin mount mtools network-manager nftables openssh-client openssh-server openssl passwd procps shellcheck \
 	strace sudo systemd time udev unzip util-linux wpasupplicant xfsprogs xz-utils zip zstd
 

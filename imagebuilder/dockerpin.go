@@ -269,21 +269,31 @@ func (d *dockerPinner) lockedContainer(ref string, platform preload.Platform) (c
 }
 
 // write locks what was looked up. What a build beside this one has locked
-// meanwhile is kept where it is of the same wants.
-func (d *dockerPinner) write(ctx context.Context) error {
+// meanwhile for the same wants stays: then the inputs are others than those
+// that were given.
+func (d *dockerPinner) write(ctx context.Context) (others bool, err error) {
 	if len(d.packages) == 0 && len(d.containers) == 0 {
-		return nil
+		return false, nil
 	}
-	_, err := clusterlock.Update(ctx, d.cluster.Dir(), func(l *clusterlock.Lock) error {
+	d.lock, err = clusterlock.Update(ctx, d.cluster.Dir(), func(l *clusterlock.Lock) error {
 		for _, s := range d.packages {
-			l.PutPackages(s)
+			if _, theirs := l.PackagesFor(s.Base, s.Architecture, s.Wanted); theirs {
+				others = true
+			} else {
+				l.PutPackages(s)
+			}
 		}
 		for _, c := range d.containers {
-			l.PutContainer(c)
+			if _, theirs := l.ContainerFor(c.Image, c.Platform); theirs {
+				others = true
+			} else {
+				l.PutContainer(c)
+			}
 		}
 		return nil
 	})
-	return asInputError(err)
+	d.packages, d.containers = nil, nil
+	return others, asInputError(err)
 }
 
 // open gives the layer of the inputs, all programs in which suit the models.

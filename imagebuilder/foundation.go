@@ -2,6 +2,7 @@ package imagebuilder
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -169,15 +170,24 @@ func openGround(ctx context.Context, c *spec.Cluster, targets []spec.Target, o O
 		}
 		if _, done := inputs[key]; !done {
 			if inputs[key], err = pinner.inputs(ctx, bases[t.Base], systems[t.Base], key.platform); err != nil {
-				return nil, fmt.Errorf("cannot build %s: %w", t.Name, err)
+				return nil, fmt.Errorf("cannot build %s: %w%s", t.Name, err, sayModel(t, err))
 			}
 			order = append(order, key)
 		}
 	}
 	moment := clusterlock.Peek
 	if !dryRun {
-		if err := pinner.write(ctx); err != nil {
+		others, err := pinner.write(ctx)
+		if err != nil {
 			return nil, err
+		}
+		for _, key := range order {
+			if !others {
+				break
+			}
+			if inputs[key], err = pinner.inputs(ctx, bases[key.base], systems[key.base], key.platform); err != nil {
+				return nil, err
+			}
 		}
 		moment = clusterlock.Epoch
 	}
@@ -205,6 +215,16 @@ func openGround(ctx context.Context, c *spec.Cluster, targets []spec.Target, o O
 		g.of[t.Name] = byKey[keys[i]]
 	}
 	return g, nil
+}
+
+// sayModel is a remedy that a target has whose model is not known: container
+// images are taken for the least that it could be.
+func sayModel(t spec.Target, err error) string {
+	var none *preload.NoVariantError
+	if t.Model != "auto" || !errors.As(err, &none) {
+		return ""
+	}
+	return fmt.Sprintf("\nThe model of %s is auto, so it could be a Zero: if it is a later one, say which (%s: {model: 4})", t.Name, t.Name)
 }
 
 // lookForDocker says what there is of Docker in the foundation.

@@ -83,7 +83,7 @@ func open(ctx context.Context, key string, in Inputs, o Options) (*Layer, error)
 		}
 		if err == nil {
 			found := &Layer{Layer: l, Record: *r, place: place}
-			if err := found.judge(ctx, in, o, nil); err != nil {
+			if err := found.judge(ctx, in, o); err != nil {
 				l.Close()
 				return nil, err
 			}
@@ -116,12 +116,17 @@ func open(ctx context.Context, key string, in Inputs, o Options) (*Layer, error)
 }
 
 // judge has the layer's programs judged, unless they were already.
-func (l *Layer) judge(ctx context.Context, in Inputs, o Options, images []*preload.Image) error {
+func (l *Layer) judge(ctx context.Context, in Inputs, o Options) error {
 	if o.Judge == nil || l.Record.judged(o.JudgeID) {
 		return nil
 	}
-	if images == nil && len(in.Containers) > 0 {
-		var err error
+	var images []*preload.Image
+	if len(in.Containers) > 0 {
+		release, err := o.Cache.UseContainers(ctx)
+		if err != nil {
+			return err
+		}
+		defer release()
 		if images, err = preload.Fetch(ctx, in.Containers, o.Preload); err != nil {
 			return err
 		}
