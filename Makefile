@@ -9,9 +9,11 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 GOENV := CGO_ENABLED=0
 
 # What tests, demo and benchmarks call besides Go.
-PACKAGES := acl apt attr bmap-tools btrfs-progs ca-certificates dhcpcd-base dnsmasq-base dosfstools e2fsprogs fdisk iproute2 iptables \
-	libcap2-bin mount mtools network-manager nftables openssh-client openssh-server openssl passwd procps shellcheck \
-	strace sudo systemd time udev unzip util-linux wpasupplicant xfsprogs xz-utils zip zstd
+PACKAGES := acl apt attr binfmt-support binutils bmap-tools btrfs-progs bzip2 ca-certificates debian-archive-keyring \
+	dhcpcd-base dnsmasq-base docker.io dosfstools dpkg e2fsprogs fdisk gcc-arm-linux-gnueabi gcc-arm-linux-gnueabihf gpgv \
+	iproute2 iptables libc6-dev-armel-cross libc6-dev-armhf-cross libcap2-bin mount mtools network-manager nftables \
+	openssh-client openssh-server openssl passwd procps qemu-user-static shellcheck skopeo strace sudo systemd time udev \
+	unzip util-linux wpasupplicant xfsprogs xz-utils zip zstd
 
 ## help: this list
 help:
