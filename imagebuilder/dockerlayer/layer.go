@@ -277,12 +277,15 @@ func (b *builder) attempt(ctx context.Context, key string, extra int64) (_ *Laye
 	// Judged before it has its name, so that a layer with a program that does
 	// not fit is never found in the cache.
 	if err := b.finish(ctx, made); err != nil {
-		made.Layer.Close()
+		if made.Layer != nil {
+			made.Layer.Close() // which may be done already
+		}
 		return nil, err
 	}
 	return made, nil
 }
 
+// finish has the layer judged, gives it its name, and opens it under that.
 func (b *builder) finish(ctx context.Context, made *Layer) error {
 	if b.o.Judge != nil {
 		root, err := openRoot(made)
@@ -294,13 +297,22 @@ func (b *builder) finish(ctx context.Context, made *Layer) error {
 		}
 		made.Record.Checked = []string{b.o.JudgeID}
 	}
+	// Windows renames no file that is open.
+	if err := made.Layer.Close(); err != nil {
+		return err
+	}
 	if err := os.Rename(b.scratch, b.place); err != nil {
 		return err
 	}
 	if err := atomicfile.SyncDir(b.o.Cache.Layers()); err != nil {
 		return err
 	}
-	return made.Record.write(b.beside)
+	if err := made.Record.write(b.beside); err != nil {
+		return err
+	}
+	var err error
+	made.Layer, err = layer.Open(b.place, b.in.Base)
+	return err
 }
 
 // growth is by how many bytes the root must grow for what goes in.
@@ -354,7 +366,7 @@ func (b *builder) fill(ctx context.Context, l *layer.Layer, table *parttable.Tab
 		return nil, err
 	}
 	if len(b.images) > 0 {
-		if err := b.lay(root); err != nil {
+		if err := b.lay(ctx, root); err != nil {
 			return nil, fmt.Errorf("cannot lay down the container images: %w", err)
 		}
 	}
@@ -369,13 +381,21 @@ const mostUnpacked = 8 << 30
 func debName(d apt.Deb) string { return d.Name + "_" + d.Version + "_" + d.Architecture + ".deb" }
 
 // lay writes the archive of container images. Only root reads it.
-func (b *builder) lay(root *ext4.FS) error {
+func (b *builder) lay(ctx context.Context, root *ext4.FS) error {
 	if err := root.MkdirAll(preloadDir, ext4.Attr{Mode: 0o755, ModTime: b.in.Epoch}); err != nil {
 		return err
 	}
 	r, w := io.Pipe()
-	go func() { w.CloseWithError(preload.Archive(w, b.images, b.in.Epoch)) }()
-	defer r.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.CloseWithError(preload.Archive(w, b.images, b.in.Epoch))
+	}()
+	defer func() {
+		r.Close()
+		<-done // no file of the cache is open any more
+	}()
+	defer context.AfterFunc(ctx, func() { w.CloseWithError(ctx.Err()) })()
 	return root.Create(PreloadFile, r, ext4.Attr{Mode: 0o600, ModTime: b.in.Epoch})
 }
 
