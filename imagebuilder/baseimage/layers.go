@@ -24,11 +24,14 @@ import (
 // hexadecimal digits. Who makes or opens one does it in this order, so that
 // two builds do not make the same one, and none is removed under its user:
 //
+//	done := LockLayer(key)
 //	release := UseLayer(key)          until the layer is closed
-//	if there is none at LayerPath(key):
-//	    done := LockLayer(key)
-//	    if there is still none: make it at PartialLayer(key), write LayerRecord(key), rename it
-//	    done()
+//	if there is none at LayerPath(key), with a LayerRecord(key):
+//	    make it at PartialLayer(key), rename it, write LayerRecord(key)
+//	done()
+//
+// What else lies beside the layer, under its name with another ending, was
+// computed of it and goes with it.
 
 // LayerPath is where the Docker layer with a key lies.
 func (c *Cache) LayerPath(key string) string {
@@ -199,11 +202,25 @@ func (c dockerLayers) remove(e Entry) (bool, error) {
 		if err := os.Remove(e.Path); err != nil {
 			return err
 		}
-		if err := os.Remove(c.LayerRecord(key)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return c.removeBeside(key)
+	})
+}
+
+// removeBeside removes the record of a layer and what was computed of it.
+func (c *Cache) removeBeside(key string) error {
+	files, err := os.ReadDir(c.Layers())
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if !strings.HasPrefix(f.Name(), "docker-"+key+".") {
+			continue
+		}
+		if err := os.Remove(filepath.Join(c.Layers(), f.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // halfLayers are the layers that are being made, or were when their build was
