@@ -30,6 +30,8 @@ package apt
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -78,9 +80,9 @@ func (o *Options) report() progress.Reporter {
 // mirrored is where a URL is fetched from.
 func (o *Options) mirrored(url string) string {
 	longest, to := "", ""
-	for from, other := range o.Mirrors {
-		from = strings.TrimRight(from, "/")
-		if len(from) >= len(longest) && from != "" && (url == from || strings.HasPrefix(url, from+"/")) {
+	for _, key := range slices.Sorted(maps.Keys(o.Mirrors)) { // two may differ by a slash at the end alone
+		from, other := strings.TrimRight(key, "/"), o.Mirrors[key]
+		if len(from) > len(longest) && (url == from || strings.HasPrefix(url, from+"/")) {
 			longest, to = from, strings.TrimRight(other, "/")
 		}
 	}

@@ -49,22 +49,10 @@ func openStore(dir string) (*store, error) {
 	return s, nil
 }
 
-// Use keeps what the cache has from being removed by `hatchery cache prune` of
-// this or another process, until release is called. Who uses what [FetchDebs]
-// gives holds it from before that call on.
-func Use(ctx context.Context, o Options) (release func(), err error) {
-	if o.Cache == "" {
-		return nil, o.check()
-	}
-	s, err := openStore(o.Cache)
-	if err != nil {
-		return nil, err
-	}
-	return s.use(ctx)
-}
-
-// use holds the lock that who removes something needs. Where no lock can be
-// had, as on some network file systems, nobody gets that one either.
+// use keeps what the cache has from being removed by `hatchery cache prune` of
+// this or another process, until release is called. Where no lock can be had,
+// as on some network file systems, nobody gets the one that removing needs
+// either.
 func (s *store) use(ctx context.Context) (release func(), err error) {
 	l := s.lockFile(useLock)
 	if _, err := l.TryRLockContext(ctx, lockPoll); err != nil && ctx.Err() != nil {
@@ -178,14 +166,12 @@ func intact(ctx context.Context, place string, want digest.Digest, size int64) b
 	}
 }
 
-// settle moves what was fetched, and is verified, to its place.
+// settle moves what was fetched, and is verified, to its place. What a killed
+// process leaves under the old name can be written on with.
 func settle(part *os.File, place string) error {
 	err := part.Sync()
 	if cerr := part.Close(); err == nil {
 		err = cerr
-	}
-	if err == nil {
-		err = os.Chmod(part.Name(), 0o400)
 	}
 	if err == nil {
 		// A wrong one that stands there may be read-only, which Windows minds.
@@ -195,6 +181,9 @@ func settle(part *os.File, place string) error {
 	}
 	if err == nil {
 		err = os.Rename(part.Name(), place)
+	}
+	if err == nil {
+		err = os.Chmod(place, 0o400)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", place, err)

@@ -32,7 +32,7 @@ func (d *Deb) String() string { return d.Name + " " + d.Version + " (" + d.Archi
 // fetches those that it does not have: several at once, going on from what an
 // interrupted run left. Every one of them is verified by its digest, also
 // those that were there. What it gives stays where it is as long as the caller
-// holds [Use].
+// holds the lock apt-use (baseimage's Cache.UsePackages) from before on.
 //
 // A [*GoneError] is a package that the archive does not have any more, a
 // [*DigestError] one that it has another of.

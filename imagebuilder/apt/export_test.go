@@ -1,9 +1,19 @@
 package apt
 
 import (
+	"context"
 	"io"
 	"time"
 )
+
+// Use holds what [Update] and [FetchDebs] hold while they are at work.
+func Use(ctx context.Context, cache string) (release func(), err error) {
+	s, err := openStore(cache)
+	if err != nil {
+		return nil, err
+	}
+	return s.use(ctx)
+}
 
 // Unlisted reads what comes out of an index whose length is not listed.
 func Unlisted(r io.Reader) io.Reader { return newUnlisted(r) }

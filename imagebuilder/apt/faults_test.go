@@ -441,7 +441,7 @@ func TestSideBySide(t *testing.T) {
 // TestUse: what is in use is kept from who wants to remove something.
 func TestUse(t *testing.T) {
 	o := options(t)
-	release, err := apt.Use(t.Context(), o)
+	release, err := apt.Use(t.Context(), o.Cache)
 	if err != nil {
 		t.Fatal(err)
 	}

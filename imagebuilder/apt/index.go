@@ -140,7 +140,7 @@ func (c *checked) Read(p []byte) (int, error) {
 		c.v.Write(p[:n])
 	}
 	if errors.Is(err, io.EOF) && c.v != nil && (c.n != c.size || !c.v.Verified()) {
-		return n, fmt.Errorf("it is not what its Release file lists (%s, %d bytes): `hatchery cache prune` removes what is broken", c.want, c.size)
+		return n, fmt.Errorf("it is not what its Release file lists (%s, %d bytes): `hatchery cache verify --remove` removes what is broken", c.want, c.size)
 	}
 	return n, err
 }

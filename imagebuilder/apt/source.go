@@ -406,9 +406,11 @@ func fingerprint(text string) string {
 	return digits
 }
 
-// checkURI says what is wrong with an archive's URI.
+// checkURI says what is wrong with an archive's URI, and nothing of what may
+// grant access in it.
 func checkURI(text string) string {
 	u, err := url.Parse(text)
+	text = download.Shown(text)
 	switch {
 	case err != nil || u.Scheme == "":
 		return fmt.Sprintf("%q is no URI", text)

@@ -132,7 +132,7 @@ note /etc/apt/sources.list:10: signed-by names "relative.gpg", which is neither 
 			"deb file:/srv/x s c",
 			"deb http:///x s c",
 			"deb nonsense s c",
-			"deb http://a.example/x?y s c",
+			"deb http://user:secret@a.example/x?y s c",
 			"deb http://a.example/x ../../secret c",
 			"deb-src http://a.example/x s c",
 			"deb [] http://a.example/fine s c",
@@ -151,7 +151,7 @@ note /etc/apt/sources.list:10: cdrom:[Debian GNU/Linux 12 _Bookworm_ - Official]
 note /etc/apt/sources.list:11: file:/srv/x: archives are reached by http and https, and file: is not supported: the source is left out
 note /etc/apt/sources.list:12: "http:///x" names no host: the source is left out
 note /etc/apt/sources.list:13: "nonsense" is no URI: the source is left out
-note /etc/apt/sources.list:14: "http://a.example/x?y" has a query or a fragment: the source is left out
+note /etc/apt/sources.list:14: "http://a.example/x" has a query or a fragment: the source is left out
 note /etc/apt/sources.list:15: the suite ../../secret leads out of the archive: the source is left out
 `},
 		{"paragraphs", map[string]string{"/etc/apt/sources.list.d/x.sources": `# several of everything

@@ -1,6 +1,7 @@
 package apt
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -337,17 +338,10 @@ func (u *suite) take(ctx context.Context, r *release) error {
 		case j.component != "" && len(r.components) > 0 && !slices.ContainsFunc(r.components, func(c string) bool { return path.Base(c) == path.Base(j.component) }):
 			u.warn("%s has no component %s; it has %s", source, j.component, strings.Join(r.components, ", "))
 		default:
-			u.warn("%s has no packages for %s in %s", source, j.archive, cmpOr(j.component, "it"))
+			u.warn("%s has no packages for %s in %s", source, j.archive, cmp.Or(j.component, "it"))
 		}
 	}
 	return nil
-}
-
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 // components are those of a source; one without a name for a folder.
