@@ -2,6 +2,7 @@ package preload
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -36,7 +37,7 @@ func Fetch(ctx context.Context, pinned []Pinned, o Options) ([]*Image, error) {
 	if _, err := unite(pinned); err != nil {
 		return nil, err
 	}
-	if err := Unchanged(ctx, pinned, o); err != nil {
+	if err := unchanged(ctx, pinned, o, c); err != nil {
 		return nil, err
 	}
 	f := &fetcher{o: o, cache: c, registries: newRegistries(o, c), layers: map[digest.Digest]*layer{}}
@@ -60,14 +61,10 @@ func Fetch(ctx context.Context, pinned []Pinned, o Options) ([]*Image, error) {
 	return images, nil
 }
 
-// Unchanged says, with an [*InputError], which file among the pinned holds
-// another image now. One that is gone is none: the cache may have what it held.
-func Unchanged(ctx context.Context, pinned []Pinned, o Options) error {
-	o = o.filled()
-	c, err := openCache(o)
-	if err != nil {
-		return err
-	}
+// unchanged says, with an [*InputError], which file among the pinned holds
+// another image now, and puts what the others hold into the cache. One that is
+// gone is none: the cache may have what it held.
+func unchanged(ctx context.Context, pinned []Pinned, o Options, c *cache) error {
 	type asked struct {
 		ref      string
 		platform Platform
@@ -82,16 +79,18 @@ func Unchanged(ctx context.Context, pinned []Pinned, o Options) error {
 		}
 		key := asked{p.Ref, p.Platform}
 		if _, ok := now[key]; !ok {
-			if now[key], err = resolveFile(ctx, p.Ref, p.Platform, o, c); err != nil {
+			is, err := resolveFile(ctx, p.Ref, p.Platform, o, c)
+			if err != nil {
 				return preloadError(p.Ref, err)
 			}
+			now[key] = is
 		}
 		held := false
 		for _, is := range now[key] {
 			held = held || is.Digest == p.Digest
 		}
 		if !held {
-			return inputErrorf("cannot preload %s: it holds another image than the one that cluster.lock has: to take it, run hatchery lock", p.Ref)
+			return inputErrorf("cannot preload %s: it was changed meanwhile, and holds another image now: run the same again", p.Ref)
 		}
 	}
 	return nil
@@ -136,7 +135,7 @@ func (f *fetcher) manifest(ctx context.Context, p Pinned) (*Image, error) {
 		return nil, err
 	}
 	if len(p.Names) == 0 {
-		return nil, inputErrorf("cluster.lock does not say what it is called: make it anew (hatchery lock)")
+		return nil, errors.New("it has no name that the node could call it by")
 	}
 	image := &Image{Pinned: p, ID: doc.Config.Digest, BuiltFor: v.config.platform(), config: doc.Config.Size, cache: f.cache}
 	for i, l := range doc.Layers {
@@ -159,7 +158,7 @@ type blobSource interface {
 
 func (f *fetcher) source(p Pinned) (blobSource, error) {
 	if isPath(p.Ref) {
-		return &onlyCache{f.cache, p.Ref}, nil // Unchanged put it there
+		return &onlyCache{f.cache, p.Ref}, nil // unchanged put it there
 	}
 	ref, err := parseReference(p.Ref)
 	if err != nil {

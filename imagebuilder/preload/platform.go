@@ -19,28 +19,6 @@ func (p Platform) String() string {
 	return s
 }
 
-// MarshalText implements [encoding.TextMarshaler].
-func (p Platform) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
-
-// UnmarshalText implements [encoding.TextUnmarshaler].
-func (p *Platform) UnmarshalText(text []byte) (err error) {
-	*p, err = ParsePlatform(string(text))
-	return err
-}
-
-// ParsePlatform reads what [Platform.String] writes.
-func ParsePlatform(text string) (Platform, error) {
-	parts := strings.Split(text, "/")
-	if len(parts) < 2 || len(parts) > 3 || slices.Contains(parts, "") {
-		return Platform{}, fmt.Errorf("%q is no platform: write one such as linux/arm/v6", text)
-	}
-	p := Platform{OS: parts[0], Architecture: parts[1]}
-	if len(parts) == 3 {
-		p.Variant = parts[2]
-	}
-	return p, nil
-}
-
 // PlatformFor is what a target's container images have to be for: the model as
 // in cluster.yaml, and Debian's name of the architecture of its base.
 //
