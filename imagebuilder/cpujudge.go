@@ -48,8 +48,9 @@ func (j *judge) layer(ctx context.Context, root *ext4.FS, r *dockerlayer.Record,
 		return err
 	}
 	var sets []cpucheck.Set
+	files := cpucheck.OfPackages(root, packages) // of all targets: the root is for one goroutine
 	for _, target := range targets {
-		sets = append(sets, cpucheck.Set{Target: target, Files: cpucheck.OfPackages(root, packages)})
+		sets = append(sets, cpucheck.Set{Target: target, Files: files})
 		for _, image := range images {
 			sets = append(sets, cpucheck.Set{Target: target.Container(), Files: func(ctx context.Context, visit func(cpucheck.File) error) error {
 				return image.Files(ctx, func(path string, size int64, content io.ReaderAt) error {

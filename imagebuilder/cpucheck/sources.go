@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"path"
 	"strings"
+	"sync"
 
 	"hatchery/imagebuilder/diskimage"
 	"hatchery/internal/ext4"
@@ -22,9 +23,14 @@ type Package struct {
 
 // OfPackages visits files of packages in a file system, such as those that
 // were just unpacked. Symbolic links among them, and what has been removed
-// since, are passed over. The file system must not be changed meanwhile.
+// since, are passed over. The file system must not be changed meanwhile, nor
+// read elsewhere: it is for one goroutine. What is given may be of several
+// sets; it visits the files for one of them at a time.
 func OfPackages(root *ext4.FS, packages []Package) func(context.Context, func(File) error) error {
+	var mu sync.Mutex
 	return func(ctx context.Context, visit func(File) error) error {
+		mu.Lock()
+		defer mu.Unlock()
 		for _, p := range packages {
 			for _, name := range p.Files {
 				info, err := root.Lstat(name)

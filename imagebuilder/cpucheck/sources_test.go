@@ -1,11 +1,15 @@
 package cpucheck_test
 
 import (
+	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sync/errgroup"
 
 	"hatchery/imagebuilder/cpucheck"
 	"hatchery/internal/cpu"
@@ -73,6 +77,40 @@ func TestOfPackages(t *testing.T) {
 	set := cpucheck.Set{Target: cpu.ForModel("zero", "armhf"), Files: cpucheck.OfData("agent", "/usr/lib/hatchery/firstboot", program(10, hard))}
 	if report, err = cpucheck.Check(t.Context(), []cpucheck.Set{set}, cpucheck.Options{}); err != nil || report.RefusedFiles != 1 {
 		t.Errorf("one file: %+v, %v", report, err)
+	}
+}
+
+// TestOfPackagesSharesRoot: two sets that read one file system do it one after
+// the other, however many run side by side.
+func TestOfPackagesSharesRoot(t *testing.T) {
+	image := imagetest.Bookworm(t, imagetest.WithFile("/usr/bin/bar", string(program(6, hard)), 0o755, 0, 0), imagetest.WithFile("/usr/bin/baz", string(program(6, hard)), 0o755, 0, 0))
+	f, err := os.Open(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	root, err := ext4.OpenReadOnly(&partition{f, imagetest.RootStart}, imagetest.RootSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := cpucheck.OfPackages(root, []cpucheck.Package{{Name: "bar", Files: []string{"/usr/bin/bar", "/usr/bin/baz"}}})
+	var inside, visits atomic.Int32
+	var group errgroup.Group
+	for range 4 {
+		group.Go(func() error {
+			return files(t.Context(), func(cpucheck.File) error {
+				defer inside.Add(-1)
+				if n := inside.Add(1); n > 1 {
+					return fmt.Errorf("%d read the file system at once", n)
+				}
+				visits.Add(1)
+				time.Sleep(5 * time.Millisecond) // in which the others could come
+				return nil
+			})
+		})
+	}
+	if err := group.Wait(); err != nil || visits.Load() != 8 {
+		t.Errorf("%d visits: %v", visits.Load(), err)
 	}
 }
 
