@@ -30,21 +30,7 @@ func (r Relation) String() string {
 
 // accepts says whether a version is one of those that the relation names.
 func (r Relation) accepts(version string) bool {
-	if r.Operator == "" {
-		return true
-	}
-	c := deb822.CompareVersions(version, r.Version)
-	switch r.Operator {
-	case "<<":
-		return c < 0
-	case "<=":
-		return c <= 0
-	case "=":
-		return c == 0
-	case ">=":
-		return c >= 0
-	}
-	return c > 0
+	return deb822.Admits(r.Operator, r.Version, version)
 }
 
 // ParseRelations parses a relationship field: groups of alternatives, each of

@@ -38,22 +38,7 @@ func (r relation) String() string {
 
 // admits says whether a version is one of those that are meant.
 func (r relation) admits(version string) bool {
-	if r.op == "" {
-		return true
-	}
-	c := deb822.CompareVersions(version, r.version)
-	switch r.op {
-	case "<<":
-		return c < 0
-	case "<=":
-		return c <= 0
-	case "=":
-		return c == 0
-	case ">=":
-		return c >= 0
-	default:
-		return c > 0
-	}
+	return deb822.Admits(r.op, r.version, version)
 }
 
 // parseRelations reads the value of a field such as Depends: groups that must

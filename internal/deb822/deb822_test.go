@@ -210,6 +210,20 @@ func TestCompareVersions(t *testing.T) {
 	}
 }
 
+func TestAdmits(t *testing.T) {
+	for operator, want := range map[string]string{"<<": "1", "<=": "1 2", "=": "2", ">=": "2 10", ">>": "10", "": "1 2 10"} {
+		var got []string
+		for _, version := range []string{"1", "2", "10"} {
+			if deb822.Admits(operator, "2", version) {
+				got = append(got, version)
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("(%s 2): got %v, want %s", operator, got, want)
+		}
+	}
+}
+
 // TestCompareVersionsDpkg has dpkg judge.
 func TestCompareVersionsDpkg(t *testing.T) {
 	dpkg := testtool.Need(t, "dpkg")

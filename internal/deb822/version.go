@@ -21,6 +21,27 @@ func CompareVersions(a, b string) int {
 	return comparePart(revisionA, revisionB)
 }
 
+// Admits says whether a version is one of those that a relation such as
+// "(>= 1.2)" asks for (Debian Policy 7.1). The operator is one of <<, <=, =, >=
+// and >>, or "" where any version will do.
+func Admits(operator, limit, version string) bool {
+	if operator == "" {
+		return true
+	}
+	c := CompareVersions(version, limit)
+	switch operator {
+	case "<<":
+		return c < 0
+	case "<=":
+		return c <= 0
+	case "=":
+		return c == 0
+	case ">=":
+		return c >= 0
+	}
+	return c > 0
+}
+
 func splitVersion(v string) (epoch, upstream, revision string) {
 	if before, after, ok := strings.Cut(v, ":"); ok {
 		epoch, v = before, after
