@@ -14,6 +14,7 @@
 package cpucheck
 
 import (
+	"bytes"
 	"context"
 	"debug/elf"
 	"errors"
@@ -102,7 +103,7 @@ const mostFindings = 2000
 // Check judges the files of all sets, side by side. An error is that of a set,
 // or of reading a file, or the context's; what does not fit is in the report.
 func Check(ctx context.Context, sets []Set, o Options) (*Report, error) {
-	own, err := Exceptions()
+	own, err := exceptions()
 	if err != nil {
 		return nil, err
 	}
@@ -372,7 +373,7 @@ func TargetFor(model, architecture string, root Root) (cpu.Target, error) {
 			}
 			return t, err
 		}
-		p, err := cpu.Inspect(strings.NewReader(string(data)), int64(len(data)))
+		p, err := cpu.Inspect(bytes.NewReader(data), int64(len(data)))
 		if err != nil {
 			return t, err
 		}

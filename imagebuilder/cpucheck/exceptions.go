@@ -12,14 +12,14 @@ import (
 //go:embed exceptions
 var exceptionsFile string
 
-// Exceptions gives the files that may pass in every image, each because it was
+// exceptions gives the files that may pass in every image, each because it was
 // looked at.
-func Exceptions() ([]spec.CPUException, error) { return ParseExceptions("exceptions", exceptionsFile) }
+func exceptions() ([]spec.CPUException, error) { return parseExceptions("exceptions", exceptionsFile) }
 
-// ParseExceptions reads a file of exceptions. A line has a package (or * for
+// parseExceptions reads a file of exceptions. A line has a package (or * for
 // whatever brings the file), an absolute path (a * at its end stands for
 // whatever follows) and a reason; # begins a comment line.
-func ParseExceptions(name, text string) ([]spec.CPUException, error) {
+func parseExceptions(name, text string) ([]spec.CPUException, error) {
 	var list []spec.CPUException
 	number := 0
 	for line := range strings.Lines(text) {

@@ -147,23 +147,6 @@ func TestSameVersionTwice(t *testing.T) {
 	}
 }
 
-// TestPins has a package's own pin, which goes before its source's priority.
-func TestPins(t *testing.T) {
-	u := universe(t, "", source{500, "a 1\n\na 2\n\na 3\n\nb 1\n\nb 2"})
-	u.SetPins(func(name, version string, o *dependency.Origin) (int, bool) {
-		switch {
-		case name == "a" && version == "3":
-			return -10, true
-		case name == "a" && version == "1":
-			return 990, true
-		}
-		return 0, false
-	})
-	if got, want := resolve(t, u, "a b", dependency.Options{}), "a=1! b=2!"; got != want {
-		t.Errorf("got %s, want %s", got, want)
-	}
-}
-
 func TestCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

@@ -65,32 +65,6 @@ func TestParseRelations(t *testing.T) {
 	}
 }
 
-func TestParseWant(t *testing.T) {
-	for _, c := range []struct{ text, want string }{
-		{"docker.io", "docker.io"},
-		{"docker.io=20.10.24+dfsg1-1", "docker.io 20.10.24+dfsg1-1"},
-		{"libc6:armhf=1:2", "libc6:armhf 1:2"},
-		{"", `"" is not the name of a package`},
-		{"Docker CE", `"Docker CE" is not the name of a package`},
-		{"a/bookworm", `"a/bookworm" is not the name of a package`},
-		{"a:", `"a:" names no architecture behind its colon`},
-		{"a=", `"a=" names no version behind its =: it takes a whole one, as in docker.io=20.10.24+dfsg1-1`},
-		{"a=1.*", `"a=1.*" names no version behind its =: it takes a whole one, as in docker.io=20.10.24+dfsg1-1`},
-	} {
-		w, err := dependency.ParseWant(c.text)
-		got := strings.TrimSpace(w.Name + " " + w.Version)
-		if err != nil {
-			got = err.Error()
-			if _, ok := err.(*dependency.InputError); !ok {
-				t.Errorf("%q: %T", c.text, err)
-			}
-		}
-		if got != c.want {
-			t.Errorf("%q: got %s, want %s", c.text, got, c.want)
-		}
-	}
-}
-
 // FuzzParseRelations: what was parsed is written and parsed again as the same.
 func FuzzParseRelations(f *testing.F) {
 	for _, seed := range []string{

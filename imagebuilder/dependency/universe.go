@@ -42,8 +42,7 @@ type Universe struct {
 	versions  []version
 	provides  []provide
 	installed []int32 // packages, in the status file's order
-	pins      func(name, version string, o *Origin) (priority int, ok bool)
-	mentioned int32 // how many names an index has mentioned so far
+	mentioned int32   // how many names an index has mentioned so far
 }
 
 const none = int32(-1)
@@ -105,13 +104,6 @@ type provide struct {
 // NewUniverse is empty. The architecture is the image's, as Debian calls it.
 func NewUniverse(architecture string) *Universe {
 	return &Universe{native: architecture, archs: []string{architecture}, byName: map[string]int32{}}
-}
-
-// SetPins lets single packages have priorities of their own, as the specific
-// form of apt_preferences(5) does: pins says which, for a version that the
-// origin has.
-func (u *Universe) SetPins(pins func(name, version string, o *Origin) (priority int, ok bool)) {
-	u.pins = pins
 }
 
 // Len is how many versions of packages are known.
@@ -222,11 +214,6 @@ func (u *Universe) priorityOf(v int32) int {
 	priority := -1
 	if r.origin != nil {
 		priority = r.origin.Priority
-		if u.pins != nil {
-			if pinned, ok := u.pins(u.names[u.packages[r.pkg].name].text, r.field(fieldVersion), r.origin); ok {
-				return pinned
-			}
-		}
 	}
 	if u.packages[r.pkg].current == v {
 		priority = max(priority, 100)

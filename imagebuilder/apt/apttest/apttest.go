@@ -326,7 +326,7 @@ func (a *Archive) sign(release []byte) {
 		a.files[path.Join(a.folder(), "Release")] = release
 	case a.Detached:
 		a.files[path.Join(a.folder(), "Release")] = release
-		a.files[path.Join(a.folder(), "Release.gpg")] = Detach(a.t, release, a.Date, a.Signers...)
+		a.files[path.Join(a.folder(), "Release.gpg")] = detach(a.t, release, a.Date, a.Signers...)
 	default:
 		a.files[path.Join(a.folder(), "InRelease")] = ClearSign(a.t, release, a.Date, a.Signers...)
 	}

@@ -19,18 +19,13 @@ type Key struct {
 	entity *openpgp.Entity
 }
 
-// KeyCreated is when keys of NewKey begin to be valid.
-var KeyCreated = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
+// keyCreated is when keys of NewKey begin to be valid.
+var keyCreated = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // NewKey makes a key (Ed25519) that is valid for ever.
-func NewKey(t testing.TB, name string) *Key { return NewKeyFor(t, name, 0) }
-
-// NewKeyFor makes a key that is valid for some time from KeyCreated on.
-func NewKeyFor(t testing.TB, name string, lifetime time.Duration) *Key {
+func NewKey(t testing.TB, name string) *Key {
 	t.Helper()
-	c := config(KeyCreated)
-	c.KeyLifetimeSecs = uint32(lifetime / time.Second)
-	entity, err := openpgp.NewEntity(name, "", "", c)
+	entity, err := openpgp.NewEntity(name, "", "", config(keyCreated))
 	if err != nil {
 		t.Fatalf("apttest: cannot make a key: %v", err)
 	}
@@ -96,8 +91,8 @@ func ClearSign(t testing.TB, text []byte, at time.Time, by ...*Key) []byte {
 	return append(out.Bytes(), '\n')
 }
 
-// Detach signs a text as Release.gpg does it.
-func Detach(t testing.TB, text []byte, at time.Time, by ...*Key) []byte {
+// detach signs a text as Release.gpg does it.
+func detach(t testing.TB, text []byte, at time.Time, by ...*Key) []byte {
 	t.Helper()
 	var out bytes.Buffer
 	w, err := armor.Encode(&out, openpgp.SignatureType, nil)

@@ -1,0 +1,6 @@
+package cpucheck
+
+var (
+	Exceptions      = exceptions
+	ParseExceptions = parseExceptions
+)
