@@ -72,6 +72,7 @@ func (m *member) write(w io.Writer) error {
 		return err
 	}
 	if n != m.size || !verifier.Verified() {
+		f.Close() // Windows removes no file that is open
 		m.cache.remove(m.blob)
 		return fmt.Errorf("%s is damaged in the cache: it was removed, so run the same again", m.blob)
 	}

@@ -116,7 +116,8 @@ func (l *layer) unpack(ctx context.Context, c *cache, most int64, done func(int6
 	if err == nil || !errors.Is(err, errTooLarge) && ctx.Err() == nil {
 		_, rest := io.Copy(io.Discard, in)
 		if rest == nil && blob.Digest() != l.Digest {
-			os.Remove(c.place(l.Digest))
+			f.Close() // Windows removes no file that is open
+			c.remove(l.Digest)
 			return nil, fmt.Errorf("it is damaged in the cache: it was removed, so run the same again")
 		}
 	}
