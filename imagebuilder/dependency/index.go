@@ -17,8 +17,8 @@ import (
 // multi-arch image. Nothing of them is in the Universe where it fails half-way:
 // throw that away.
 //
-// Every paragraph must be one that a package can be fetched by: name, version, architecture, file
-// name, size and SHA-256.
+// Every paragraph must be one that a package can be fetched by: name, version,
+// architecture, file name, size and SHA-256.
 func (u *Universe) ReadIndex(r io.Reader, o *Origin) error {
 	in := deb822.NewReader(r)
 	read := reader{u: u}

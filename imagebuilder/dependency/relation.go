@@ -51,8 +51,9 @@ func ParseRelations(field, architecture string) ([][]Relation, error) {
 }
 
 // eachRelation calls each for every relation of a field; first says that it
-// begins a group of alternatives as it is written. Where the first ones of a group are left
-// out none of it is first, so closed is called at the end of each group.
+// begins a group of alternatives as it is written. Where the first ones of a
+// group are left out none of it is first, so closed is called at the end of
+// each group.
 func eachRelation(field, architecture string, each func(r Relation, first bool), closed func()) error {
 	rest := field
 	for {

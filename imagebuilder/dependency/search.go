@@ -14,8 +14,9 @@ import (
 // For each package there is one question: does it change to its candidate, or
 // does it stay as it is (absent, or as installed)? What does not change is no
 // question. A rule is a list of answers of which one at least must come true:
-// "not docker.io, or containerd", "not a, or not b". A version's rules are made when its
-// package is first decided to change, so only what comes into question is ever looked at.
+// "not docker.io, or containerd", "not a, or not b". A version's rules are made
+// when its package is first decided to change, so only what comes into question
+// is ever looked at.
 type search struct {
 	t     *task
 	u     *Universe
