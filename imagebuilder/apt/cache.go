@@ -13,15 +13,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gofrs/flock"
 	"github.com/opencontainers/go-digest"
 
 	"hatchery/internal/cachefile"
+	"hatchery/internal/filelock"
 	"hatchery/internal/progress"
 )
-
-// lockPoll is how often a lock that another process holds is tried.
-const lockPoll = 50 * time.Millisecond
 
 // Where things lie below the cache's folder. The package's description tells.
 const (
@@ -54,36 +51,19 @@ func openStore(dir string) (*store, error) {
 // as on some network file systems, nobody gets the one that removing needs
 // either.
 func (s *store) use(ctx context.Context) (release func(), err error) {
-	l := s.lockFile(useLock)
-	if _, err := l.TryRLockContext(ctx, lockPoll); err != nil && ctx.Err() != nil {
-		l.Close()
-		return nil, ctx.Err()
+	l, err := filelock.Share(ctx, s.lockPath(useLock))
+	if err != nil {
+		return nil, err
 	}
 	return func() { l.Close() }, nil
 }
 
-func (s *store) lockFile(name string) *flock.Flock {
-	return flock.New(filepath.Join(s.locks, name+".lock"), flock.SetPermissions(0o600))
-}
+func (s *store) lockPath(name string) string { return filepath.Join(s.locks, name+".lock") }
 
 // lock lets one process at a time fetch a thing. Locks end with their process,
 // so a killed build blocks nobody.
 func (s *store) lock(ctx context.Context, name, what string, report progress.Reporter) (unlock func(), err error) {
-	l := s.lockFile("apt-" + name)
-	ok, err := l.TryLock()
-	if err == nil && !ok {
-		task := report.Begin("wait for another build that fetches "+what, -1)
-		_, err = l.TryLockContext(ctx, lockPoll)
-		task.End(err)
-	}
-	if err != nil {
-		l.Close()
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		return nil, fmt.Errorf("cannot lock %s: %w", l.Path(), err)
-	}
-	return func() { l.Close() }, nil
+	return filelock.Lock(ctx, s.lockPath("apt-"+name), "wait for another build that fetches "+what, report)
 }
 
 // used says that a file is in use now. It only ever delays its removal, so one

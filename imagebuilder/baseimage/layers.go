@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"hatchery/internal/atomicfile"
+	"hatchery/internal/filelock"
 	"hatchery/internal/layer"
 	"hatchery/internal/progress"
 )
@@ -114,10 +115,9 @@ func (c *Cache) UseContainers(ctx context.Context) (release func(), err error) {
 // it guards. Where no lock can be had, as on some network file systems, there
 // is no harm: nobody gets the one that is needed to remove it either.
 func (c *Cache) share(ctx context.Context, name string) (release func(), err error) {
-	l := c.lockFile(name)
-	if _, err := l.TryRLockContext(ctx, lockPoll); err != nil && ctx.Err() != nil {
-		l.Close()
-		return nil, ctx.Err()
+	l, err := filelock.Share(ctx, c.lockPath(name))
+	if err != nil {
+		return nil, err
 	}
 	return func() { l.Close() }, nil
 }

@@ -2,7 +2,6 @@ package baseimage
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -11,35 +10,19 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"hatchery/internal/atomicfile"
+	"hatchery/internal/filelock"
 	"hatchery/internal/progress"
 )
 
-// lockPoll is how often a lock that another process holds is tried.
-const lockPoll = 50 * time.Millisecond
+func (c *Cache) lockPath(name string) string { return filepath.Join(c.locks(), name+".lock") }
 
-func (c *Cache) lockFile(name string) *flock.Flock {
-	return flock.New(filepath.Join(c.locks(), name+".lock"), flock.SetPermissions(0o600))
-}
+func (c *Cache) lockFile(name string) *flock.Flock { return filelock.New(c.lockPath(name)) }
 
 // lock takes a lock of the cache. Where another process has it, waiting is
 // reported under the given name. Locks end with their process, so a killed
 // build blocks nobody.
 func (c *Cache) lock(ctx context.Context, name, waiting string, report progress.Reporter) (unlock func(), err error) {
-	l := c.lockFile(name)
-	ok, err := l.TryLock()
-	if err == nil && !ok {
-		task := report.Begin(waiting, -1)
-		_, err = l.TryLockContext(ctx, lockPoll)
-		task.End(err)
-	}
-	if err != nil {
-		l.Close()
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		return nil, fmt.Errorf("cannot lock %s: %w", l.Path(), err)
-	}
-	return func() { l.Close() }, nil
+	return filelock.Lock(ctx, c.lockPath(name), waiting, report)
 }
 
 func sourceLock(d digest.Digest) string { return "source-" + d.Encoded() }
@@ -50,12 +33,7 @@ func useLock(d digest.Digest) string { return "use-" + d.Encoded() }
 // Where no lock can be had, as on some network file systems, there is no harm:
 // nobody gets the one that is needed to remove it either.
 func (c *Cache) use(ctx context.Context, d digest.Digest) (*flock.Flock, error) {
-	l := c.lockFile(useLock(d))
-	if _, err := l.TryRLockContext(ctx, lockPoll); err != nil && ctx.Err() != nil {
-		l.Close()
-		return nil, ctx.Err()
-	}
-	return l, nil
+	return filelock.Share(ctx, c.lockPath(useLock(d)))
 }
 
 // used records that an image is used now. It only ever delays its removal, so

@@ -12,10 +12,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gofrs/flock"
 	"github.com/opencontainers/go-digest"
 
 	"hatchery/internal/atomicfile"
+	"hatchery/internal/filelock"
 	"hatchery/internal/progress"
 )
 
@@ -98,27 +98,10 @@ func (c *cache) put(content []byte) error {
 	return atomicfile.Write(c.place(d), bytes.NewReader(content), 0o600)
 }
 
-// lockPoll is how often a lock that another process holds is tried.
-const lockPoll = 50 * time.Millisecond
-
 // lock takes what guards a blob that is being made. There are 256 locks, for
 // as many blobs as there may be: files that stay must not become too many.
 func (c *cache) lock(ctx context.Context, d digest.Digest, what string) (unlock func(), err error) {
-	l := flock.New(filepath.Join(c.locks(), d.Encoded()[:2]+".lock"), flock.SetPermissions(0o600))
-	ok, err := l.TryLock()
-	if err == nil && !ok {
-		task := c.report.Begin("wait for another build to fetch "+what, -1)
-		_, err = l.TryLockContext(ctx, lockPoll)
-		task.End(err)
-	}
-	if err != nil {
-		l.Close()
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		return nil, fmt.Errorf("cannot lock %s: %w", l.Path(), err)
-	}
-	return func() { l.Close() }, nil
+	return filelock.Lock(ctx, filepath.Join(c.locks(), d.Encoded()[:2]+".lock"), "wait for another build to fetch "+what, c.report)
 }
 
 // A part is a blob in the words of people: of which image, and what of it.
