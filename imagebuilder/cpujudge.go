@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"hatchery/imagebuilder/apt"
@@ -34,7 +35,7 @@ func (j *judge) id() string {
 	for _, e := range j.allow {
 		fmt.Fprintf(&text, "%q %q\n", e.Package, e.Path)
 	}
-	return fmt.Sprintf("%s on %s, exceptions %.8x", strings.Join(j.models, " "), j.architecture, sha256.Sum256([]byte(text.String())))
+	return fmt.Sprintf("%s on %s, rules %s, exceptions %.8x", strings.Join(j.models, " "), j.architecture, cpucheck.Rules(), sha256.Sum256([]byte(text.String())))
 }
 
 // layer judges all of a Docker layer.
@@ -46,6 +47,10 @@ func (j *judge) layer(ctx context.Context, root *ext4.FS, r *dockerlayer.Record,
 	targets, err := j.targets(root)
 	if err != nil {
 		return err
+	}
+	allow := slices.Clone(j.allow)
+	for _, image := range images {
+		allow = append(allow, exceptionsOf(image, j.allow)...)
 	}
 	var sets []cpucheck.Set
 	files := cpucheck.OfPackages(root, packages) // of all targets: the root is for one goroutine
@@ -59,7 +64,27 @@ func (j *judge) layer(ctx context.Context, root *ext4.FS, r *dockerlayer.Record,
 			}})
 		}
 	}
-	return j.check(ctx, sets)
+	return j.check(ctx, sets, allow)
+}
+
+// exceptionsOf gives the exceptions for a container image that name it in
+// another way than the cluster file's list of them does: a file by what is in
+// it, a name in full or in short.
+func exceptionsOf(image *preload.Image, allow []spec.CPUException) []spec.CPUException {
+	names := map[string]bool{}
+	for _, name := range image.Names {
+		names[name] = true
+		names[strings.TrimPrefix(name, "docker.io/")] = true
+		names[strings.TrimPrefix(name, "docker.io/library/")] = true
+	}
+	var more []spec.CPUException
+	for _, e := range allow {
+		if names[e.Package] && e.Package != image.Ref {
+			e.Package = image.Ref
+			more = append(more, e)
+		}
+	}
+	return more
 }
 
 // entries judges what is laid into one target's image.
@@ -76,7 +101,7 @@ func (j *judge) entries(ctx context.Context, root cpucheck.Root, entries []overl
 			}
 		}
 	}
-	return j.check(ctx, sets)
+	return j.check(ctx, sets, j.allow)
 }
 
 // targets are the processors of the models, in an image with this root.
@@ -92,11 +117,11 @@ func (j *judge) targets(root cpucheck.Root) ([]cpu.Target, error) {
 	return targets, nil
 }
 
-func (j *judge) check(ctx context.Context, sets []cpucheck.Set) error {
+func (j *judge) check(ctx context.Context, sets []cpucheck.Set, allow []spec.CPUException) error {
 	if len(sets) == 0 {
 		return nil
 	}
-	report, err := cpucheck.Check(ctx, sets, cpucheck.Options{Allow: j.allow})
+	report, err := cpucheck.Check(ctx, sets, cpucheck.Options{Allow: allow})
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"net"
 	"slices"
 	"strings"
 
@@ -17,6 +19,7 @@ import (
 	"hatchery/imagebuilder/dockerlayer"
 	"hatchery/imagebuilder/preload"
 	"hatchery/internal/deb822"
+	"hatchery/internal/download"
 	"hatchery/internal/spec"
 )
 
@@ -82,11 +85,21 @@ func (d *dockerPinner) packageSet(ctx context.Context, on *baseInUse, s *system)
 	before, _ := d.lock.PackagesOf(base, s.architecture)
 	set, err := d.resolve(ctx, s, before.Packages)
 	if err != nil {
-		return clusterlock.PackageSet{}, asInputError(fmt.Errorf("docker.packages: %w", err))
+		return clusterlock.PackageSet{}, asInputError(withoutNetwork(fmt.Errorf("docker.packages: %w", err)))
 	}
 	set.Base, set.Architecture, set.Wanted = base, s.architecture, wanted
 	d.packages = append(d.packages, set)
 	return set, nil
+}
+
+// withoutNetwork adds to an error of the network what can be done without one.
+func withoutNetwork(err error) error {
+	var network *net.OpError
+	if !errors.As(err, &network) {
+		return err
+	}
+	return fmt.Errorf("%w\nPackages are looked up once and pinned in %s: bring one along, and build with --offline what is in the cache; "+
+		"or name a mirror that can be reached as docker: {mirrors: …}", err, clusterlock.Name)
 }
 
 // wantedPackages is what cluster.yaml asks for, with all else in it that
@@ -143,8 +156,13 @@ func (d *dockerPinner) resolve(ctx context.Context, s *system, before []clusterl
 		list = append(list, extra...)
 	}
 	if len(list) == 0 {
-		return set, &InputError{errors.New("the base image names no package sources: name one as docker: {sources: …}, or build without Docker: docker: {packages: []}")}
+		text := "the base image names no package sources"
+		for _, n := range sources.Notes {
+			text += "\n  " + n.String()
+		}
+		return set, &InputError{errors.New(text + "\nName one as docker: {sources: …}, or build without Docker: docker: {packages: []}")}
 	}
+	d.warnOfMirrors(list)
 	options.Pins = sources.Pins
 	indexes, err := apt.Update(ctx, list, options)
 	if err != nil {
@@ -164,7 +182,7 @@ func (d *dockerPinner) resolve(ctx context.Context, s *system, before []clusterl
 	if err := universe.ReadStatus(strings.NewReader(string(s.status))); err != nil {
 		return set, baseError("", fmt.Errorf("%s: %w", deb822.StatusFile, err))
 	}
-	solution, err := universe.Resolve(ctx, d.wants(universe), dependency.Options{
+	solution, err := resolveAll(ctx, universe, d.wants(universe), dependency.Options{
 		Recommends: d.cluster.Docker.Recommends, Upgrade: d.cluster.Docker.Upgrade, Prefer: versionsOf(before),
 	})
 	if err != nil {
@@ -177,6 +195,46 @@ func (d *dockerPinner) resolve(ctx context.Context, s *system, before []clusterl
 		})
 	}
 	return set, nil
+}
+
+// warnOfMirrors tells of mirrors that no source begins with: a slip there would
+// go unseen.
+func (d *dockerPinner) warnOfMirrors(sources []apt.Source) {
+	for _, from := range slices.Sorted(maps.Keys(d.cluster.Docker.Mirrors)) {
+		if !slices.ContainsFunc(sources, func(s apt.Source) bool { return strings.HasPrefix(s.URI+"/", from+"/") }) {
+			d.warnings = append(d.warnings, fmt.Sprintf("docker.mirrors: no package source begins with %s, so that mirror is not used", download.Shown(from)))
+		}
+	}
+}
+
+// resolveAll resolves what is wanted. Of names that there are not, all are told
+// at once.
+func resolveAll(ctx context.Context, u *dependency.Universe, wants []dependency.Want, o dependency.Options) (*dependency.Solution, error) {
+	var all []error
+	for {
+		solution, err := u.Resolve(ctx, wants, o)
+		var unknown *dependency.UnknownPackageError
+		if !errors.As(err, &unknown) {
+			if len(all) > 0 {
+				return nil, errors.Join(all...)
+			}
+			return solution, err
+		}
+		if dockersOwn[unknown.Name] {
+			err = fmt.Errorf("%w. It comes from Docker's own archive, which is to be named in docker: {sources: …}; docker.io is the distribution's", err)
+		}
+		all = append(all, err)
+		rest := slices.DeleteFunc(slices.Clone(wants), func(w dependency.Want) bool { return w.Name == unknown.Name })
+		if len(rest) == len(wants) || len(rest) == 0 {
+			return nil, errors.Join(all...)
+		}
+		wants = rest
+	}
+}
+
+// dockersOwn are packages that only Docker's archive has.
+var dockersOwn = map[string]bool{
+	"docker-ce": true, "docker-ce-cli": true, "containerd.io": true, "docker-buildx-plugin": true, "docker-compose-plugin": true,
 }
 
 // wants are the packages that cluster.yaml names. Where the distribution has
@@ -211,15 +269,12 @@ func readIndex(u *dependency.Universe, index *apt.Index, origin *dependency.Orig
 		return err
 	}
 	defer r.Close()
-	err = u.ReadIndex(r, origin)
-	if err == nil {
-		// What is left is read too, so that all of it was compared with its digest.
-		_, err = io.Copy(io.Discard, r)
+	if err := u.ReadIndex(r, origin); err != nil {
+		return err
 	}
-	if err != nil {
-		return fmt.Errorf("cannot read the index %s: %w", index.Name, err)
-	}
-	return nil
+	// What is left is read too, so that all of it was compared with its digest.
+	_, err = io.Copy(io.Discard, r)
+	return err
 }
 
 // pinContainers says which container images are preloaded on a platform, in

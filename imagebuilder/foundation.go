@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -54,8 +56,8 @@ func (f *foundation) layers(out *outDir) []LayerEntry {
 	return []LayerEntry{layerEntry(out.layer(dockerName, f.docker.Digest()), f.docker.Layer, f.base)}
 }
 
-// contents are the Docker layer's, for the manifest.
-func (f *foundation) contents() (packages []PackageEntry, containers []ContainerEntry) {
+// contents are the Docker layer's, for the manifest of a cluster in a folder.
+func (f *foundation) contents(dir string) (packages []PackageEntry, containers []ContainerEntry) {
 	if f.docker == nil {
 		return nil, nil
 	}
@@ -66,9 +68,25 @@ func (f *foundation) contents() (packages []PackageEntry, containers []Container
 		})
 	}
 	for _, c := range f.docker.Record.Containers {
-		containers = append(containers, ContainerEntry{Image: c.Image, Platform: c.Platform, Digest: digest.Digest(c.Digest)})
+		containers = append(containers, ContainerEntry{Image: shownImage(dir, c.Image), Platform: c.Platform, Digest: digest.Digest(c.Digest)})
 	}
 	return packages, containers
+}
+
+// shownImage is a container image as the cluster file has it, whose paths begin
+// in its own folder: the same on every workstation.
+func shownImage(dir, image string) string {
+	if !spec.IsLocalImage(image) {
+		return image
+	}
+	rel, err := filepath.Rel(dir, image)
+	if err != nil {
+		return filepath.ToSlash(image)
+	}
+	if rel = filepath.ToSlash(rel); !strings.HasPrefix(rel, "../") {
+		rel = "./" + rel
+	}
+	return rel
 }
 
 // dockerName is what the Docker layer is called in the output folder, where
@@ -155,7 +173,7 @@ func openGround(ctx context.Context, c *spec.Cluster, targets []spec.Target, o O
 			s := systems[t.Base]
 			if s == nil {
 				if s, err = readSystem(bases[t.Base], o.AssumeRelease); err != nil {
-					return nil, fmt.Errorf("cannot build %s: %w", t.Name, err)
+					return nil, fmt.Errorf("%s: %w", t.Name, err)
 				}
 				systems[t.Base] = s
 			}
@@ -170,7 +188,7 @@ func openGround(ctx context.Context, c *spec.Cluster, targets []spec.Target, o O
 		}
 		if _, done := inputs[key]; !done {
 			if inputs[key], err = pinner.inputs(ctx, bases[t.Base], systems[t.Base], key.platform); err != nil {
-				return nil, fmt.Errorf("cannot build %s: %w%s", t.Name, err, sayModel(t, err))
+				return nil, fmt.Errorf("%w%s", err, sayModel(t, err))
 			}
 			order = append(order, key)
 		}
@@ -191,7 +209,7 @@ func openGround(ctx context.Context, c *spec.Cluster, targets []spec.Target, o O
 		}
 		moment = clusterlock.Epoch
 	}
-	if g.epoch, err = moment(c.Dir(), time.Now()); err != nil {
+	if g.epoch, err = moment(c.Dir(), clusterlock.Present()); err != nil {
 		return nil, asInputError(err)
 	}
 	g.warnings = pinner.warnings
@@ -209,6 +227,13 @@ func openGround(ctx context.Context, c *spec.Cluster, targets []spec.Target, o O
 		}
 		if f.has, err = f.lookForDocker(c, o.AssumeRelease); err != nil {
 			return nil, err
+		}
+		if len(c.Docker.Packages) > 0 && f.has.Version == "" {
+			none := fmt.Sprintf("docker.packages names no Docker Engine (%s), so the images have none", strings.Join(engines, ", "))
+			if len(c.Docker.Preload) > 0 {
+				return nil, &InputError{errors.New(none + ", and nothing could load what docker.preload names: add docker.io to the packages")}
+			}
+			g.warnings = append(g.warnings, none)
 		}
 	}
 	for i, t := range targets {
@@ -241,7 +266,7 @@ func (f *foundation) lookForDocker(c *spec.Cluster, assume string) (overlays.Doc
 		has.Packages = append(has.Packages, p.Name)
 	}
 	has.Preload = f.docker != nil && len(f.docker.Record.Containers) > 0
-	_, has.Version, err = s.engine()
+	has.Version, err = s.engine()
 	return has, err
 }
 

@@ -205,13 +205,13 @@ func pinnedBases(c *spec.Cluster, names []string) ([]spec.Base, error) {
 
 func notPinned(name string, all []spec.Base) error {
 	if len(all) == 0 {
-		return &InputError{fmt.Errorf("%q is not pinned: the cluster's bases are files, or URLs with their sha256, and need no pin", download.Shown(name))}
+		return &InputError{fmt.Errorf("%q is not pinned: the cluster's bases are files, or URLs with their sha256, and need no pin (packages and container images are locked as %q)", download.Shown(name), LockDocker)}
 	}
 	known := map[string]bool{}
 	for _, b := range all {
 		known[clusterlock.Key(b.Image)] = true
 	}
-	return &InputError{fmt.Errorf("%q is no base image of the cluster that is pinned: those are %s", download.Shown(name), strings.Join(slices.Sorted(maps.Keys(known)), ", "))}
+	return &InputError{fmt.Errorf("%q is no base image of the cluster that is pinned: those are %s; packages and container images are locked as %q", download.Shown(name), strings.Join(slices.Sorted(maps.Keys(known)), ", "), LockDocker)}
 }
 
 // OSList reads the list in which names of base images are looked up. Source

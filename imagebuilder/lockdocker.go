@@ -48,6 +48,19 @@ type dockerRefresh struct {
 	packages   []clusterlock.PackageSet
 	containers []clusterlock.Container
 	warnings   []string
+	// Where a base is not at hand, what is locked of bases and platforms that
+	// were not looked at stays.
+	partly    bool
+	bases     map[string]bool // digests
+	platforms map[string]bool
+}
+
+// drops says whether a set of packages goes: it was looked up anew, or nothing
+// uses it any more.
+func (d *dockerRefresh) drops(s clusterlock.PackageSet) bool { return !d.partly || d.bases[s.Base] }
+
+func (d *dockerRefresh) dropsContainer(c clusterlock.Container) bool {
+	return !d.partly || d.platforms[c.Platform]
 }
 
 // any says whether there is anything to write about Docker.
@@ -58,7 +71,9 @@ func (d *dockerRefresh) any(l *clusterlock.Lock) bool {
 // refreshDocker looks up what Docker takes now. Images are the fresh pins of
 // base images.
 func refreshDocker(ctx context.Context, c *spec.Cluster, lock *clusterlock.Lock, images map[string]clusterlock.Image, o LockOptions) (*dockerRefresh, error) {
-	d := &dockerRefresh{asked: len(o.Names) == 0 || slices.Contains(o.Names, LockDocker)}
+	d := &dockerRefresh{
+		asked: len(o.Names) == 0 || slices.Contains(o.Names, LockDocker), bases: map[string]bool{}, platforms: map[string]bool{},
+	}
 	if !d.asked || len(c.Docker.Packages) == 0 {
 		return d, nil
 	}
@@ -88,7 +103,8 @@ func refreshDocker(ctx context.Context, c *spec.Cluster, lock *clusterlock.Lock,
 		base, err := openBase(ctx, atHand, ref, options.Progress)
 		var missing *baseimage.OfflineError
 		if errors.As(err, &missing) {
-			d.warnings = append(d.warnings, fmt.Sprintf("the packages for %s are chosen by the next build: the image is not in the cache yet", download.Shown(t.Base.Image)))
+			d.warnings = append(d.warnings, fmt.Sprintf("%s is not in the cache yet, so its packages stay as they are locked, or are chosen by the next build", download.Shown(t.Base.Image)))
+			d.partly = true
 			continue
 		}
 		if err != nil {
@@ -96,7 +112,9 @@ func refreshDocker(ctx context.Context, c *spec.Cluster, lock *clusterlock.Lock,
 		}
 		s, err := readSystem(base, o.AssumeRelease)
 		if err == nil {
-			_, err = pinner.inputs(ctx, base, s, preload.PlatformFor(t.Model, s.architecture))
+			platform := preload.PlatformFor(t.Model, s.architecture)
+			d.bases[base.Digest().String()], d.platforms[platform.String()] = true, true
+			_, err = pinner.inputs(ctx, base, s, platform)
 		}
 		base.close()
 		if err != nil {
@@ -120,7 +138,9 @@ func (r *LockResult) refreshDocker(l *clusterlock.Lock, d *dockerRefresh) {
 	collect := func(into map[key]clusterlock.Package, sets []clusterlock.PackageSet) {
 		for _, s := range sets {
 			for _, p := range s.Packages {
-				into[key{s.Base, s.Architecture, p.Name}] = p
+				if d.drops(s) {
+					into[key{s.Base, s.Architecture, p.Name}] = p
+				}
 			}
 		}
 	}
@@ -155,18 +175,18 @@ func (r *LockResult) refreshDocker(l *clusterlock.Lock, d *dockerRefresh) {
 		r.Containers = append(r.Containers, entry)
 	}
 	for _, old := range l.Containers {
-		if !slices.ContainsFunc(d.containers, func(c clusterlock.Container) bool { return c.Image == old.Image && c.Platform == old.Platform }) {
+		if d.dropsContainer(old) && !slices.ContainsFunc(d.containers, func(c clusterlock.Container) bool { return c.Image == old.Image && c.Platform == old.Platform }) {
 			r.Containers = append(r.Containers, LockedContainer{Image: old.Image, Platform: old.Platform, Was: old.Digest, State: PinRemoved})
 		}
 	}
 	slices.SortFunc(r.Containers, func(a, b LockedContainer) int {
 		return cmp.Or(cmp.Compare(a.Image, b.Image), cmp.Compare(a.Platform, b.Platform))
 	})
-	l.ForgetPackages(func(clusterlock.PackageSet) bool { return true })
+	l.ForgetPackages(d.drops)
 	for _, s := range d.packages {
 		l.PutPackages(s)
 	}
-	l.ForgetContainers(func(clusterlock.Container) bool { return true })
+	l.ForgetContainers(d.dropsContainer)
 	for _, c := range d.containers {
 		l.PutContainer(c)
 	}

@@ -17,7 +17,6 @@ import (
 
 	"hatchery/internal/atomicfile"
 	"hatchery/internal/clusterctrl"
-	"hatchery/internal/layer"
 	"hatchery/internal/progress"
 	"hatchery/internal/sparse"
 	"hatchery/internal/spec"
@@ -86,7 +85,7 @@ func (o *outDir) check(c *spec.Cluster) error {
 		return &InputError{fmt.Errorf("%s holds the cluster's keys: name another output folder", identity)}
 	}
 	if _, err := os.Lstat(o.lockPath()); err == nil {
-		return nil
+		return o.checkCluster(c)
 	}
 	entries, err := os.ReadDir(o.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -107,14 +106,22 @@ func (o *outDir) check(c *spec.Cluster) error {
 	return nil
 }
 
-// prepare cleans the folder, which is locked now.
-func (o *outDir) prepare(c *spec.Cluster) error {
+// checkCluster refuses a folder that holds another cluster's images.
+func (o *outDir) checkCluster(c *spec.Cluster) error {
 	earlier, err := readManifest(o.path)
 	if err != nil {
 		return err
 	}
 	if earlier != nil && earlier.Cluster != c.Name {
 		return &InputError{fmt.Errorf("%s holds the images of the cluster %s, which those of %s would overwrite: name another folder with -o", o.path, earlier.Cluster, c.Name)}
+	}
+	return nil
+}
+
+// prepare cleans the folder, which is locked now.
+func (o *outDir) prepare(c *spec.Cluster) error {
+	if err := o.checkCluster(c); err != nil {
+		return err
 	}
 	for _, dir := range []string{o.path, o.layers()} {
 		if err := atomicfile.RemoveLeftovers(dir); err != nil {
@@ -272,7 +279,7 @@ func (o *outDir) placeDockerLayers(ctx context.Context, g *ground) error {
 			continue
 		}
 		place := o.layer(dockerName, f.docker.Digest())
-		if h, err := layer.ReadHeader(place); err == nil && h.Digest == f.docker.Digest() {
+		if sameFile(f.docker.Path(), place) {
 			continue
 		}
 		if err := os.Remove(place); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -286,6 +293,17 @@ func (o *outDir) placeDockerLayers(ctx context.Context, g *ground) error {
 		}
 	}
 	return atomicfile.SyncDir(o.layers())
+}
+
+// sameFile says whether one file is the other, or a copy that nobody has
+// written to since.
+func sameFile(a, b string) bool {
+	left, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	right, err := os.Stat(b)
+	return err == nil && (os.SameFile(left, right) || left.Size() == right.Size() && left.ModTime().Equal(right.ModTime()))
 }
 
 // copyLayer copies a sealed layer, by sharing its blocks where the file
@@ -308,7 +326,14 @@ func copyLayer(ctx context.Context, from, to string) error {
 	} else if err != nil {
 		return err
 	}
+	info, err := in.Stat()
+	if err != nil {
+		return err
+	}
 	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := os.Chtimes(out.Name(), time.Time{}, info.ModTime()); err != nil {
 		return err
 	}
 	return out.Commit()

@@ -56,17 +56,17 @@ var engines = []string{"docker.io", "docker-ce"}
 // upstream is the beginning of a package's version that is the program's own.
 var upstream = regexp.MustCompile(`^(?:[0-9]+:)?([0-9]+(?:\.[0-9]+)*)`)
 
-// engine gives the package that Docker Engine is in, and the engine's version
-// as Docker calls it; "" where there is none.
-func (s *system) engine() (name, version string, err error) {
+// engine gives the version of Docker Engine, as Docker calls it; "" where there
+// is none.
+func (s *system) engine() (version string, err error) {
 	err = deb822.ReadStatus(bytes.NewReader(s.status), func(p *deb822.Package) error {
 		if p.Present() && slices.Contains(engines, p.Name) {
-			name, version = p.Name, ""
+			version = p.Version
 			if match := upstream.FindStringSubmatch(p.Version); match != nil {
 				version = match[1]
 			}
 		}
 		return nil
 	})
-	return name, version, baseError(deb822.StatusFile, err)
+	return version, baseError(deb822.StatusFile, err)
 }

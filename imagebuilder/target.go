@@ -100,7 +100,7 @@ func (b *targetBuild) manifest() TargetManifest {
 		DiskID: fmt.Sprintf("%08x", b.diskID), Generation: b.identity.Generation, Cmdline: b.edits.cmdline, Removed: b.edits.remove,
 		Layers: append(b.on.layers(b.out), layerEntry(b.out.layer(b.target.Name, b.top.Digest()), b.top, b.on)),
 	}
-	m.Packages, m.Containers = b.on.contents()
+	m.Packages, m.Containers = b.on.contents(b.cluster.Dir())
 	for _, e := range b.edits.boot {
 		e.Path = b.edits.release.BootPath + "/" + e.Path
 		m.Files = append(m.Files, fileEntry(e))

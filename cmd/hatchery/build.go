@@ -103,7 +103,7 @@ func printBuild(w io.Writer, result *imagebuilder.Result, took time.Duration) {
 		}
 		containers := ""
 		if d.Containers > 0 {
-			containers = fmt.Sprintf(" and %d container images", d.Containers)
+			containers = fmt.Sprintf(" and %d container %s", d.Containers, map[bool]string{true: "image", false: "images"}[d.Containers == 1])
 		}
 		was := "as before"
 		if d.Made {

@@ -28,8 +28,9 @@ owners and modes, text as a diff, the words of cmdline.txt, the settings of
 config.txt by section, packages, partitions and sizes. Beside a file stands where
 it comes from. What is in private files (keys, passwords, Wi-Fi) is not shown.
 
-It writes nothing: no image, no key, no cluster.lock. Only a base image that is not
-in the cache yet is fetched into it. After a build, ` + "`hatchery inspect IMAGE diff`" + `
+It writes nothing: no image, no key, no cluster.lock. Only the cache gets what it
+lacks: the base image, packages, container images, and the layer with Docker that
+build then finds made. After a build, ` + "`hatchery inspect IMAGE diff`" + `
 shows the same of the image itself.`,
 		Example: `  hatchery plan                    # every target, in full
   hatchery plan --summary          # a line each

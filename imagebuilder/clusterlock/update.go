@@ -31,7 +31,7 @@ var ErrBusy = errors.New("another hatchery has been writing it for too long: see
 // Update changes the lock in dir, which is made where there is none. What
 // change does to the lock that it is given is written whole or, with an
 // error, not at all; other writers wait meanwhile, so change fetches nothing.
-// A lock without an epoch gets SOURCE_DATE_EPOCH or the present moment. Where
+// A lock without an epoch gets SOURCE_DATE_EPOCH or [Present]. Where
 // nothing changes the file is not touched. The lock as it is now is returned.
 func Update(ctx context.Context, dir string, change func(*Lock) error) (*Lock, error) {
 	release, err := hold(ctx, dir)
@@ -39,7 +39,7 @@ func Update(ctx context.Context, dir string, change func(*Lock) error) (*Lock, e
 		return nil, fmt.Errorf("cannot write %s: %w", Name, err)
 	}
 	defer release()
-	return updateHeld(dir, time.Now(), change)
+	return updateHeld(dir, Present(), change)
 }
 
 // update is [Update] at a given moment.
@@ -156,3 +156,8 @@ func let(l *flock.Flock) {
 	os.Remove(l.Path())
 	l.Close()
 }
+
+// Present is the epoch that a lock gets which has none: the hour that has
+// begun. So a plan, which locks nothing, and the build after it have the same
+// one as a rule, and share what is computed of it.
+func Present() time.Time { return time.Now().Truncate(time.Hour) }

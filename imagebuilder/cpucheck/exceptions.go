@@ -1,6 +1,7 @@
 package cpucheck
 
 import (
+	"crypto/sha256"
 	_ "embed"
 	"fmt"
 	"path"
@@ -11,6 +12,15 @@ import (
 
 //go:embed exceptions
 var exceptionsFile string
+
+// Rules names what programs are judged by: it is another one when what passed
+// may not pass any more.
+func Rules() string {
+	return fmt.Sprintf("%d-%.8x", rules, sha256.Sum256([]byte(exceptionsFile)))
+}
+
+// rules is raised with every change of what fits a processor.
+const rules = 1
 
 // exceptions gives the files that may pass in every image, each because it was
 // looked at.

@@ -3,8 +3,8 @@ package difference
 import (
 	"bytes"
 	"context"
-
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -474,10 +474,14 @@ func (c *comparison) most(e *entry) int64 {
 	return c.o.DiffFile
 }
 
-// asPackages says whether an entry is dpkg's status file, of which packages
-// are compared, not lines, unless that was tried and failed.
+// asPackages says whether an entry is one of dpkg's own records, of which
+// packages are compared, not lines; of the status file, unless that was tried
+// and failed.
 func asPackages(e *entry) bool {
-	return e.path == statusPath && e.noDiff == "" && e.was != nil && e.is != nil
+	if e.path == statusPath {
+		return e.noDiff == "" && e.was != nil && e.is != nil
+	}
+	return strings.HasPrefix(e.path, path.Dir(statusPath)+"/")
 }
 
 // Reasons for there being no diff.

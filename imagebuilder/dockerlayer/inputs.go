@@ -41,16 +41,18 @@ type Package struct {
 func (in Inputs) Empty() bool { return len(in.Packages) == 0 && len(in.Containers) == 0 }
 
 // keyFormat changes with whatever makes equal inputs give another layer.
-const keyFormat = 1
+const keyFormat = 2
 
 // Key names the layer that the inputs lead to: 64 hexadecimal digits.
 func (in Inputs) Key() string {
+	// What a package is listed as counts, though the digest says it all: a lock
+	// that is wrong about it must not find the layer of one that is right, nor
+	// leave a record for that.
 	type pkg struct {
-		SHA256    string
-		Automatic bool
+		SHA256, Name, Version, Architecture string
+		Automatic                           bool
 	}
 	type container struct {
-		Ref    string
 		Names  []string
 		Digest string
 	}
@@ -64,10 +66,10 @@ func (in Inputs) Key() string {
 		Epoch      int64
 	}{Format: keyFormat, Base: in.Base.Digest().String(), BaseSize: in.Base.Size(), Upgrade: in.Upgrade, Epoch: in.Epoch.Unix()}
 	for _, p := range in.Packages {
-		of.Packages = append(of.Packages, pkg{p.SHA256, p.Automatic})
+		of.Packages = append(of.Packages, pkg{p.SHA256, p.Name, p.Version, p.Architecture, p.Automatic})
 	}
 	for _, c := range in.Containers {
-		of.Containers = append(of.Containers, container{c.Ref, c.Names, c.Digest})
+		of.Containers = append(of.Containers, container{c.Names, c.Digest})
 	}
 	text, err := json.Marshal(of)
 	if err != nil {

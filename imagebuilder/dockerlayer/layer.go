@@ -77,12 +77,14 @@ func open(ctx context.Context, key string, in Inputs, o Options) (*Layer, error)
 	place, beside := o.Cache.LayerPath(key), o.Cache.LayerRecord(key)
 	if r := readRecord(beside, key); r != nil {
 		l, err := layer.Open(place, in.Base)
-		if err == nil && l.Digest() != r.Digest {
-			l.Close()
-			err = layer.ErrCorrupt
+		if err == nil {
+			if err = r.trust(ctx, l, place); err != nil {
+				l.Close()
+			}
 		}
 		if err == nil {
 			found := &Layer{Layer: l, Record: *r, place: place}
+			found.Record.from(in)
 			if err := found.judge(ctx, in, o); err != nil {
 				l.Close()
 				return nil, err
@@ -222,6 +224,10 @@ func (b *builder) fetch(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", debs[i].URL, err)
 		}
+		is := apt.Deb{Name: control.Paragraph.Get("Package"), Version: control.Paragraph.Get("Version"), Architecture: control.Paragraph.Get("Architecture")}
+		if was := debs[i]; is.Name != was.Name || is.Version != was.Version || is.Architecture != was.Architecture {
+			return &dpkg.InputError{Err: fmt.Errorf("%s is listed as %s, but is %s: `hatchery lock docker` lists it as it is", was.URL, debName(was), debName(is))}
+		}
 		b.debs, b.controls = append(b.debs, d), append(b.controls, control)
 	}
 	b.images, err = preload.Fetch(ctx, b.in.Containers, b.o.Preload)
@@ -231,11 +237,14 @@ func (b *builder) fetch(ctx context.Context) error {
 // make makes the layer of what was fetched. Where the root turns out to be too
 // small for it after all, it is made afresh with more room.
 func (b *builder) make(ctx context.Context, key string) (*Layer, error) {
-	const tries = 4
+	const tries = 6
 	for extra, try := int64(0), 1; ; try++ {
 		l, err := b.attempt(ctx, key, extra)
-		if !errors.Is(err, ext4.ErrNoSpace) || try == tries {
+		if !errors.Is(err, ext4.ErrNoSpace) {
 			return l, err
+		}
+		if try == tries {
+			return nil, fmt.Errorf("%w: even %d MiB more were not enough, so it may be inodes that ran out; leave out what is not needed, or take a base with a larger root", err, extra>>20)
 		}
 		extra = max(2*extra, 128<<20)
 	}
@@ -305,6 +314,9 @@ func (b *builder) finish(ctx context.Context, made *Layer) error {
 		return err
 	}
 	if err := atomicfile.SyncDir(b.o.Cache.Layers()); err != nil {
+		return err
+	}
+	if err := made.Record.see(b.place); err != nil {
 		return err
 	}
 	if err := made.Record.write(b.beside); err != nil {
@@ -408,8 +420,14 @@ func (b *builder) record(key string, d digest.Digest, result *dpkg.Result) Recor
 			URL: p.URL, SHA256: p.SHA256, Size: p.Size, Files: result.Packages[i].Files,
 		})
 	}
-	for _, c := range b.in.Containers {
-		r.Containers = append(r.Containers, Container{Image: c.Ref, Names: c.Names, Platform: c.Platform.String(), Digest: c.Digest})
-	}
+	r.Containers = containersOf(b.in)
 	return r
+}
+
+func containersOf(in Inputs) []Container {
+	var all []Container
+	for _, c := range in.Containers {
+		all = append(all, Container{Image: c.Ref, Names: c.Names, Platform: c.Platform.String(), Digest: c.Digest})
+	}
+	return all
 }

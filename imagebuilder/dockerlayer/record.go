@@ -1,6 +1,7 @@
 package dockerlayer
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"hatchery/internal/atomicfile"
+	"hatchery/internal/layer"
 )
 
 // A Record says what is in a layer. It lies beside the layer in the cache.
@@ -21,6 +23,10 @@ type Record struct {
 	// Scripts is how many maintainer scripts the node runs before it configures
 	// the packages.
 	Scripts int `json:"scripts"`
+	// Size and ModTime (nanoseconds since 1970) are the layer's file's: while it
+	// has them, its content is believed to be what it was.
+	Size    int64 `json:"size"`
+	ModTime int64 `json:"mod_time"`
 	// Checked names the processors, each with the exceptions that counted, for
 	// which every program in the layer was judged and fits.
 	Checked []string `json:"checked,omitempty"`
@@ -71,6 +77,41 @@ func (r *Record) write(place string) error {
 		return fmt.Errorf("cannot record what is in the layer: %w", err)
 	}
 	return nil
+}
+
+// trust sees that a layer is the one that the record is of. One that was written
+// to since is read and compared with its digest.
+func (r *Record) trust(ctx context.Context, l *layer.Layer, place string) error {
+	if l.Digest() != r.Digest {
+		return layer.ErrCorrupt
+	}
+	info, err := os.Stat(place)
+	if err != nil {
+		return err
+	}
+	if info.Size() == r.Size && info.ModTime().UnixNano() == r.ModTime {
+		return nil
+	}
+	return l.Verify(ctx)
+}
+
+// see notes what the layer's file looks like.
+func (r *Record) see(place string) error {
+	info, err := os.Stat(place)
+	if err != nil {
+		return err
+	}
+	r.Size, r.ModTime = info.Size(), info.ModTime().UnixNano()
+	return nil
+}
+
+// from has the record say where packages and container images come from now:
+// the same ones may have come from elsewhere when the layer was made.
+func (r *Record) from(in Inputs) {
+	for i := range min(len(r.Packages), len(in.Packages)) {
+		r.Packages[i].URL = in.Packages[i].URL
+	}
+	r.Containers = containersOf(in)
 }
 
 // judged says whether the layer's programs were found to fit what id names.
