@@ -43,8 +43,17 @@ func (d *dockerPinner) apt(architecture string) apt.Options {
 	return apt.Options{
 		Cache: d.cache.Dir(), Client: d.cache.Client(), Architecture: architecture, IgnoreExpiry: d.options.IgnoreExpiry,
 		Mirrors: d.cluster.Docker.Mirrors, Progress: d.options.Progress,
-		Warn: func(text string) { d.warnings = append(d.warnings, text) },
+		Warn: d.warn,
 	}
+}
+
+// warn takes a warning about a source, which says where that stands: in the
+// image, not on this machine.
+func (d *dockerPinner) warn(text string) {
+	if strings.HasPrefix(text, "/") {
+		text = "the base image has in " + text
+	}
+	d.warnings = append(d.warnings, text)
 }
 
 // preload are the options of everything that has to do with container images.
@@ -142,7 +151,7 @@ func (d *dockerPinner) resolve(ctx context.Context, s *system, before []clusterl
 		return set, err
 	}
 	for _, n := range sources.Notes {
-		d.warnings = append(d.warnings, n.String())
+		d.warn(n.String())
 	}
 	list := slices.Clone(sources.List)
 	for _, x := range d.cluster.Docker.Sources {

@@ -244,6 +244,17 @@ func (in *Inspection) privateIn(ctx context.Context, tree diskimage.Tree, prefix
 
 const nodeFile = "/etc/hatchery/node.json"
 
+// ModelOf is the model that an image of hatchery's was built for; "" where it is
+// none.
+func ModelOf(tree diskimage.Tree) string {
+	var node struct{ Model string }
+	data, err := diskimage.ReadFile(tree, nodeFile, mostInspected)
+	if err != nil || json.Unmarshal(data, &node) != nil {
+		return ""
+	}
+	return node.Model
+}
+
 // node reads what hatchery put into the image.
 func (in *Inspection) node(ctx context.Context, tree diskimage.Tree) (*InspectedNode, error) {
 	node := &InspectedNode{Files: []InspectedFile{}}

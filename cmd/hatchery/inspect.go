@@ -69,7 +69,8 @@ in, and which files hold private keys and passwords.
   diff [OTHER]       what this image has otherwise than OTHER, or than the base
                      that manifest.json beside it names
   cpu [PATH]         for which processors the programs are, how many of each,
-                     and which do not run on --model (default: on any that the
+                     and which do not run on --model (default: the one that
+                     hatchery built it for, else any that the
                      image is for); --cpu is the same
 
 PATH is that of the running system: the boot partition lies where the image

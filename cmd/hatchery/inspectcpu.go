@@ -63,15 +63,18 @@ func cpuFindingOf(f cpucheck.Finding) cpuFinding {
 // them do not run on a model.
 func (i *inspection) cpu(image *imagebuilder.OpenedImage, args []string) error {
 	model := i.model
-	if model == "" {
-		model = "auto"
-	}
-	if !slices.Contains(cpu.Models(), model) {
+	if model != "" && !slices.Contains(cpu.Models(), model) {
 		return usageError{fmt.Errorf("--model %q is none of %s", model, strings.Join(cpu.Models(), ", "))}
 	}
 	tree, top, err := i.at(image, append(args, "/")[0])
 	if err != nil {
 		return err
+	}
+	if model == "" {
+		// What it was built for, if hatchery did.
+		if model = imagebuilder.ModelOf(tree); !slices.Contains(cpu.Models(), model) {
+			model = "auto"
+		}
 	}
 	n, err := diskimage.Stat(tree, top)
 	if err != nil {

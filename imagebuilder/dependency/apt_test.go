@@ -260,8 +260,11 @@ func TestAsAptDoes(t *testing.T) {
 			for _, mode := range []string{"--no-install-recommends", "--install-recommends"} {
 				t.Run(mode, func(t *testing.T) {
 					names := names
-					if mode == "--install-recommends" && os.Getenv("HATCHERY_LONG") == "" {
+					switch long := os.Getenv("HATCHERY_LONG") != ""; {
+					case mode == "--install-recommends" && !long:
 						names = names[:12]
+					case suite == "trixie" && !long:
+						names = names[:25]
 					}
 					o := dependency.Options{Recommends: mode == "--install-recommends"}
 					equal := 0
@@ -359,6 +362,9 @@ func compare(t *testing.T, u *dependency.Universe, suite, name string, apt simul
 }
 
 func planned(s *dependency.Solution) []string {
+	if s == nil {
+		return nil
+	}
 	var names []string
 	for _, p := range s.Install {
 		names = append(names, p.Name+"="+p.Version)
