@@ -1,6 +1,7 @@
 package dockerlayer_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -201,4 +202,44 @@ func read(t *testing.T, l *dockerlayer.Layer, name string) string {
 		t.Fatal(err)
 	}
 	return string(content)
+}
+
+// TestWrittenTo: a layer in the cache that somebody wrote to is not used: it is
+// made anew, and is what it was.
+func TestWrittenTo(t *testing.T) {
+	k := newKitchen(t)
+	l := k.open(t)
+	place, was := l.Path(), l.Digest()
+	l.Close()
+	content, err := os.ReadFile(place)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A bit of its data, which no header covers: the last block that has any.
+	at := len(content) - 1
+	for content[at] == 0 {
+		at--
+	}
+	for _, damage := range []struct {
+		summary string
+		content []byte
+	}{
+		{"a bit", func() []byte { c := bytes.Clone(content); c[at/2] ^= 1; return c }()},
+		{"its end", content[:len(content)/2]},
+	} {
+		if err := os.Remove(place); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(place, damage.content, 0o400); err != nil {
+			t.Fatal(err)
+		}
+		again := k.open(t)
+		if !again.Made || again.Digest() != was {
+			t.Errorf("%s is damaged: made anew %v, digest %s, want %s", damage.summary, again.Made, again.Digest(), was)
+		}
+		if err := again.Verify(t.Context()); err != nil {
+			t.Errorf("%s was damaged: %v", damage.summary, err)
+		}
+		again.Close()
+	}
 }
