@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"hatchery/internal/testtool"
 )
@@ -223,8 +224,37 @@ func Mount(t testing.TB, path string) (dir string, unmount func()) {
 			if out, err := exec.Command(umount, dir).CombinedOutput(); err != nil {
 				t.Errorf("umount: %v: %s", err, out)
 			}
+			awaitRelease(t, path)
 		}
 	}
 	t.Cleanup(unmount)
 	return dir, unmount
+}
+
+// awaitRelease waits until no loop device has the image any more. A mount
+// namespace that another process made meanwhile (dockerd's, ip-netns's) holds
+// a copy of the mount, and the kernel writes the file system's end only when
+// the last copy is gone.
+func awaitRelease(t testing.TB, path string) {
+	t.Helper()
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 1200 {
+		held := false
+		files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			backing, err := os.ReadFile(file)
+			held = held || err == nil && strings.TrimSpace(string(backing)) == path
+		}
+		if !held {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Errorf("a loop device still has %s, two minutes after umount", path)
 }
