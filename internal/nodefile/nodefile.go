@@ -1,0 +1,190 @@
+// Package nodefile is /etc/hatchery/node.json: who a node is and who the
+// others are. The builder writes it, and everything that runs on a node reads
+// it. It holds no secrets.
+package nodefile
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"hatchery/internal/clusterctrl"
+)
+
+// Path is where the file lies on a node.
+const Path = "/etc/hatchery/node.json"
+
+// maxSize is more than the file of 252 slots takes, in bytes.
+const maxSize = 4 << 20
+
+// The roles.
+const (
+	Controller = "controller"
+	Worker     = "node"
+)
+
+// A Node is what node.json says.
+type Node struct {
+	Cluster        string            `json:"cluster"`
+	Domain         string            `json:"domain,omitempty"`
+	Name           string            `json:"name"` // "controller", "p1"
+	Role           string            `json:"role"` // Controller or Worker
+	Slot           int               `json:"slot,omitempty"`
+	Hostname       string            `json:"hostname"`
+	Model          string            `json:"model,omitempty"`
+	Root           string            `json:"root,omitempty"`
+	Labels         map[string]string `json:"labels,omitempty"`
+	Generation     int               `json:"generation,omitempty"`
+	Network        string            `json:"network"`    // "cnat" or "cbridge"
+	Address        netip.Prefix      `json:"address"`    // the node's own on the slots' network
+	ControllerAddr netip.Addr        `json:"controller"` // on the slots' network
+	// Epoch is the build's, in seconds since 1970: the time is never earlier.
+	Epoch   int64    `json:"epoch,omitempty"`
+	Docker  bool     `json:"docker,omitempty"` // Docker belongs to this image
+	Swarm   *Swarm   `json:"swarm,omitempty"`  // on the controller, how the swarm is made
+	Targets []Target `json:"targets"`
+}
+
+// A Swarm is how the controller makes the swarm.
+type Swarm struct {
+	CertExpiry  string `json:"cert_expiry,omitempty"`  // life of a node's certificate, as time.ParseDuration reads it
+	Offline     bool   `json:"offline,omitempty"`      // the controller's clock is trusted without NTP
+	AddressPool string `json:"address_pool,omitempty"` // overlay networks are cut from it: 10.181.0.0/16
+}
+
+// A Target is a node as the others know it. The controller knows more of it
+// than its peers do: what it labels the slot's node with.
+type Target struct {
+	Name     string            `json:"name"`
+	Slot     int               `json:"slot,omitempty"`
+	Hostname string            `json:"hostname"`
+	Address  netip.Addr        `json:"address"`
+	Model    string            `json:"model,omitempty"`
+	Arch     string            `json:"arch,omitempty"`   // what its programs may be built for: armv6, armv7, arm64, amd64
+	Labels   map[string]string `json:"labels,omitempty"` // the cluster's and the slot's own
+	// Generation is the slot's present one when the controller's image was
+	// built. An older certificate is refused.
+	Generation int `json:"generation,omitempty"`
+}
+
+// Read reads a node file.
+func Read(path string) (*Node, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read who this node is: %w", err)
+	}
+	if info.Size() > maxSize {
+		return nil, fmt.Errorf("%s has %d bytes: this is no node file", path, info.Size())
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read who this node is: %w", err)
+	}
+	n, err := Parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w (build the image again, or write the file as docs/nodes.md has it)", path, err)
+	}
+	return n, nil
+}
+
+// Parse reads the content of a node file. What it does not know it ignores.
+func Parse(data []byte) (*Node, error) {
+	n := new(Node)
+	if err := json.Unmarshal(data, n); err != nil {
+		var syntax *json.SyntaxError
+		if errors.As(err, &syntax) {
+			return nil, fmt.Errorf("no JSON at byte %d: %w", syntax.Offset, err)
+		}
+		return nil, err
+	}
+	return n, n.check()
+}
+
+func (n *Node) check() error {
+	switch {
+	case n.Cluster == "":
+		return errors.New("names no cluster")
+	case n.Role != Controller && n.Role != Worker:
+		return fmt.Errorf("role %q is neither %q nor %q", n.Role, Controller, Worker)
+	case n.Role == Controller && n.Slot != 0:
+		return fmt.Errorf("the controller cannot be slot %d", n.Slot)
+	case n.Role == Worker && (n.Slot < clusterctrl.MinSlot || n.Slot > clusterctrl.MaxSlot):
+		return fmt.Errorf("slot %d is not one of %d to %d", n.Slot, clusterctrl.MinSlot, clusterctrl.MaxSlot)
+	case n.Name == "" || n.Hostname == "":
+		return errors.New("names no target, or no host name")
+	case !n.Address.IsValid() || !n.Address.Addr().Is4():
+		return errors.New("has no IPv4 address with its prefix length")
+	case !n.ControllerAddr.Is4():
+		return errors.New("does not say where the controller is")
+	}
+	if s := n.Swarm; s != nil {
+		if _, err := s.Expiry(); err != nil {
+			return err
+		}
+		if _, err := s.Pool(); err != nil {
+			return err
+		}
+	}
+	for _, t := range n.Targets {
+		if t.Name == "" || t.Slot < 0 || t.Slot > clusterctrl.MaxSlot || !t.Address.Is4() {
+			return fmt.Errorf("target %q has no slot or no IPv4 address", t.Name)
+		}
+	}
+	return nil
+}
+
+// IsController says whether this is the controller's file.
+func (n *Node) IsController() bool { return n.Role == Controller }
+
+// Target gives the target of a slot, 0 for the controller.
+func (n *Node) Target(slot int) (Target, bool) {
+	for _, t := range n.Targets {
+		if t.Slot == slot {
+			return t, true
+		}
+	}
+	return Target{}, false
+}
+
+// Floor is the earliest time that can be: the build's.
+func (n *Node) Floor() time.Time { return time.Unix(n.Epoch, 0).UTC() }
+
+// Expiry is how long a node's swarm certificate is valid, 0 for Docker's own
+// setting.
+func (s *Swarm) Expiry() (time.Duration, error) {
+	if s.CertExpiry == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(s.CertExpiry)
+	if err != nil || d < time.Hour {
+		return 0, fmt.Errorf("swarm.cert_expiry %q is not a duration of at least 1h", s.CertExpiry)
+	}
+	return d, nil
+}
+
+// Pool is what overlay networks are cut from, the zero prefix for Docker's own
+// setting.
+func (s *Swarm) Pool() (netip.Prefix, error) {
+	if s.AddressPool == "" {
+		return netip.Prefix{}, nil
+	}
+	p, err := netip.ParsePrefix(s.AddressPool)
+	if err != nil || !p.Addr().Is4() || p.Bits() > 24 {
+		return netip.Prefix{}, fmt.Errorf("swarm.address_pool %q is not an IPv4 network of /24 or more", s.AddressPool)
+	}
+	return p.Masked(), nil
+}
+
+// Marshal is the file's content.
+func (n *Node) Marshal() ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	err := e.Encode(n)
+	return b.Bytes(), err
+}

@@ -1,0 +1,77 @@
+package swarm
+
+import (
+	"net/netip"
+	"time"
+)
+
+// A State is an engine's LocalNodeState.
+type State string
+
+// The states.
+const (
+	Inactive State = "inactive"
+	Pending  State = "pending" // a join goes on in the background
+	Active   State = "active"
+	Failed   State = "error"
+	Locked   State = "locked"
+)
+
+// Info is what an engine says of itself and its membership.
+type Info struct {
+	State     State
+	Error     string // of a state that is not Active
+	NodeID    string
+	NodeAddr  netip.Addr
+	Manager   bool
+	ClusterID string   // known to managers only
+	Remotes   []string // managers that a worker knows, "172.19.181.254:2377"
+	Engine    string   // version, 20.10.24
+	Hostname  string
+}
+
+// InitOptions is how a swarm is made.
+type InitOptions struct {
+	Addr            netip.Addr    // advertised, listened on, and the data path's
+	CertExpiry      time.Duration // life of a node's certificate; 0: Docker's
+	AddressPool     netip.Prefix  // overlay networks are cut from it, /24 each; zero: Docker's
+	ForceNewCluster bool          // recover what lies in Docker's folder
+}
+
+// JoinOptions is how an engine joins.
+type JoinOptions struct {
+	Remotes      []string // "172.19.181.254:2377"; Docker uses the first only
+	Token        string
+	Addr         netip.Addr // advertised and the data path's
+	Availability string     // active, pause or drain
+}
+
+// A Cluster is the swarm itself, as a manager sees it.
+type Cluster struct {
+	ID          string
+	WorkerToken string
+	Created     time.Time
+}
+
+// A Node is a node's entry in the list, as a manager sees it.
+type Node struct {
+	ID           string
+	Version      uint64 // for Update
+	Hostname     string
+	Addr         netip.Addr
+	State        string // ready, down, unknown, disconnected
+	Message      string
+	Availability string // active, pause, drain
+	Manager      bool
+	Labels       map[string]string // of the manager's side
+	Engine       string            // version
+	Architecture string            // armv6l
+	Created      time.Time
+	Updated      time.Time
+}
+
+// A NodeSpec is what a manager may change of an entry.
+type NodeSpec struct {
+	Labels       map[string]string
+	Availability string
+}
