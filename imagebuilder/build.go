@@ -267,7 +267,11 @@ type identitySet struct {
 }
 
 func (ids *identitySet) personality(target string, epoch time.Time) personality {
-	return personality{identity: ids.byName[target], machineID: ids.machineIDs[target], diskID: ids.diskIDs[target], epoch: epoch}
+	p := personality{identity: ids.byName[target], machineID: ids.machineIDs[target], diskID: ids.diskIDs[target], epoch: epoch, generations: map[string]int{}}
+	for name, id := range ids.byName {
+		p.generations[name] = id.Generation
+	}
+	return p
 }
 
 // openIdentity opens identity/ beside the cluster file, and makes it where it

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"strings"
 	"time"
 
+	"hatchery/imagebuilder/preload"
 	"hatchery/imagebuilder/release"
 	"hatchery/internal/bootpart"
 	"hatchery/internal/ext4"
@@ -27,6 +29,8 @@ type personality struct {
 	machineID string
 	diskID    uint32
 	epoch     time.Time
+	// generations are those of all targets' present keys.
+	generations map[string]int
 }
 
 // edits are everything that a target's image will differ from its base in,
@@ -192,7 +196,7 @@ func (e *edits) problems(found []release.Problem) error {
 // layEntries renders the overlays: hatchery's own, over them what the release
 // wants, and the user's on top.
 func layEntries(rel *release.Release, docker overlays.Docker, c *spec.Cluster, t spec.Target, p personality, quirks []overlays.Entry) ([]overlays.Entry, error) {
-	data := overlayData(c, t, p)
+	data := overlayData(c, t, p, rel.Architecture)
 	data.Release, data.Docker = rel.Codename, docker
 	ours, err := overlays.Render(data, overlays.Trees(t.Slot == 0)...)
 	if err != nil {
@@ -371,8 +375,9 @@ func growth(u ext4.Usage, entries []overlays.Entry) int64 {
 	return (need + spare - free + step - 1) / step * step
 }
 
-// overlayData is what the overlays' templates see of a target.
-func overlayData(c *spec.Cluster, t spec.Target, p personality) overlays.Data {
+// overlayData is what the overlays' templates see of a target, whose base is
+// for an architecture of Debian's.
+func overlayData(c *spec.Cluster, t spec.Target, p personality, architecture string) overlays.Data {
 	d := overlays.Data{
 		Cluster: c.Name, Domain: c.Domain,
 		Name: t.Name, Slot: t.Slot, Hostname: t.Hostname, Model: t.Model, Root: t.Root, Labels: t.Labels,
@@ -380,18 +385,50 @@ func overlayData(c *spec.Cluster, t spec.Target, p personality) overlays.Data {
 		Network: c.Controller.Network, Address: c.Controller.Address, Gateway: c.Controller.Gateway, DNS: c.DNS,
 		Timezone: c.Timezone, Locale: c.Locale,
 		MachineID: p.machineID, Epoch: p.epoch,
+		Swarm:  overlays.Swarm{CertExpiry: c.Swarm.CertExpiry, Offline: c.Swarm.Offline, AddressPool: c.Swarm.AddressPool},
+		Gadget: c.Gadget,
 		Identity: overlays.Identity{
 			Generation: p.identity.Generation, Certificate: p.identity.Certificate, Key: p.identity.Key, CA: p.identity.CA,
 			HostKey: p.identity.HostKey, HostKeyPublic: p.identity.HostKeyPublic,
 		},
 	}
 	for _, other := range c.Targets() {
-		d.Hosts = append(d.Hosts, overlays.Host{Name: other.Name, Slot: other.Slot, Hostname: other.Hostname})
+		d.Hosts = append(d.Hosts, overlays.Host{
+			Name: other.Name, Slot: other.Slot, Hostname: other.Hostname,
+			Model: other.Model, Arch: archOf(other, t, architecture), Labels: labelsOf(c, other), Generation: p.generations[other.Name],
+		})
 	}
 	if w := c.Controller.Wifi; w != nil {
 		d.Wifi = &overlays.Wifi{SSID: w.SSID, PSK: w.PSK, Country: w.Country}
 	}
 	return d
+}
+
+// archOf is what another target's programs may be built for: armv6, armv7,
+// arm64. Of a base other than this target's, whose architecture is known, it
+// is known only where the model decides.
+func archOf(other, this spec.Target, architecture string) string {
+	if other.Base != this.Base {
+		if architecture = ""; other.Model != "zero" && other.Model != "zero-w" {
+			return ""
+		}
+	}
+	p := preload.PlatformFor(other.Model, architecture)
+	if p.Architecture == "arm" {
+		return "arm" + p.Variant
+	}
+	return p.Architecture
+}
+
+// labelsOf are a target's labels in the swarm: the slot's own win over the
+// swarm's.
+func labelsOf(c *spec.Cluster, t spec.Target) map[string]string {
+	labels := maps.Clone(c.Swarm.Labels)
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	maps.Copy(labels, t.Labels)
+	return labels
 }
 
 // releaseTarget is what a release's quirks depend on beside the image.

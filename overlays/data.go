@@ -2,7 +2,6 @@ package overlays
 
 import (
 	"crypto/sha1"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"hatchery/internal/clusterctrl"
+	"hatchery/internal/nodefile"
 )
 
 // The controller's network modes.
@@ -48,6 +48,8 @@ type Data struct {
 	DNS     []netip.Addr // none: nodes ask the controller, the controller what its uplink names
 
 	Docker Docker // what the image gets of it
+	Swarm  Swarm
+	Gadget string // the network function of the USB gadget: ecm or ncm; "" for ecm
 
 	Timezone string // a name of the zone database
 	Locale   string // en_GB.UTF-8
@@ -62,6 +64,19 @@ type Host struct {
 	Name     string // "controller", "p1"
 	Slot     int    // 0 is the controller
 	Hostname string
+
+	// What only the controller is told of it.
+	Model      string
+	Arch       string            // what its programs may be built for: armv6, armv7, arm64; "" where it is not known
+	Labels     map[string]string // in the swarm
+	Generation int
+}
+
+// Swarm is how the controller makes the swarm.
+type Swarm struct {
+	CertExpiry  time.Duration // 0 for Docker's own setting
+	Offline     bool          // the controller's clock is trusted without NTP
+	AddressPool netip.Prefix  // of overlay networks; zero for Docker's own setting
 }
 
 // User is the account that every image gets.
@@ -171,15 +186,6 @@ func (d *Data) SlotLinks() []SlotLink {
 	return links
 }
 
-// USBVendor and the rest are the gadget's USB identity, as configfs takes it.
-func (d *Data) USBVendor() string { return fmt.Sprintf("0x%04x", clusterctrl.USBVendor) }
-
-// USBProduct is the product id of a gadget with an ECM network function.
-func (d *Data) USBProduct() string { return fmt.Sprintf("0x%04x", clusterctrl.USBProductECM) }
-
-// USBProductName is the gadget's product string.
-func (d *Data) USBProductName() string { return clusterctrl.USBProductName }
-
 // Resolvers are the name servers of /etc/resolv.conf: on a node those of
 // cluster.yaml, else the controller; on the controller those of cluster.yaml,
 // else the gateway of its fixed address, else none: then DHCP names them.
@@ -234,48 +240,35 @@ func (d *Data) UUID(name string) string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", u[0:4], u[4:6], u[6:8], u[8:10], u[10:16])
 }
 
-// node is /etc/hatchery/node.json.
-type node struct {
-	Cluster    string            `json:"cluster"`
-	Domain     string            `json:"domain,omitempty"`
-	Name       string            `json:"name"`
-	Role       string            `json:"role"`
-	Slot       int               `json:"slot,omitempty"`
-	Hostname   string            `json:"hostname"`
-	Model      string            `json:"model,omitempty"`
-	Root       string            `json:"root,omitempty"`
-	Labels     map[string]string `json:"labels,omitempty"`
-	Generation int               `json:"generation,omitempty"`
-	Network    string            `json:"network"`
-	Address    netip.Prefix      `json:"address"`
-	Controller netip.Addr        `json:"controller"`
-	Targets    []nodeTarget      `json:"targets"`
-}
-
-type nodeTarget struct {
-	Name     string     `json:"name"`
-	Slot     int        `json:"slot,omitempty"`
-	Hostname string     `json:"hostname"`
-	Address  netip.Addr `json:"address"`
-}
-
 // NodeJSON is /etc/hatchery/node.json: who this target is, and who the others
 // are.
 func (d *Data) NodeJSON() (string, error) {
-	n := node{
-		Cluster: d.Cluster, Domain: d.Domain, Name: d.Name, Role: "node", Slot: d.Slot,
+	n := nodefile.Node{
+		Cluster: d.Cluster, Domain: d.Domain, Name: d.Name, Role: nodefile.Worker, Slot: d.Slot,
 		Hostname: d.Hostname, Model: d.Model, Root: d.Root, Labels: d.Labels,
 		Generation: d.Identity.Generation, Network: d.Network,
-		Address: d.AddrPrefix(), Controller: clusterctrl.ControllerAddr(),
+		Address: d.AddrPrefix(), ControllerAddr: clusterctrl.ControllerAddr(),
+		Epoch: d.Epoch.Unix(), Docker: d.HasDocker(), Gadget: d.Gadget,
 	}
 	if d.Controller() {
-		n.Role = "controller"
+		n.Role = nodefile.Controller
+		n.Swarm = &nodefile.Swarm{Offline: d.Swarm.Offline}
+		if d.Swarm.CertExpiry > 0 {
+			n.Swarm.CertExpiry = d.Swarm.CertExpiry.String()
+		}
+		if d.Swarm.AddressPool.IsValid() {
+			n.Swarm.AddressPool = d.Swarm.AddressPool.String()
+		}
 	}
 	for _, h := range d.Hosts {
-		n.Targets = append(n.Targets, nodeTarget{h.Name, h.Slot, h.Hostname, addrOf(h.Slot)})
+		t := nodefile.Target{Name: h.Name, Slot: h.Slot, Hostname: h.Hostname, Address: addrOf(h.Slot)}
+		if d.Controller() {
+			t.Model, t.Arch, t.Labels, t.Generation = h.Model, h.Arch, h.Labels, h.Generation
+		}
+		n.Targets = append(n.Targets, t)
 	}
-	out, err := json.MarshalIndent(n, "", "  ")
-	return string(out), err
+	out, err := n.Marshal()
+	return strings.TrimSuffix(string(out), "\n"), err
 }
 
 var (
@@ -322,7 +315,7 @@ func (d *Data) check() error {
 	for _, h := range d.Hosts {
 		target("host", h.Name, h.Slot)
 		want(host(h.Hostname), "%q is no host name", h.Hostname)
-		own = own || h == Host{d.Name, d.Slot, d.Hostname}
+		own = own || h.Name == d.Name && h.Slot == d.Slot && h.Hostname == d.Hostname
 	}
 	want(own, "the target is not among the hosts")
 	want(userPattern.MatchString(d.User.Name), "%q is no user name", d.User.Name)
@@ -341,6 +334,7 @@ func (d *Data) check() error {
 		want(packagePattern.MatchString(p), "%q is no package", p)
 	}
 	want(d.Docker.Version == "" || versionPattern.MatchString(d.Docker.Version), "%q is no version of Docker Engine", d.Docker.Version)
+	want(d.Gadget == "" || d.Gadget == "ecm" || d.Gadget == "ncm", "%q is no network function of a gadget", d.Gadget)
 	want(timezonePattern.MatchString(d.Timezone), "%q is no time zone", d.Timezone)
 	want(localePattern.MatchString(d.Locale), "%q is no locale", d.Locale)
 	want(machinePattern.MatchString(d.MachineID), "%q is no machine id", d.MachineID)

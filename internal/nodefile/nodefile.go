@@ -42,6 +42,9 @@ type Node struct {
 	Network        string            `json:"network"`    // "cnat" or "cbridge"
 	Address        netip.Prefix      `json:"address"`    // the node's own on the slots' network
 	ControllerAddr netip.Addr        `json:"controller"` // on the slots' network
+	// Gadget is the network function of the node's USB gadget: "ecm" or "ncm",
+	// "" for ecm.
+	Gadget string `json:"gadget,omitempty"`
 	// Epoch is the build's, in seconds since 1970: the time is never earlier.
 	Epoch   int64    `json:"epoch,omitempty"`
 	Docker  bool     `json:"docker,omitempty"` // Docker belongs to this image

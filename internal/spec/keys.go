@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -100,6 +101,11 @@ func (c *Cluster) keys() []key {
 			},
 		},
 		{
+			name: "gadget", syntax: "one of", example: "ecm", choices: []string{"ecm", "ncm"}, initial: "ecm",
+			about: "The kind of network device that the Zeros are to the controller, by USB. NCM packs several frames into one transfer; delays of seconds were seen with it.",
+			text:  func(_ *decoder, v item) { c.Gadget = v.text },
+		},
+		{
 			name: "dns", syntax: "a list of IP addresses", example: "[192.168.42.1]", elsewise: "the nodes ask the controller, which asks whom its own network tells it to; with a fixed `controller.address` nobody tells it, and it asks its `gateway`",
 			about: "The DNS servers, at most three.",
 			items: func(d *decoder, v []item) { c.DNS = d.dns(v) },
@@ -161,14 +167,19 @@ func (c *Cluster) keys() []key {
 			keys: []key{
 				labelsKey(&c.Swarm.Labels, "Labels that every node of the swarm gets."),
 				{
-					name: "cert_expiry", syntax: "a duration", example: "8760h", initial: "8760h", unbuilt: "the forming of the swarm",
+					name: "cert_expiry", syntax: "a duration", example: "8760h", initial: "8760h",
 					about: "How long a node's swarm certificate is valid: at least `1h`. A node that is off for longer than that has to join anew, which it does by itself.",
 					text:  func(d *decoder, v item) { c.Swarm.CertExpiry = d.certExpiry(v) },
 				},
 				{
-					name: "offline", syntax: "true or false", example: "false", elsewise: "`false`", unbuilt: "the forming of the swarm",
-					about: "Whether the swarm does without the internet.",
+					name: "offline", syntax: "true or false", example: "false", elsewise: "`false`",
+					about: "Whether the swarm does without the internet: the controller's clock is then trusted as it is. Otherwise the nodes wait until the controller has the time from a time server.",
 					flag:  func(b bool) { c.Swarm.Offline = b },
+				},
+				{
+					name: "address_pool", syntax: "an IPv4 network", example: "10.181.0.0/16", initial: "10.181.0.0/16",
+					about: "Overlay networks are cut from it, 256 addresses each. It must not overlap with your LAN. It counts when the swarm is made.",
+					text:  func(d *decoder, v item) { c.Swarm.AddressPool = d.addressPool(v) },
 				},
 			},
 		},
@@ -357,7 +368,7 @@ func ownBaseKey(b *Base, begin func()) key {
 
 func labelsKey(labels *map[string]string, about string) key {
 	return key{
-		name: "labels", elsewise: "none", placeholder: "LABEL", sampleName: "disk", unbuilt: "the forming of the swarm",
+		name: "labels", elsewise: "none", placeholder: "LABEL", sampleName: "disk",
 		about: about,
 		entry: func(d *decoder, name item) (key, bool) { return d.label(name, labels) },
 		sample: func() key {
@@ -408,6 +419,23 @@ func (d *decoder) certExpiry(v item) time.Duration {
 		d.problem(v, "%s is too short: Docker wants at least 1h", quote(v.text))
 	}
 	return expiry
+}
+
+// addressPool reads what overlay networks are cut from. Docker cuts networks of
+// 256 addresses.
+func (d *decoder) addressPool(v item) netip.Prefix {
+	pool, err := netip.ParsePrefix(v.text)
+	switch {
+	case err != nil || !pool.Addr().Is4():
+		d.problem(v, "%s is not an IPv4 network: write one such as 10.181.0.0/16", quote(v.text))
+	case pool != pool.Masked():
+		d.problem(v, "%s is an address in a network: the network is %s", quote(v.text), pool.Masked())
+	case pool.Bits() > 22:
+		d.problem(v, "%s is too small: at least /22, of which Docker cuts networks of 256 addresses", quote(v.text))
+	case pool.Overlaps(clusterctrl.Network) || pool.Overlaps(clusterctrl.RootNetwork):
+		d.problem(v, "%s overlaps with the slots' own networks, %s and %s", quote(v.text), clusterctrl.Network, clusterctrl.RootNetwork)
+	}
+	return pool
 }
 
 func (d *decoder) gpuMem(v item, n int) int {

@@ -30,6 +30,7 @@ type Cluster struct {
 	Controller Controller
 	Slots      []Slot // sorted by number
 	HAT        HAT
+	Gadget     string // the network function of the nodes' USB gadgets: ecm or ncm
 	DNS        []netip.Addr
 	Timezone   string
 	Locale     string
@@ -177,9 +178,10 @@ type CPUException struct {
 
 // Swarm is how the swarm is made.
 type Swarm struct {
-	Labels     map[string]string // of every node
-	CertExpiry time.Duration
-	Offline    bool
+	Labels      map[string]string // of every node
+	CertExpiry  time.Duration
+	Offline     bool         // the controller's clock is trusted without NTP
+	AddressPool netip.Prefix // overlay networks are cut from it
 }
 
 // A Target is one image to be built: the controller or a slot.
