@@ -19,8 +19,10 @@ const (
 
 // Info is what an engine says of itself and its membership.
 type Info struct {
-	State     State
-	Error     string // of a state that is not Active
+	State State
+	// Error is what went wrong, in the engine's words. An Active manager has
+	// one too when it cannot reach the swarm's state (no leader).
+	Error     string
 	NodeID    string
 	NodeAddr  netip.Addr
 	Manager   bool
@@ -28,6 +30,7 @@ type Info struct {
 	Remotes   []string // managers that a worker knows, "172.19.181.254:2377"
 	Engine    string   // version, 20.10.24
 	Hostname  string
+	Root      string // Docker's folder, /var/lib/docker
 }
 
 // InitOptions is how a swarm is made.
@@ -49,8 +52,12 @@ type JoinOptions struct {
 // A Cluster is the swarm itself, as a manager sees it.
 type Cluster struct {
 	ID          string
+	Version     uint64 // rises with every change, a rotated token's too
 	WorkerToken string
+	CertExpiry  time.Duration // life of the certificates that it gives to nodes
+	AddressPool []netip.Prefix
 	Created     time.Time
+	Updated     time.Time
 }
 
 // A Node is a node's entry in the list, as a manager sees it.
