@@ -184,4 +184,9 @@ type Error struct {
 	RetryAfterS int    `json:"retry_after_s,omitempty"`
 }
 
-func (e *Error) Error() string { return string(e.Code) + ": " + e.Detail }
+func (e *Error) Error() string {
+	if e.Code == "" { // of something that is not hatchery's
+		return e.Detail
+	}
+	return string(e.Code) + ": " + e.Detail
+}
