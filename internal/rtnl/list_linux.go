@@ -1,0 +1,75 @@
+package rtnl
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// attempts is how often a list is asked for that changes while it is read.
+const attempts = 5
+
+// List asks the kernel for a list, and again if it changed while it was read.
+// One that never stops changing is taken as it is: the change is told by Watch.
+func List[T any](ask func() ([]T, error)) ([]T, error) {
+	for try := 1; ; try++ {
+		entries, err := ask()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return entries, err
+		}
+		if try == attempts {
+			return entries, nil
+		}
+	}
+}
+
+// IsGone says whether an error means that a link does not exist (any more).
+func IsGone(err error) bool {
+	var missing netlink.LinkNotFoundError
+	return errors.As(err, &missing) || errors.Is(err, unix.ENODEV)
+}
+
+// Prefix gives an address as the netlink library has it as a prefix, the zero
+// one where it is none.
+func Prefix(n *net.IPNet) netip.Prefix {
+	if n == nil {
+		return netip.Prefix{}
+	}
+	addr, ok := netip.AddrFromSlice(n.IP)
+	ones, bits := n.Mask.Size()
+	if !ok || bits == 0 {
+		return netip.Prefix{}
+	}
+	return netip.PrefixFrom(addr.Unmap(), ones)
+}
+
+// Addr gives a prefix as the netlink library wants it.
+func Addr(p netip.Prefix) *netlink.Addr {
+	return &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
+}
+
+// IsDefault says whether a route's destination is everything. The library gives
+// that as nil or as 0.0.0.0/0, by the kernel's answer.
+func IsDefault(dst *net.IPNet) bool {
+	if dst == nil {
+		return true
+	}
+	ones, _ := dst.Mask.Size()
+	return ones == 0 && dst.IP.IsUnspecified()
+}
+
+// Running says whether somebody is at the other end of a link. Some drivers do
+// not say "up" but only that they run (the kernel's
+// Documentation/networking/operstates.rst).
+func Running(a *netlink.LinkAttrs) bool {
+	switch a.OperState {
+	case netlink.OperUp:
+		return true
+	case netlink.OperUnknown:
+		return a.RawFlags&unix.IFF_RUNNING != 0
+	}
+	return false
+}
