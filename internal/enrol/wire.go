@@ -22,6 +22,13 @@ type TimeAnswer struct {
 	UnixNanos int64  `json:"unix_nanos"`
 }
 
+// Why a controller takes its own clock to be right.
+const (
+	TimeNTP       = "ntp"      // time servers set it
+	TimeOperator  = "operator" // swarm: {offline: true} says so
+	TimeUntrusted = "untrusted"
+)
+
 // SwarmState is what a node's engine says of its membership.
 type SwarmState struct {
 	// State is the engine's LocalNodeState: inactive, pending, active, error
@@ -116,7 +123,7 @@ type ClusterView struct {
 	Cluster    string       `json:"cluster"`
 	ClusterID  string       `json:"cluster_id,omitempty"` // the swarm's
 	Time       time.Time    `json:"time"`
-	TimeSource string       `json:"time_source"` // ntp, operator or untrusted
+	TimeSource string       `json:"time_source"` // TimeNTP, TimeOperator or TimeUntrusted
 	Swarm      SwarmState   `json:"swarm"`       // the controller's own
 	Backup     *BackupView  `json:"backup,omitempty"`
 	Slots      []SlotView   `json:"slots"`
