@@ -35,6 +35,7 @@ type Options struct {
 	// AssumeRelease is the release whose ways are followed where a base image
 	// is of one that is not known; "" refuses such an image.
 	AssumeRelease string
+	Programs      Programs          // hatchery's own, for the images; nil: they get none
 	IgnoreExpiry  bool              // take package archives whose Valid-Until has passed
 	Progress      progress.Reporter // nil means nobody is told
 }
@@ -121,7 +122,7 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	if o.Renew {
 		// A renewal cannot be taken back, so what would fail must fail before.
 		for _, t := range targets {
-			if _, err := computeEdits(ctx, ground.of[t.Name], c, t, ids.personality(t.Name, epoch), o.AssumeRelease); err != nil {
+			if _, err := computeEdits(ctx, ground.of[t.Name], c, t, ids.personality(t.Name, epoch), waysOf(o)); err != nil {
 				return nil, fmt.Errorf("cannot build %s: %w", t.Name, err)
 			}
 		}
@@ -135,7 +136,7 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for i, t := range targets {
 		builds[i] = &targetBuild{
-			cluster: c, target: t, personality: ids.personality(t.Name, epoch), on: ground.of[t.Name], out: out, assume: o.AssumeRelease,
+			cluster: c, target: t, personality: ids.personality(t.Name, epoch), on: ground.of[t.Name], out: out, ways: waysOf(o),
 		}
 		group.Go(func() error {
 			if err := builds[i].run(gctx, o.Progress); err != nil {

@@ -50,7 +50,7 @@ type edits struct {
 // computeEdits reads a base image and says what the target's image will
 // differ in. Errors of the base image and of the user's files are
 // [*InputError].
-func computeEdits(ctx context.Context, base *foundation, c *spec.Cluster, t spec.Target, p personality, assume string) (*edits, error) {
+func computeEdits(ctx context.Context, base *foundation, c *spec.Cluster, t spec.Target, p personality, w ways) (*edits, error) {
 	table, err := parttable.Read(base, base.Size())
 	if err != nil {
 		return nil, &InputError{fmt.Errorf("the base image: %w", err)}
@@ -63,7 +63,7 @@ func computeEdits(ctx context.Context, base *foundation, c *spec.Cluster, t spec
 	if err != nil {
 		return nil, err
 	}
-	rel, err := detect(rootReader{root}, assume)
+	rel, err := detect(rootReader{root}, w.assume)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +85,11 @@ func computeEdits(ctx context.Context, base *foundation, c *spec.Cluster, t spec
 	}
 	e.rename, e.remove = quirks.Rename, quirks.Remove
 
-	entries, err := layEntries(rel, base.has, c, t, p, quirks.Entries)
+	programs, err := w.programEntries(t.Slot == 0, rel.Architecture)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := layEntries(rel, base.has, c, t, p, append(programs, quirks.Entries...))
 	if err != nil {
 		return nil, err
 	}

@@ -71,7 +71,7 @@ func Plan(ctx context.Context, c *spec.Cluster, o Options) (*PlanResult, error) 
 			task := o.Progress.Begin("plan "+t.Name, -1)
 			defer func() { task.End(err) }()
 			on := ground.of[t.Name]
-			e, err := computeEdits(gctx, on, c, t, ids.personality(t.Name, ground.epoch), o.AssumeRelease)
+			e, err := computeEdits(gctx, on, c, t, ids.personality(t.Name, ground.epoch), waysOf(o))
 			if err == nil {
 				warnings[i] = e.warnings
 				result.Targets[i], err = planTarget(gctx, on, t, e, ground.epoch)

@@ -22,9 +22,9 @@ type targetBuild struct {
 	cluster *spec.Cluster
 	target  spec.Target
 	personality
-	on     *foundation
-	out    *outDir
-	assume string // a release
+	on   *foundation
+	out  *outDir
+	ways ways
 
 	edits *edits
 	top   *layer.Layer // sealed
@@ -34,7 +34,7 @@ type targetBuild struct {
 func (b *targetBuild) run(ctx context.Context, reporter progress.Reporter) (err error) {
 	task := reporter.Begin("edit "+b.target.Name, -1)
 	defer func() { task.End(err) }()
-	if b.edits, err = computeEdits(ctx, b.on, b.cluster, b.target, b.personality, b.assume); err != nil {
+	if b.edits, err = computeEdits(ctx, b.on, b.cluster, b.target, b.personality, b.ways); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {

@@ -89,6 +89,13 @@ type Tree struct {
 	when func(*Data) bool
 }
 
+// Where hatchery's own programs lie in an image. They are in no overlay: the
+// builder puts those there that fit the image's processor.
+const (
+	AgentPath = "/usr/lib/hatchery/firstboot" // brings the node into its cluster
+	ToolPath  = "/usr/bin/hatchery"           // on the controller
+)
+
 // Trees are the built-in trees of a target, in the order in which they are
 // laid. Docker's is among them: Render leaves it out where there is no Docker.
 func Trees(controller bool) []Tree {

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -129,12 +128,12 @@ func TestUnitsAreSound(t *testing.T) {
 		t.Run(v.name, func(t *testing.T) {
 			root := layOutVariant(t, v.data)
 			units := filepath.Join(root, "usr/lib/systemd/system")
-			ours, err := filepath.Glob(filepath.Join(units, "hatchery-*"))
+			ours, err := filepath.Glob(filepath.Join(units, "hatchery*"))
 			if err != nil || len(ours) < 2 {
 				t.Fatalf("units %v, %v", ours, err)
 			}
 			testtool.Run(t, "cp", "-a", stock+"/.", units)
-			for _, program := range []string{"usr/sbin/nft", "usr/sbin/dnsmasq", "usr/sbin/dockerd", "bin/kill", "bin/mount", "lib/systemd/systemd-modules-load"} {
+			for _, program := range []string{"usr/sbin/nft", "usr/sbin/dnsmasq", "usr/sbin/dockerd", "bin/kill", "bin/mount", "lib/systemd/systemd-modules-load", overlays.AgentPath, overlays.ToolPath} {
 				path := filepath.Join(root, program)
 				if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 					t.Fatal(err)
@@ -406,123 +405,6 @@ func TestResolvScript(t *testing.T) {
 		t.Fatal(err)
 	}
 	run("search chappa.example\nnameserver 192.168.1.1\nnameserver 9.9.9.9\n")
-}
-
-// TestGadgetScript runs the script over folders that stand for configfs and
-// the class of device controllers.
-func TestGadgetScript(t *testing.T) {
-	sh := testtool.Need(t, "sh")
-	if runtime.GOOS == "windows" {
-		testtool.Missing(t, "a POSIX system")
-	}
-	root := layOutVariant(t, exampleData("p17"))
-	kernel := t.TempDir()
-	configfs, class := filepath.Join(kernel, "config"), filepath.Join(kernel, "udc")
-	for _, dir := range []string{filepath.Join(configfs, "usb_gadget"), class} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	run := func(want string) {
-		t.Helper()
-		cmd := exec.Command(sh, filepath.Join(root, "usr/lib/hatchery/gadget"))
-		cmd.Env = append(os.Environ(), "HATCHERY_GADGET_CONF="+filepath.Join(root, "etc/hatchery/gadget.conf"),
-			"HATCHERY_CONFIGFS="+configfs, "HATCHERY_UDC_CLASS="+class)
-		out, err := cmd.CombinedOutput()
-		if err != nil || !strings.Contains(string(out), want) {
-			t.Fatalf("got %q, %v, want %q", out, err, want)
-		}
-	}
-	tree := func() string {
-		var b strings.Builder
-		err := filepath.WalkDir(configfs, func(path string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() {
-				return err
-			}
-			rel := strings.TrimPrefix(path, configfs+"/usb_gadget/")
-			if d.Type()&fs.ModeSymlink != 0 {
-				target, err := os.Readlink(path)
-				fmt.Fprintf(&b, "%s -> %s\n", rel, strings.TrimPrefix(target, configfs+"/usb_gadget/"))
-				return err
-			}
-			data, err := os.ReadFile(path)
-			fmt.Fprintf(&b, "%s = %s", rel, data)
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b.String()
-	}
-
-	run("no USB device controller")
-	if got := tree(); got != "" {
-		t.Errorf("made without a controller:\n%s", got)
-	}
-	if err := os.WriteFile(filepath.Join(class, "20980000.usb"), nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	run("bound to 20980000.usb")
-	want := `clusterctrl/UDC = 20980000.usb
-clusterctrl/bDeviceClass = 0xEF
-clusterctrl/bDeviceProtocol = 0x01
-clusterctrl/bDeviceSubClass = 0x02
-clusterctrl/bcdDevice = 0x0100
-clusterctrl/bcdUSB = 0x0200
-clusterctrl/configs/c.1/MaxPower = 250
-clusterctrl/configs/c.1/acm.usb0 -> clusterctrl/functions/acm.usb0
-clusterctrl/configs/c.1/ecm.usb0 -> clusterctrl/functions/ecm.usb0
-clusterctrl/configs/c.1/strings/0x409/configuration = network and console
-clusterctrl/functions/ecm.usb0/dev_addr = 00:22:82:ff:ff:11
-clusterctrl/functions/ecm.usb0/host_addr = 00:22:82:ff:fe:11
-clusterctrl/idProduct = 0x0022
-clusterctrl/idVendor = 0x3171
-clusterctrl/strings/0x409/manufacturer = hatchery
-clusterctrl/strings/0x409/product = ClusterCTRL
-clusterctrl/strings/0x409/serialnumber = 17
-`
-	if diff := cmp.Diff(want, tree()); diff != "" {
-		t.Errorf("gadget (-want +got):\n%s", diff)
-	}
-
-	// A gadget that is bound is left alone, whoever made it.
-	for _, gadget := range []string{"clusterctrl", "netboot"} {
-		if err := os.RemoveAll(filepath.Join(configfs, "usb_gadget")); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.MkdirAll(filepath.Join(configfs, "usb_gadget", gadget), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		udc := filepath.Join(configfs, "usb_gadget", gadget, "UDC")
-		if err := os.WriteFile(udc, []byte("other\n"), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		run("is bound to other already")
-		if got := tree(); got != gadget+"/UDC = other\n" {
-			t.Errorf("touched:\n%s", got)
-		}
-	}
-	// One that an earlier run left unbound is completed; the addresses of a
-	// function in use are not written again.
-	if err := os.RemoveAll(filepath.Join(configfs, "usb_gadget")); err != nil {
-		t.Fatal(err)
-	}
-	half := filepath.Join(configfs, "usb_gadget/clusterctrl")
-	for _, dir := range []string{"functions/ecm.usb0", "configs/c.1"} {
-		if err := os.MkdirAll(filepath.Join(half, dir), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Symlink(half+"/functions/ecm.usb0", half+"/configs/c.1/ecm.usb0"); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(half+"/UDC", []byte("\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	run("bound to 20980000.usb")
-	if got := tree(); strings.Contains(got, "host_addr") || !strings.Contains(got, "UDC = 20980000.usb") {
-		t.Errorf("completed to:\n%s", got)
-	}
 }
 
 // TestNodeLinkName asks udev what it calls a link with the slot's address.

@@ -80,6 +80,7 @@ first run and kept in identity/ beside the cluster file: back that folder up.`,
 // baseFlags are those of every command that works on the cluster's base
 // images.
 func baseFlags(flags *pflag.FlagSet, options *imagebuilder.Options) {
+	options.Programs = nodePrograms()
 	flags.StringVar(&options.Cache, "cache", "", "the cache folder (default: hatchery in the user's cache folder)")
 	flags.BoolVar(&options.Offline, "offline", false, "fetch nothing: use what is in the cache and in cluster.lock")
 	flags.BoolVar(&options.IgnoreExpiry, "ignore-expiry", false, "take package archives whose signed index says that it is out of date")

@@ -147,7 +147,7 @@ func TestDocker(t *testing.T) {
 	if got := cat("/usr/sbin/dockerd"); got != armProgram(t, "6") {
 		t.Errorf("dockerd has %d bytes", len(got))
 	}
-	for _, path := range []string{"/etc/docker/daemon.json", "/etc/default/docker.dpkg-new", "/usr/lib/hatchery/packages"} {
+	for _, path := range []string{"/etc/docker/daemon.json", "/etc/default/docker.dpkg-new", "/var/lib/hatchery/packages/pending"} {
 		cat(path)
 	}
 	if group := cat("/etc/group"); !strings.Contains(group, "\ndocker:x:") || !strings.HasSuffix(strings.SplitN(group[strings.Index(group, "\ndocker:x:")+1:], "\n", 2)[0], ":pi") {
@@ -227,7 +227,7 @@ func TestDocker(t *testing.T) {
 	w.docker(base, "docker: {packages: []}\n")
 	w.hatchery("build", "-q", "p1")
 	tree := w.hatchery("inspect", "tree", "out/p1.img", "/")
-	for _, gone := range []string{"dockerd", "daemon.json", "hatchery-packages"} {
+	for _, gone := range []string{"dockerd", "daemon.json", "packages/pending"} {
 		if strings.Contains(tree, gone) {
 			t.Errorf("without Docker, the image has %s", gone)
 		}

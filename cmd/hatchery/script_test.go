@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -12,10 +13,32 @@ import (
 	"hatchery/internal/testtool"
 )
 
+// payloadVariable tells the commands of scripts, which are this test's own
+// binary, where the nodes' programs are.
+const payloadVariable = "HATCHERY_TEST_PAYLOAD"
+
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
-		"hatchery": func() { os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr)) },
+	testscript.Main(withPayload{m}, map[string]func(){
+		"hatchery": func() {
+			payloadFolder = os.Getenv(payloadVariable)
+			os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+		},
 	})
+}
+
+// withPayload runs the tests with programs for the nodes, of whatever kind.
+type withPayload struct{ m *testing.M }
+
+func (w withPayload) Run() int {
+	folder, err := fakePayload()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "cannot make programs for the nodes:", err)
+		return 1
+	}
+	if payloadFolder = folder; folder != "" {
+		defer os.RemoveAll(folder)
+	}
+	return w.m.Run()
 }
 
 // TestScripts runs the command line as a user does. The scripts find a small
@@ -34,6 +57,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("XDG_CACHE_HOME", filepath.Join(env.WorkDir, "cache"))
 			env.Setenv("SOURCE_DATE_EPOCH", "1763769600")
 			env.Setenv("BASE", base)
+			env.Setenv(payloadVariable, payloadFolder)
 			env.Setenv("PATH", env.Getenv("PATH")+":/usr/sbin:/sbin")
 			if err := os.MkdirAll(filepath.Join(home, ".ssh"), 0o700); err != nil {
 				return err
