@@ -19,7 +19,7 @@ PACKAGES := acl apt attr binfmt-support binutils bmap-tools btrfs-progs bzip2 ca
 help:
 	@sed -n 's/^## //p' Makefile
 
-.PHONY: help deps base print-base build demo test test-fast bench fuzz lint vuln clean
+.PHONY: help deps base print-base payload build demo test test-fast bench fuzz lint vuln clean
 
 ## deps: the Debian packages that tests, demo and benchmarks need
 deps:
@@ -35,16 +35,20 @@ base:
 print-base:
 	@testdata/base/make --release $(RELEASE) --print
 
-## build: bin/hatchery
-build:
+## build: bin/hatchery, with the nodes' programs in it
+build: payload
 	$(GOENV) go build -trimpath -o bin/hatchery ./cmd/hatchery
+
+## payload: the nodes' programs, which hatchery embeds
+payload:
+	@$(GOENV) go run cmd/hatchery/payload/pack.go
 
 ## demo: five images from the stand-in base, and what came out
 demo: deps base build
 	@examples/demo/run "$$(testdata/base/make --print)" "$$(testdata/base/make --release trixie --print)"
 
 ## test: everything, as CI runs it
-test: deps base lint
+test: deps base payload lint
 	@.ci/test
 
 ## test-fast: the quick tests, without root and without the base image; what needs more is skipped by name (-v shows it)
