@@ -1,0 +1,161 @@
+package firstboot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"hatchery/firstboot/clock"
+	"hatchery/firstboot/grow"
+	"hatchery/internal/enrol"
+	"hatchery/internal/nodefile"
+	"hatchery/internal/swarm"
+)
+
+// An environment is what the steps of a role stand on.
+type environment struct {
+	Options
+	node  *nodefile.Node
+	wake  func(step string)
+	event func(e Event, level slog.Level, step, text string)
+
+	engine   *swarm.Engine
+	identity *enrol.Identity
+	client   *enrol.Client
+	ask      atomic.Bool // the controller is to be asked about the swarm
+	timed    bool        // the clock was right once in this run
+	closers  []func()
+}
+
+// steps gives the steps of the node's role, and what reports them to the
+// controller; nil on the controller itself.
+func (e *environment) steps() ([]Step, *reports, error) {
+	engine, err := swarm.Open(e.DockerHost)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot use Docker: %w", err)
+	}
+	e.engine = engine
+	e.closers = append(e.closers, func() { engine.Close() })
+	if e.identity, err = enrol.LoadIdentity(filepath.Join(e.ConfigDir, filepath.Base(enrol.IdentityDir))); err != nil {
+		return nil, nil, err
+	}
+	if e.node.IsController() {
+		return e.controllerSteps(), nil, nil
+	}
+	steps, report := e.workerSteps()
+	return steps, report, nil
+}
+
+func (e *environment) close() {
+	for _, c := range e.closers {
+		c()
+	}
+}
+
+// floor sets a clock that is before the image's build to that: without it not
+// even certificates hold.
+func (e *environment) floor() {
+	o := e.clock()
+	raised, err := clock.Raise(o)
+	switch {
+	case err != nil:
+		e.event(EventClock, slog.LevelWarn, "", "the clock is before the image's build, and cannot be set: "+err.Error())
+	case raised:
+		e.event(EventClock, slog.LevelInfo, "", "the clock was before the image's build and is set to that: "+o.Floor.Format(time.RFC3339))
+	}
+}
+
+func (e *environment) clock() clock.Options {
+	return clock.Options{Floor: clock.Floor(e.node), SetTime: e.SetTime, Now: e.Now}
+}
+
+// growStep gives the root the whole card.
+func (e *environment) growStep() Step {
+	return Step{Name: "grow", Run: func(ctx context.Context, tell Tell) (string, error) {
+		status, err := grow.Ensure(ctx, grow.Options{Log: e.Log})
+		return status.String(), err
+	}}
+}
+
+// dockerStep starts the engine, where systemd has not, and waits until it
+// answers.
+func (e *environment) dockerStep(needs ...string) Step {
+	return Step{
+		Name: "docker", Needs: needs, Every: e.Intervals.Check,
+		Check: func(ctx context.Context) (bool, string, error) {
+			ctx, cancel := context.WithTimeout(ctx, time.Minute)
+			defer cancel()
+			info, err := e.engine.Info(ctx)
+			if err != nil {
+				return false, err.Error(), nil
+			}
+			return true, "Docker " + info.Engine, nil
+		},
+		Run: func(ctx context.Context, tell Tell) (string, error) {
+			active, reason, err := e.Units.UnitState(ctx, DockerUnit)
+			if err != nil {
+				return "", err
+			}
+			tell("%s is %s", DockerUnit, strings.TrimSuffix(active+", "+reason, ", "))
+			if err := e.Units.StartUnit(ctx, DockerUnit); err != nil {
+				return "", err
+			}
+			// The unit may be up before its socket answers.
+			for {
+				err := e.engine.Ping(ctx)
+				if err == nil {
+					return "", nil
+				}
+				if !sleep(ctx, e.Intervals.First) {
+					return "", fmt.Errorf("%s runs, but: %w", DockerUnit, err)
+				}
+				if active, reason, uerr := e.Units.UnitState(ctx, DockerUnit); uerr == nil && (active == "failed" || active == "inactive") {
+					return "", fmt.Errorf("%s is %s: %s", DockerUnit, active, reason)
+				}
+			}
+		},
+	}
+}
+
+// sleep says whether the time passed before ctx ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// noSwarm is for nodes of which nothing is known.
+func noSwarm(context.Context) enrol.SwarmState { return enrol.SwarmState{} }
+
+// calling makes an error of a call to the controller one of waiting, where it
+// tells that the controller is not so far yet; what a person has to see to
+// stays a failure.
+func (e *environment) calling(err error) error {
+	var refused *enrol.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &refused):
+		after := time.Duration(refused.RetryAfterS) * time.Second
+		switch refused.Code {
+		case enrol.ClockUntrusted:
+			return &Waiting{For: "the controller's clock", After: after, Err: err}
+		case enrol.SwarmNotReady:
+			return &Waiting{For: "the controller's swarm", After: after, Err: err}
+		}
+		return err
+	case errors.Is(err, enrol.ErrImpostor), errors.Is(err, enrol.ErrNotAccepted), errors.Is(err, enrol.ErrCertificateTime), errors.Is(err, clock.ErrImplausible):
+		return err
+	}
+	return &Waiting{For: "the controller's service", After: 5 * e.Intervals.First, Err: err}
+}

@@ -1,0 +1,68 @@
+package firstboot
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"hatchery/firstboot/link"
+	"hatchery/internal/enrol"
+)
+
+// Units starts and stops units of the service manager (firstboot/systemd).
+type Units interface {
+	StartUnit(ctx context.Context, name string) error
+	StopUnit(ctx context.Context, name string) error
+	// UnitState gives a unit's ActiveState (active, inactive, failed …) and
+	// why it is in it.
+	UnitState(ctx context.Context, name string) (active, reason string, err error)
+}
+
+// DockerUnit is the unit of the Docker Engine.
+const DockerUnit = "docker.service"
+
+// Options is where the agent runs, and on what. Zero fields are what a node
+// has.
+type Options struct {
+	ConfigDir  string // node.json and identity/: /etc/hatchery
+	StateDir   string // state.json, packages, preload, backups: /var/lib/hatchery
+	RunDir     string // /run/hatchery
+	DockerHost string // unix:///run/docker.sock
+	DockerRoot string // /var/lib/docker
+
+	// Units is systemd.
+	Units Units
+	// BootID is the kernel's random/boot_id, which tells one boot from
+	// another.
+	BootID string
+	// Version is the agent's, for people.
+	Version string
+
+	// SkipGadget leaves the USB gadget out; SkipMachine also what is the
+	// machine's own: growing the root, and packages.
+	SkipGadget, SkipMachine bool
+	// Link is how the link to the controller is looked for.
+	Link link.Options
+	// SetTime sets the system's clock, and Now reads it.
+	SetTime func(time.Time) error
+	Now     func() time.Time
+	// TrustClock is for a controller whose clock is right whatever its kernel
+	// says.
+	TrustClock bool
+
+	Intervals Intervals
+	// Consoles are where people may watch: /dev/ttyGS0 and /dev/console. A
+	// list that is empty, but not nil, is none.
+	Consoles []string
+	Log      *slog.Logger
+
+	// Steps are what is gone through in place of the steps of the node's role,
+	// which Report, where it is set, tells of in place of the controller.
+	Steps  []Step
+	Report Reporter
+}
+
+// A Reporter tells the controller where the node stands. It is enrol.Client.
+type Reporter interface {
+	Status(ctx context.Context, report enrol.StatusReport) (*enrol.StatusAnswer, error)
+}

@@ -1,0 +1,99 @@
+package firstboot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"hatchery/internal/enrol"
+)
+
+// reportLimit is how long one report may take. A TLS handshake takes a Zero
+// seconds, and more while it configures packages.
+const reportLimit = 45 * time.Second
+
+// A reports tells the controller where the node stands: at every change, and
+// as a heartbeat. What it could not tell in time is dropped for what is newer;
+// nothing waits for it.
+type reports struct {
+	to        Reporter
+	ready     func(*State) bool                          // whether the controller can be reached at all
+	swarm     func(ctx context.Context) enrol.SwarmState // what the engine says
+	rejoin    func()                                     // the controller wants the node to join again
+	tell      func(announcement)
+	intervals Intervals
+	uptime    func() time.Duration
+}
+
+// run goes on until states is closed or ctx ends.
+func (r *reports) run(ctx context.Context, states <-chan *State) {
+	var state *State
+	var seq int64
+	failed := 0
+	told := ""
+	beat := time.NewTimer(time.Hour)
+	defer beat.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case s, open := <-states:
+			if !open {
+				return
+			}
+			state = s
+			if failed > 0 {
+				// What is new does not wait for the heartbeat, but it does
+				// not hurry a controller that does not answer either.
+				continue
+			}
+		case <-beat.C:
+		}
+		if state == nil || !r.ready(state) {
+			beat.Reset(r.intervals.Heartbeat)
+			continue
+		}
+		// Rises over all runs of the agent in a boot.
+		seq = max(seq+1, r.uptime().Milliseconds())
+		next := r.intervals.Heartbeat
+		answer, err := r.report(ctx, state, seq)
+		if err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			failed++
+			next = r.intervals.pause(failed)
+			var refused *enrol.Error
+			event := EventUnheard
+			if errors.As(err, &refused) {
+				event = EventRefused
+				next = max(next, time.Duration(refused.RetryAfterS)*time.Second)
+			}
+			if text := tidy(err.Error()); text != told {
+				told = text
+				r.tell(announcement{event: event, level: slog.LevelWarn, text: fmt.Sprintf("the controller does not take reports: %s", text)})
+			}
+		} else {
+			failed, told = 0, ""
+			if answer.NextS > 0 {
+				next = min(next, time.Duration(answer.NextS)*time.Second)
+			}
+			if answer.Rejoin {
+				r.rejoin()
+			}
+		}
+		beat.Reset(spread(next))
+	}
+}
+
+func (r *reports) report(ctx context.Context, s *State, seq int64) (*enrol.StatusAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, reportLimit)
+	defer cancel()
+	return r.to.Status(ctx, enrol.StatusReport{
+		BootID: s.BootID, Seq: seq, AgentVersion: s.AgentVersion,
+		Step: s.Step, State: s.State, Detail: s.Detail, Since: s.Since,
+		Swarm: r.swarm(ctx),
+	})
+}

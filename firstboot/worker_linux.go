@@ -1,0 +1,167 @@
+package firstboot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"hatchery/firstboot/clock"
+	"hatchery/firstboot/gadget"
+	"hatchery/firstboot/link"
+	"hatchery/firstboot/member"
+	"hatchery/internal/enrol"
+	"hatchery/internal/swarm"
+)
+
+// workerSteps are the steps of a node in a slot.
+func (e *environment) workerSteps() ([]Step, *reports) {
+	e.floor()
+	e.ask.Store(true)
+	e.client = enrol.NewClient(e.identity, e.node.ControllerAddr, enrol.ClientOptions{Local: e.node.Address.Addr(), Now: e.Now})
+	var steps []Step
+	if !e.SkipGadget {
+		steps = append(steps, e.gadgetStep())
+	}
+	steps = append(steps, e.linkStep(), e.clockStep())
+	if !e.SkipMachine {
+		steps = append(steps, e.growStep())
+	}
+	if e.node.Docker {
+		steps = append(steps, e.dockerStep(), e.joinStep())
+	}
+	return steps, &reports{
+		to: e.client,
+		ready: func(s *State) bool {
+			l, _ := s.Of("link")
+			return l.State == enrol.StateDone
+		},
+		swarm: e.membership,
+		rejoin: func() {
+			e.ask.Store(true)
+			e.event(EventRejoin, slog.LevelInfo, "", "the controller asks the node to join again")
+			e.wake("join")
+		},
+	}
+}
+
+// membership is what the engine says of the swarm, for a report.
+func (e *environment) membership(ctx context.Context) enrol.SwarmState {
+	if !e.node.Docker {
+		return enrol.SwarmState{}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return member.State(ctx, e.engine, e.DockerRoot)
+}
+
+// gadgetStep is for a device controller that turns up late: the gadget is
+// made early in the boot, by a unit of its own.
+func (e *environment) gadgetStep() Step {
+	return Step{Name: "gadget", Run: func(ctx context.Context, tell Tell) (string, error) {
+		status, err := gadget.Ensure(ctx, e.node, gadget.Options{Log: e.Log})
+		return status.String(), err
+	}}
+}
+
+func (e *environment) linkStep() Step {
+	options := e.Link
+	if options.Log == nil {
+		options.Log = e.Log
+	}
+	return Step{
+		Name: "link", Every: e.Intervals.Check,
+		Wake: func(ctx context.Context) <-chan struct{} { return link.Watch(ctx, e.node, options) },
+		Run: func(ctx context.Context, tell Tell) (string, error) {
+			status, err := link.Ensure(ctx, e.node, options)
+			if len(status.Repaired) > 0 {
+				e.client.Reset()
+			}
+			switch {
+			case errors.Is(err, link.ErrSilent), errors.Is(err, link.ErrNoCarrier):
+				// The controller may be off, or later than this node.
+				return "", &Waiting{For: "the controller", After: 5 * e.Intervals.First, Err: err}
+			case err != nil:
+				return "", err
+			}
+			return status.String(), nil
+		},
+	}
+}
+
+func (e *environment) clockStep() Step {
+	return Step{
+		Name: "clock", Needs: []string{"link"}, Every: e.Intervals.Time,
+		Run: func(ctx context.Context, tell Tell) (string, error) {
+			result, err := e.syncClock(ctx)
+			if err != nil && e.timed {
+				// It was right, and a Pi loses a second or two a day.
+				return "was right before; the controller cannot be asked: " + err.Error(), nil
+			}
+			if err != nil {
+				return "", e.calling(err)
+			}
+			e.timed = true
+			return result.String(), nil
+		},
+	}
+}
+
+// syncClock sets the clock by the controller's.
+func (e *environment) syncClock(ctx context.Context) (clock.Result, error) {
+	o := e.clock()
+	o.Stepped = e.client.Reset
+	o.Log = e.Log
+	before := o.Now()
+	result, err := clock.Sync(ctx, e.client, o)
+	if err == nil && result.Stepped {
+		e.event(EventClock, slog.LevelInfo, "", fmt.Sprintf("the clock was %s and is set by the controller's", before.UTC().Format(time.RFC3339)))
+	}
+	return result, err
+}
+
+// joinStep is the node's membership. The controller is asked when the agent
+// starts, when it wants to be, and when the engine's state is another one; a
+// membership that goes on as it was is only looked at.
+func (e *environment) joinStep() Step {
+	m := &member.Member{
+		Engine: e.engine, Controller: e.client, Units: e.Units,
+		SyncClock: func(ctx context.Context) error {
+			_, err := e.syncClock(ctx)
+			return err
+		},
+		DockerRoot: e.DockerRoot, Addr: e.node.Address.Addr(), ControllerAddr: e.node.ControllerAddr,
+		Slot: e.node.Slot, BootID: e.BootID, AgentVersion: e.Version, Log: e.Log, Now: e.Now,
+	}
+	var settled enrol.SwarmState // as the controller and the engine agreed on it
+	return Step{
+		Name: "join", Needs: []string{"link", "clock", "docker"}, Every: e.Intervals.Check, Limit: 20 * time.Minute,
+		Run: func(ctx context.Context, tell Tell) (string, error) {
+			if !e.ask.Load() {
+				if now := member.State(ctx, e.engine, e.DockerRoot); now == settled && now.State == string(swarm.Active) {
+					return joined(now), nil
+				}
+			}
+			// Asked for once more while it goes on is once more afterwards.
+			e.ask.Store(false)
+			m.Tell = tell
+			result, err := m.Reconcile(ctx)
+			if err != nil {
+				e.ask.Store(true)
+				var wait *member.Wait
+				if errors.As(err, &wait) {
+					return "", &Waiting{For: wait.For, After: wait.After, Err: wait.Err}
+				}
+				return "", err
+			}
+			settled = result.Swarm
+			return joined(settled), nil
+		},
+	}
+}
+
+func joined(s enrol.SwarmState) string {
+	return strings.TrimSuffix(fmt.Sprintf("node %s of swarm %s", s.NodeID, s.ClusterID), " of swarm ")
+}
