@@ -8,9 +8,7 @@ import (
 	"crypto/hpke"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/binary"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -38,23 +36,6 @@ var (
 	// ErrDamaged is a stream that was changed, or whose end is missing.
 	ErrDamaged = errors.New("the sealed stream is damaged or not whole")
 )
-
-// ParseKey reads a P-256 key in PEM, PKCS #8, as identity's key.pem has it.
-func ParseKey(data []byte) (*ecdsa.PrivateKey, error) {
-	block, _ := pem.Decode(data)
-	if block == nil {
-		return nil, errors.New("no PEM block with a private key")
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("no private key in PKCS #8: %w", err)
-	}
-	ec, ok := key.(*ecdsa.PrivateKey)
-	if !ok || ec.Curve != elliptic.P256() {
-		return nil, errors.New("not a key on the curve P-256")
-	}
-	return ec, nil
-}
 
 func suite() (hpke.KDF, hpke.AEAD) { return hpke.HKDFSHA256(), hpke.AES256GCM() }
 

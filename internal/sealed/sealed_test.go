@@ -10,7 +10,6 @@ import (
 	"testing"
 	"testing/iotest"
 
-	"hatchery/internal/identity"
 	"hatchery/internal/sealed"
 )
 
@@ -144,25 +143,6 @@ func TestErrorsOfTheDisk(t *testing.T) {
 		_, _, err := open(key, io.MultiReader(bytes.NewReader(stream[:n]), iotest.ErrReader(broken)))
 		if !errors.Is(err, broken) {
 			t.Errorf("after %d bytes: %v, want the disk's error", n, err)
-		}
-	}
-}
-
-func TestParseKey(t *testing.T) {
-	store, err := identity.Open(t.TempDir(), "homelab")
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, err := store.Target("controller", 0, "controller")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := sealed.ParseKey(id.Key); err != nil {
-		t.Error(err)
-	}
-	for _, bad := range [][]byte{nil, id.Certificate, []byte("x")} {
-		if _, err := sealed.ParseKey(bad); err == nil {
-			t.Errorf("no error from %.20q", bad)
 		}
 	}
 }

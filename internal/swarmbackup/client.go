@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/ecdsa"
 	"crypto/sha256"
-	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -36,10 +34,8 @@ type Node struct {
 // A Client is the controller's side: it asks nodes for the backups that they keep, and
 // gives them new ones.
 type Client struct {
-	Cluster string
-	Key     *ecdsa.PrivateKey          // the controller's
-	TLS     func(slot int) *tls.Config // for a call to a slot: its certificate and no other's is accepted
-	Port    uint16                     // 0: enrol.Port
+	Identity *enrol.Identity // the controller's
+	Port     uint16          // 0: enrol.Port
 	// Stall is how long a call may stand still before it is given up; 0: a
 	// minute. A Zero's handshake alone takes seconds.
 	Stall time.Duration
@@ -143,15 +139,15 @@ func (c *Client) label(entry Entry) (*Label, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := header.Verify(&c.Key.PublicKey); err != nil {
+	if err := header.Verify(&c.Identity.Key().PublicKey); err != nil {
 		return nil, err
 	}
 	label, err := ParseLabel(header.Label)
 	if err != nil {
 		return nil, err
 	}
-	if label.Cluster != c.Cluster {
-		return nil, &OtherClusterError{label.Cluster, c.Cluster}
+	if label.Cluster != c.Identity.Peer.Cluster {
+		return nil, &OtherClusterError{label.Cluster, c.Identity.Peer.Cluster}
 	}
 	return label, nil
 }
@@ -247,7 +243,7 @@ func (c *Client) get(ctx context.Context, node Node, id, place string, want *Lab
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	label, err := Check(ctx, f, c.Cluster, c.Key)
+	label, err := Check(ctx, f, c.Identity)
 	if err != nil {
 		return err
 	}
@@ -279,10 +275,9 @@ func (c *Client) call(ctx context.Context, node Node, method, path string, body 
 	defer watch.Stop()
 	alive := func() { watch.Reset(stall) }
 
-	config := c.TLS(node.Slot)
 	dialer := net.Dialer{Timeout: min(stall, 15*time.Second)}
 	transport := &http.Transport{
-		TLSClientConfig:   config,
+		TLSClientConfig:   enrol.ClientTLS(c.Identity, node.Slot),
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			conn, err := dialer.DialContext(ctx, network, addr)

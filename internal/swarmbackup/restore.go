@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"compress/gzip"
 	"context"
-	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"io"
@@ -14,15 +13,15 @@ import (
 	"strings"
 
 	"hatchery/internal/atomicfile"
+	"hatchery/internal/enrol"
 	"hatchery/internal/sealed"
 )
 
 // A Target is where a backup is restored to.
 type Target struct {
-	Cluster    string            // hatchery's name of it: another cluster's backup is refused
-	Key        *ecdsa.PrivateKey // the controller's
-	DockerRoot string            // the engine's folder, /var/lib/docker; the engine must be stopped
-	State      string            // the service's folder; "": what the backup has of it is left out
+	Identity   *enrol.Identity // the controller's: another's backup, or another cluster's, is refused
+	DockerRoot string          // the engine's folder, /var/lib/docker; the engine must be stopped
+	State      string          // the service's folder; "": what the backup has of it is left out
 	// KeepState leaves the service's folder alone where it has something in
 	// it: on a card that was not flashed anew it is newer than any backup.
 	KeepState bool
@@ -46,8 +45,8 @@ const Aside = ".before-restore"
 
 // Check reads a backup to its end and gives its label: it is whole, and this
 // cluster's.
-func Check(ctx context.Context, r io.Reader, cluster string, key *ecdsa.PrivateKey) (*Label, error) {
-	return unpack(ctx, r, cluster, key, func(string, io.Reader) error { return nil })
+func Check(ctx context.Context, r io.Reader, id *enrol.Identity) (*Label, error) {
+	return unpack(ctx, r, id, func(string, io.Reader) error { return nil })
 }
 
 // Restore puts a backup in its place, whole or not at all: it is unpacked
@@ -79,7 +78,7 @@ func Restore(ctx context.Context, r io.Reader, to Target) (*Label, error) {
 		}
 		defer os.RemoveAll(p.fresh())
 	}
-	label, err := unpack(ctx, r, to.Cluster, to.Key, func(name string, content io.Reader) error {
+	label, err := unpack(ctx, r, to.Identity, func(name string, content io.Reader) error {
 		for _, p := range places {
 			if rel, ok := strings.CutPrefix(name, p.prefix); ok {
 				return p.write(rel, content)
@@ -103,8 +102,8 @@ func Restore(ctx context.Context, r io.Reader, to Target) (*Label, error) {
 
 // unpack reads a whole backup and gives its files to f. Nothing that f was
 // given is to be trusted before unpack has ended without an error.
-func unpack(ctx context.Context, r io.Reader, cluster string, key *ecdsa.PrivateKey, f func(name string, content io.Reader) error) (*Label, error) {
-	open, err := sealed.NewReader(r, key)
+func unpack(ctx context.Context, r io.Reader, id *enrol.Identity, f func(name string, content io.Reader) error) (*Label, error) {
+	open, err := sealed.NewReader(r, id.Key())
 	if err != nil {
 		return nil, err
 	}
@@ -112,8 +111,8 @@ func unpack(ctx context.Context, r io.Reader, cluster string, key *ecdsa.Private
 	if err != nil {
 		return nil, err
 	}
-	if label.Cluster != cluster {
-		return nil, &OtherClusterError{label.Cluster, cluster}
+	if label.Cluster != id.Peer.Cluster {
+		return nil, &OtherClusterError{label.Cluster, id.Peer.Cluster}
 	}
 	zip, err := gzip.NewReader(open)
 	if err != nil {

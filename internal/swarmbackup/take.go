@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"hatchery/internal/atomicfile"
+	"hatchery/internal/enrol"
 	"hatchery/internal/sealed"
 )
 
@@ -24,11 +25,10 @@ const Suffix = ".swarm"
 
 // A Source is what a backup is taken of.
 type Source struct {
-	Cluster    string            // hatchery's name of it
-	Key        *ecdsa.PrivateKey // the controller's
-	DockerRoot string            // the engine's folder, /var/lib/docker
-	State      string            // the service's folder; "": none
-	Now        func() time.Time  // nil: time.Now
+	Identity   *enrol.Identity  // the controller's: its key seals, and the cluster is its
+	DockerRoot string           // the engine's folder, /var/lib/docker
+	State      string           // the service's folder; "": none
+	Now        func() time.Time // nil: time.Now
 }
 
 // tries is how often a folder that moves is read again.
@@ -84,13 +84,13 @@ func take(ctx context.Context, place string, src Source, root string, tornAt int
 		now = src.Now
 	}
 	label := v.label
-	label.Format, label.Cluster, label.Taken, label.Raw = format, src.Cluster, now().UTC(), rawSize(root)
+	label.Format, label.Cluster, label.Taken, label.Raw = format, src.Identity.Peer.Cluster, now().UTC(), rawSize(root)
 	f, err := atomicfile.Create(place, 0o600)
 	if err != nil {
 		return nil, tornAt, err
 	}
 	defer f.Discard()
-	if err := write(ctx, f, src.Key, label, append(v.parts, state...)); err != nil {
+	if err := write(ctx, f, src.Identity.Key(), label, append(v.parts, state...)); err != nil {
 		return nil, tornAt, err
 	}
 	switch same, err := v.same(root); {

@@ -1,0 +1,170 @@
+package keep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"hatchery/internal/enrol"
+	"hatchery/internal/swarmbackup"
+)
+
+// stall is how long a backup may stand still on its way.
+const stall = time.Minute
+
+// Handler serves a store under enrol.PathBackup, for the cluster's controller alone.
+// The server has enrol.ServerTLS.
+func Handler(store *Store, cluster string, log *slog.Logger) http.Handler {
+	h := &handler{store: store, cluster: cluster, log: log}
+	mux := http.NewServeMux()
+	mux.Handle("GET "+enrol.PathBackup, h.only(h.list))
+	mux.Handle("GET "+enrol.PathBackup+"/{id}", h.only(h.get))
+	mux.Handle("PUT "+enrol.PathBackup+"/{id}", h.only(h.put))
+	return mux
+}
+
+// Serve serves a store on a listener until the context ends.
+func Serve(ctx context.Context, listener net.Listener, store *Store, id *enrol.Identity, log *slog.Logger) error {
+	server := enrol.NewServer(id, Handler(store, id.Peer.Cluster, log), log)
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	err := server.ServeTLS(listener, "", "")
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return fmt.Errorf("cannot serve the kept backups on %s: %w", listener.Addr(), err)
+}
+
+type handler struct {
+	store   *Store
+	cluster string
+	log     *slog.Logger
+}
+
+// only lets the controller through. Another node has no business with
+// backups, sealed as they are.
+func (h *handler) only(serve http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		peer, err := enrol.PeerOfRequest(r)
+		switch {
+		case err != nil:
+			h.refuse(w, r, http.StatusForbidden, err)
+		case peer.Slot != 0 || peer.Cluster != h.cluster:
+			h.refuse(w, r, http.StatusForbidden, fmt.Errorf("backups are for the controller of %s alone, and this is %s", h.cluster, peer))
+		default:
+			serve(w, r)
+		}
+	})
+}
+
+// refuse answers with an error.
+func (h *handler) refuse(w http.ResponseWriter, r *http.Request, status int, err error) {
+	h.log.Warn("a call about backups was refused", "call", r.Method, "from", r.RemoteAddr, "error", err)
+	enrol.WriteError(w, &enrol.Error{Status: status, Code: enrol.BadRequest, Detail: err.Error()})
+}
+
+func (h *handler) list(w http.ResponseWriter, r *http.Request) {
+	listing, err := h.store.List()
+	if err != nil {
+		h.refuse(w, r, http.StatusInternalServerError, err)
+		return
+	}
+	enrol.WriteJSON(w, http.StatusOK, listing)
+}
+
+func (h *handler) get(w http.ResponseWriter, r *http.Request) {
+	id := r.PathValue("id")
+	f, err := h.store.Get(id)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		h.refuse(w, r, http.StatusNotFound, errors.New("this backup is not kept here"))
+		return
+	case err != nil:
+		h.refuse(w, r, http.StatusInternalServerError, err)
+		return
+	}
+	defer f.Close()
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	http.ServeContent(&moving{w, http.NewResponseController(w)}, r, "", time.Time{}, f)
+}
+
+func (h *handler) put(w http.ResponseWriter, r *http.Request) {
+	id := r.PathValue("id")
+	switch {
+	case !swarmbackup.ValidID(id):
+		h.refuse(w, r, http.StatusBadRequest, errors.New("the id of a backup is a SHA-256 in lower-case hexadecimal"))
+		return
+	case r.ContentLength < 0:
+		h.refuse(w, r, http.StatusLengthRequired, errors.New("the size of the backup is needed beforehand"))
+		return
+	case r.ContentLength > swarmbackup.MaxSize:
+		h.refuse(w, r, http.StatusRequestEntityTooLarge, fmt.Errorf("a backup of %d bytes is too large, at most %d are taken", r.ContentLength, int64(swarmbackup.MaxSize)))
+		return
+	}
+	body := &movingBody{r.Body, http.NewResponseController(w), nil}
+	isNew, err := h.store.Put(id, r.ContentLength, body)
+	switch {
+	case err == nil && isNew:
+		h.log.Info("a backup of the swarm is kept", "id", id, "bytes", r.ContentLength)
+		w.WriteHeader(http.StatusCreated)
+	case err == nil:
+		w.WriteHeader(http.StatusOK)
+	case errors.Is(err, ErrNoRoom), errors.Is(err, syscall.ENOSPC):
+		h.refuse(w, r, http.StatusInsufficientStorage, err)
+	case errors.Is(err, ErrNotIt):
+		h.refuse(w, r, http.StatusUnprocessableEntity, err)
+	case body.err != nil:
+		h.refuse(w, r, http.StatusBadRequest, fmt.Errorf("the backup did not arrive: %w", body.err))
+	default:
+		h.refuse(w, r, http.StatusInternalServerError, err)
+	}
+}
+
+// movingBody is a body that may take its time, but not stand still.
+type movingBody struct {
+	r          io.Reader
+	controller *http.ResponseController
+	err        error
+}
+
+func (m *movingBody) Read(p []byte) (int, error) {
+	if err := m.controller.SetReadDeadline(time.Now().Add(stall)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return 0, err
+	}
+	n, err := m.r.Read(p)
+	if err != nil && err != io.EOF {
+		m.err = err
+	}
+	return n, err
+}
+
+// moving is an answer that may take its time, but not stand still.
+type moving struct {
+	http.ResponseWriter
+	controller *http.ResponseController
+}
+
+func (m *moving) Write(p []byte) (int, error) {
+	// In pieces, so that each has its time on a link of 60 kB/s.
+	n := 0
+	for len(p) > 0 {
+		if err := m.controller.SetWriteDeadline(time.Now().Add(stall)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			return n, err
+		}
+		k, err := m.ResponseWriter.Write(p[:min(len(p), 32<<10)])
+		n += k
+		if err != nil {
+			return n, err
+		}
+		p = p[k:]
+	}
+	return n, nil
+}
