@@ -17,7 +17,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -41,25 +40,6 @@ type Engine interface {
 type Units interface {
 	StartUnit(ctx context.Context, name string) error
 	StopUnit(ctx context.Context, name string) error
-}
-
-// Backups are the swarm's backups that the nodes keep.
-type Backups interface {
-	// Newest asks nodes for the newest backup they have. answered are the
-	// slots that did, with or without a backup; found is nil where none has
-	// one. What a node does wrong is no error: it has not answered.
-	Newest(ctx context.Context, nodes []nodefile.Target) (found Backup, answered []int, err error)
-}
-
-// A Backup is one that a node keeps.
-type Backup interface {
-	// ID is the backup's own, whichever node has it.
-	ID() string
-	// String is the backup for people: when it was taken, and who keeps it.
-	String() string
-	// Restore makes the folder swarm in Docker's, which has none, and what
-	// else is in the backup: whole or not at all. The engine is stopped.
-	Restore(ctx context.Context, dockerRoot string) error
 }
 
 // A Wait is the error of a controller that has to wait, by nobody's fault.
@@ -140,6 +120,9 @@ type Founding struct {
 	// EngineUnits are stopped while the swarm's folder is changed. nil: the
 	// package's EngineUnits.
 	EngineUnits []string
+	// Service is the unit of the controller's service, hatchery.service. It is
+	// stopped while its folder is restored. "": it is left alone.
+	Service string
 
 	Waits Waits
 	// Tell says what is being done, for people. nil: nobody is told.
@@ -288,6 +271,9 @@ func (g *going) founded(ctx context.Context, info swarm.Info) error {
 		}
 	}
 	g.result.SetAside = g.plan.Kept
+	if err := g.note(info); err != nil {
+		return err
+	}
 	if g.plan.empty() {
 		return nil
 	}
@@ -535,8 +521,15 @@ func (g *going) stop(ctx context.Context) error {
 	return nil
 }
 
-// start starts the engine and waits until it answers.
+// start starts the engine and waits until it answers. The service, which may
+// have been stopped, is started before: it waits for the engine by itself.
 func (g *going) start(ctx context.Context) error {
+	if g.Service != "" {
+		if err := g.Units.StartUnit(ctx, g.Service); err != nil {
+			// The swarm is not made to wait for it.
+			g.log("cannot start the service", "unit", g.Service, "error", err.Error())
+		}
+	}
 	for _, unit := range g.units {
 		if err := g.Units.StartUnit(ctx, unit); err != nil {
 			return fmt.Errorf("cannot start %s: %w", unit, err)
@@ -559,39 +552,35 @@ func (g *going) restart(ctx context.Context, why error) error {
 
 func (g *going) swarmDir() string { return filepath.Join(g.DockerRoot, "swarm") }
 
-// slots are the targets that are nodes.
-func (g *going) slots() map[int]nodefile.Target {
-	slots := make(map[int]nodefile.Target)
-	for _, t := range g.node.Targets {
-		if t.Slot != 0 {
-			slots[t.Slot] = t
-		}
-	}
-	return slots
-}
-
 // seek asks the nodes for a backup until those that are there have answered,
-// or had the time to.
+// or had the time to: nil if there is none.
 func (g *going) seek(ctx context.Context) (Backup, error) {
-	slots := g.slots()
-	if g.Backups == nil || len(slots) == 0 {
+	if g.Backups == nil || len(g.slots()) == 0 {
 		return nil, nil
 	}
 	if g.asking.IsZero() {
 		g.asking = time.Now()
 	}
 	for {
-		found, answered, err := g.Backups.Newest(ctx, slices.SortedFunc(maps.Values(slots), func(a, b nodefile.Target) int { return a.Slot - b.Slot }))
+		there, awaited := g.there(ctx)
+		offers, answered, err := g.Backups.Offers(ctx, there)
 		if err != nil {
 			return nil, fmt.Errorf("cannot ask the nodes for a backup of the swarm: %w", err)
 		}
-		if found != nil && slices.Contains(g.plan.Bad, found.ID()) {
-			found = nil // it was tried
+		var missing []string
+		for _, t := range awaited {
+			if !slices.Contains(answered, t.Slot) {
+				missing = append(missing, t.Name)
+			}
 		}
-		missing := g.missing(ctx, slots, answered)
 		passed := time.Since(g.asking)
 		if len(missing) == 0 || passed >= g.waits.Grace {
-			return found, nil
+			for _, b := range offers {
+				if !slices.Contains(g.plan.Bad, b.ID()) {
+					return b, nil
+				}
+			}
+			return nil, nil
 		}
 		g.tell("asking the nodes for a backup of the swarm: waiting for %s (at most %d s more)", strings.Join(missing, ", "), int((g.waits.Grace - passed).Seconds()))
 		if err := g.pause(ctx); err != nil {
@@ -600,21 +589,28 @@ func (g *going) seek(ctx context.Context) (Backup, error) {
 	}
 }
 
-// missing are the names of the slots that may still answer.
-func (g *going) missing(ctx context.Context, slots map[int]nodefile.Target, answered []int) []string {
-	expected := slices.Sorted(maps.Keys(slots))
-	if g.Connected != nil && time.Since(g.asking) >= g.waits.Settle {
-		if connected, err := g.Connected(ctx); err == nil {
-			expected = slices.DeleteFunc(expected, func(n int) bool { return !slices.Contains(connected, n) })
-		}
+// slots are the targets that are nodes.
+func (g *going) slots() []nodefile.Target {
+	return slices.DeleteFunc(slices.Clone(g.node.Targets), func(t nodefile.Target) bool { return t.Slot == 0 })
+}
+
+// there are the nodes that can be asked, as far as is known; awaited are those
+// that must have answered before it is certain that nobody has a backup. Until
+// slots had the time to show up, that is all of them.
+func (g *going) there(ctx context.Context) (there, awaited []nodefile.Target) {
+	slots := g.slots()
+	if g.Connected == nil {
+		return slots, slots
 	}
-	var names []string
-	for _, n := range expected {
-		if !slices.Contains(answered, n) {
-			names = append(names, slots[n].Name)
-		}
+	connected, err := g.Connected(ctx)
+	if err != nil {
+		return slots, slots
 	}
-	return names
+	there = slices.DeleteFunc(slices.Clone(slots), func(t nodefile.Target) bool { return !slices.Contains(connected, t.Slot) })
+	if time.Since(g.asking) < g.waits.Settle {
+		return there, slots
+	}
+	return there, there
 }
 
 func (g *going) tell(format string, args ...any) {

@@ -1,6 +1,7 @@
 package founding
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 
 	"hatchery/internal/atomicfile"
+	"hatchery/internal/swarm"
 )
 
 // PlanFile is the name of the file in Founding.StateDir that says what is
@@ -117,6 +119,40 @@ func (g *going) forget() error {
 		return fmt.Errorf("cannot note that the swarm stands: %w", err)
 	}
 	return atomicfile.SyncDir(g.StateDir)
+}
+
+// SwarmFile is the name of the file in Founding.StateDir that says which swarm
+// was there last. On a card that was flashed anew there is none: then a backup
+// is newer than anything that the controller's service may have written since.
+const SwarmFile = "swarm.json"
+
+// A lastSwarm is swarm.json.
+type lastSwarm struct {
+	ClusterID string `json:"cluster_id"`
+	NodeID    string `json:"node_id"`
+}
+
+// note notes which swarm stands.
+func (g *going) note(info swarm.Info) error {
+	data, err := json.Marshal(lastSwarm{info.ClusterID, info.NodeID})
+	if err != nil {
+		return err
+	}
+	data = append(data, '\n')
+	place := filepath.Join(g.StateDir, SwarmFile)
+	if old, err := os.ReadFile(place); err == nil && bytes.Equal(old, data) {
+		return nil
+	}
+	if err := os.MkdirAll(g.StateDir, 0o755); err != nil {
+		return fmt.Errorf("cannot note which swarm stands: %w", err)
+	}
+	return atomicfile.WriteBytes(place, data, 0o644)
+}
+
+// stoodBefore says that a swarm has stood on this card.
+func (g *going) stoodBefore() bool {
+	_, err := os.Stat(filepath.Join(g.StateDir, SwarmFile))
+	return err == nil
 }
 
 // found notes the backup that is to be restored.
@@ -241,7 +277,12 @@ func (g *going) restore(ctx context.Context) error {
 		if err := g.clear(dir); err != nil {
 			return err
 		}
-		if err := g.backup.Restore(ctx, g.DockerRoot); err != nil {
+		if g.Service != "" {
+			if err := g.Units.StopUnit(ctx, g.Service); err != nil {
+				return fmt.Errorf("cannot stop %s: %w", g.Service, err)
+			}
+		}
+		if err := g.backup.Restore(ctx, g.DockerRoot, g.stoodBefore()); err != nil {
 			g.plan.Tries++
 			if g.plan.Tries >= maxForce {
 				g.plan.Bad = append(g.plan.Bad, g.plan.Backup)
