@@ -1,0 +1,147 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"hatchery/internal/enrol"
+)
+
+// How many connections there may be, in all and from one address, before
+// anybody is asked who he is: a node needs one, and one more while it changes.
+const (
+	maxConnections = 1024
+	maxPerAddress  = 8
+)
+
+// How long the other end may take. The handshake alone takes a Pi Zero
+// seconds.
+const (
+	handshakeTime = 60 * time.Second
+	answerTime    = 2 * time.Minute
+	idleTime      = 2 * time.Minute // longer than the time between two reports, so that the connection serves again
+)
+
+// serveNodes begins to answer nodes, and gives what ends it.
+func (s *service) serveNodes(ctx context.Context, wg *sync.WaitGroup, failed chan<- error) (stop func(), err error) {
+	l, err := s.listen(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// HTTP/1.1 alone: its connections take a third of the memory.
+	var http1 http.Protocols
+	http1.SetHTTP1(true)
+	server := &http.Server{
+		Handler:           s.nodeCalls(),
+		Protocols:         &http1,
+		ReadHeaderTimeout: handshakeTime,
+		WriteTimeout:      answerTime,
+		IdleTimeout:       idleTime,
+		MaxHeaderBytes:    8 << 10,
+		ErrorLog:          log.New(&serverLog{log: s.log, calls: rate.NewLimiter(rate.Every(10*time.Second), 10)}, "", 0),
+		TLSConfig:         enrol.ServerTLS(s.Identity),
+	}
+	wg.Go(func() {
+		if err := server.ServeTLS(&gate{Listener: l, perAddress: map[netip.Addr]int{}}, "", ""); !errors.Is(err, http.ErrServerClosed) {
+			failed <- err
+		}
+	})
+	s.log.Info("nodes can call", "address", l.Addr().String())
+	if s.Ready != nil {
+		s.Ready(l.Addr())
+	}
+	return func() { shut(server) }, nil
+}
+
+// shut lets calls end that are being answered, for a moment.
+func shut(server *http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	if server.Shutdown(ctx) != nil {
+		server.Close()
+	}
+}
+
+// A serverLog takes what net/http tells: handshakes that failed, above all
+// with certificates of another cluster. Anybody on the network can cause these
+// lines, so that there are only so many.
+type serverLog struct {
+	log   *slog.Logger
+	calls *rate.Limiter
+}
+
+func (l *serverLog) Write(line []byte) (int, error) {
+	if l.calls.Allow() {
+		l.log.Warn("a connection failed", "reason", strings.TrimSpace(string(line)))
+	}
+	return len(line), nil
+}
+
+// A gate lets in so many connections.
+type gate struct {
+	net.Listener
+	mu         sync.Mutex
+	all        int
+	perAddress map[netip.Addr]int
+}
+
+func (g *gate) Accept() (net.Conn, error) {
+	for {
+		c, err := g.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		from := addressOf(c.RemoteAddr().String())
+		g.mu.Lock()
+		full := g.all >= maxConnections || g.perAddress[from] >= maxPerAddress
+		if !full {
+			g.all++
+			g.perAddress[from]++
+		}
+		g.mu.Unlock()
+		if full {
+			c.Close()
+			continue
+		}
+		return &admitted{Conn: c, leave: sync.OnceFunc(func() { g.leave(from) })}, nil
+	}
+}
+
+func (g *gate) leave(from netip.Addr) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.all--
+	if g.perAddress[from]--; g.perAddress[from] == 0 {
+		delete(g.perAddress, from)
+	}
+}
+
+// An admitted connection gives back its place when it is closed.
+type admitted struct {
+	net.Conn
+	leave func()
+}
+
+func (a *admitted) Close() error {
+	a.leave()
+	return a.Conn.Close()
+}
+
+// addressOf is the address of "address:port", invalid if it is none.
+func addressOf(hostPort string) netip.Addr {
+	ap, err := netip.ParseAddrPort(hostPort)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr().Unmap()
+}

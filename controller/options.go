@@ -1,0 +1,133 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"hatchery/internal/enrol"
+	"hatchery/internal/nodefile"
+	"hatchery/internal/swarm"
+)
+
+// Where the service keeps its state and is found by the command line.
+const (
+	StateDir = "/var/lib/hatchery/controller"
+	Socket   = "/run/hatchery/hatchery.sock"
+)
+
+// An Engine is what is asked of the controller's Docker Engine. *swarm.Engine
+// is one.
+type Engine interface {
+	Info(ctx context.Context) (swarm.Info, error)
+	Cluster(ctx context.Context) (swarm.Cluster, error)
+	RotateWorkerToken(ctx context.Context) error
+	Nodes(ctx context.Context) ([]swarm.Node, error)
+	Node(ctx context.Context, id string) (swarm.Node, error)
+	UpdateNode(ctx context.Context, id string, version uint64, spec swarm.NodeSpec) error
+	RemoveNode(ctx context.Context, id string, force bool) error
+	Events(ctx context.Context) (<-chan struct{}, error)
+}
+
+// Backups is what takes the swarm's backups, beside the service.
+type Backups interface {
+	// Soon asks for a backup before long: a node has joined, or something was
+	// revoked.
+	Soon()
+	// View says where the newest backup is, nil if there is none.
+	View() *enrol.BackupView
+	// Write takes a backup now, sealed, and writes it.
+	Write(ctx context.Context, w io.Writer) error
+}
+
+// Options are what [Serve] works with.
+type Options struct {
+	Node     *nodefile.Node  // the controller's own, with all targets
+	Identity *enrol.Identity // the controller's
+	StateDir string          // made if it is not there; "" is StateDir
+	Engine   Engine
+	// Listen is the address of the service, "" for the controller's own on the
+	// slots' network. An address that is not there yet is waited for.
+	Listen string
+	// Socket is where the command line finds the service, "" for nowhere.
+	Socket string
+	// Clock says whether the controller's time can be trusted, and by what.
+	// Until then no node gets the time from it, or joins.
+	Clock func(ctx context.Context) (source string, trusted bool, err error)
+	// Ports says behind which slot's port an address is, as far as the bridge
+	// knows; nil where there is nothing to ask.
+	Ports   func(ctx context.Context, addr netip.Addr) (slot int, known bool, err error)
+	Backups Backups // nil: none are taken
+	Log     *slog.Logger
+	// Ready is called once, when the service listens on both addresses.
+	Ready func(listen net.Addr)
+
+	Times Times
+}
+
+// Times are how long the service waits for what. The zero value of each is
+// what is right for a cluster; tests have less time.
+type Times struct {
+	// Rotate is how long nobody must have been joining before the token that
+	// was handed out is made worthless. Default: 2 minutes.
+	Rotate time.Duration
+	// Join is how long a join is counted as open whose node is not heard of
+	// again. Default: 10 minutes.
+	Join time.Duration
+	// Alive is how long after its last call a node is taken to be alive.
+	// Default: a minute.
+	Alive time.Duration
+	// Pending is how long a node's engine may be joining in the background
+	// before it is told to start over. Default: 5 minutes.
+	Pending time.Duration
+	// Settle is how often the list of nodes is looked through without
+	// occasion. Default: 30 seconds.
+	Settle time.Duration
+}
+
+func (t Times) withDefaults() Times {
+	for _, d := range []struct {
+		value *time.Duration
+		usual time.Duration
+	}{
+		{&t.Rotate, 2 * time.Minute},
+		{&t.Join, 10 * time.Minute},
+		{&t.Alive, time.Minute},
+		{&t.Pending, 5 * time.Minute},
+		{&t.Settle, 30 * time.Second},
+	} {
+		if *d.value <= 0 {
+			*d.value = d.usual
+		}
+	}
+	return t
+}
+
+// check sees that the options can be served, and fills in what is usual.
+func (o *Options) check() error {
+	switch {
+	case o.Node == nil || !o.Node.IsController():
+		return errors.New("the service runs on the controller only: " + nodefile.Path + " is a node's")
+	case o.Identity == nil || o.Identity.Peer.Slot != 0:
+		return errors.New("the service needs the controller's identity: the certificate in " + enrol.IdentityDir + " is a node's")
+	case o.Identity.Peer.Cluster != o.Node.Cluster:
+		return errors.New("the certificate is of the cluster " + o.Identity.Peer.Cluster + ", the node file of " + o.Node.Cluster + ": build the controller's image again")
+	case o.Engine == nil || o.Clock == nil:
+		return errors.New("the service needs an engine and a clock")
+	}
+	if o.StateDir == "" {
+		o.StateDir = StateDir
+	}
+	if o.Listen == "" {
+		o.Listen = netip.AddrPortFrom(o.Node.ControllerAddr, enrol.Port).String()
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	o.Times = o.Times.withDefaults()
+	return nil
+}
