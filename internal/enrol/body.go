@@ -23,18 +23,20 @@ const bodyTime = time.Minute
 // ReadBody reads a request's body of at most so many bytes into v. It gives an
 // *Error for what is not JSON, is not one value, or is too long.
 func ReadBody(w http.ResponseWriter, r *http.Request, v any, most int64) error {
-	// A server whose handlers set no deadline of their own has none for
-	// bodies. A writer without deadlines is a test's.
-	if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return fmt.Errorf("cannot limit the time of a request: %w", err)
+	// The server has no limit for bodies, because backups take minutes. It
+	// ends with the body: the server goes on to read, to see a client go.
+	control := http.NewResponseController(w)
+	if err := control.SetReadDeadline(time.Now().Add(bodyTime)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return &Error{Code: BadRequest, Detail: "the connection is gone: " + tidy(err.Error())}
 	}
+	defer func() { _ = control.SetReadDeadline(time.Time{}) }()
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
 	var long *http.MaxBytesError
 	switch {
 	case errors.As(err, &long):
 		return &Error{Status: http.StatusRequestEntityTooLarge, Code: BadRequest, Detail: fmt.Sprintf("the body has more than %d bytes", most)}
 	case err != nil:
-		return &Error{Code: BadRequest, Detail: "the body did not arrive: " + err.Error()}
+		return &Error{Code: BadRequest, Detail: "the body did not arrive: " + tidy(err.Error())}
 	}
 	if err := json.Unmarshal(data, v); err != nil {
 		return &Error{Code: BadRequest, Detail: "the body is not what it should be: " + tidy(err.Error())}
