@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -20,21 +19,26 @@ import (
 // An environment is what the steps of a role stand on.
 type environment struct {
 	Options
+	ctx   context.Context // of the agent: for what outlives a step's go
 	node  *nodefile.Node
 	wake  func(step string)
 	event func(e Event, level slog.Level, step, text string)
 
 	engine   *swarm.Engine
 	identity *enrol.Identity
-	client   *enrol.Client
-	ask      atomic.Bool // the controller is to be asked about the swarm
-	timed    bool        // the clock was right once in this run
+	client   *enrol.Client // nil on the controller
+	ask      atomic.Bool   // the controller is to be asked about the swarm
+	timed    bool          // the clock was right once in this run
+	keeping  atomic.Bool   // backups are served
+	member   atomic.Bool   // the swarm stands, as far as this node is part of it
+	began    time.Time
 	closers  []func()
 }
 
 // steps gives the steps of the node's role, and what reports them to the
 // controller; nil on the controller itself.
 func (e *environment) steps() ([]Step, *reports, error) {
+	e.began = time.Now()
 	engine, err := swarm.Open(e.DockerHost)
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot use Docker: %w", err)
@@ -74,52 +78,17 @@ func (e *environment) clock() clock.Options {
 	return clock.Options{Floor: clock.Floor(e.node), SetTime: e.SetTime, Now: e.Now}
 }
 
+// after has a step gone through again after a while.
+func (e *environment) after(d time.Duration, step string) {
+	time.AfterFunc(spread(d), func() { e.wake(step) })
+}
+
 // growStep gives the root the whole card.
 func (e *environment) growStep() Step {
 	return Step{Name: "grow", Run: func(ctx context.Context, tell Tell) (string, error) {
 		status, err := grow.Ensure(ctx, grow.Options{Log: e.Log})
 		return status.String(), err
 	}}
-}
-
-// dockerStep starts the engine, where systemd has not, and waits until it
-// answers.
-func (e *environment) dockerStep(needs ...string) Step {
-	return Step{
-		Name: "docker", Needs: needs, Every: e.Intervals.Check,
-		Check: func(ctx context.Context) (bool, string, error) {
-			ctx, cancel := context.WithTimeout(ctx, time.Minute)
-			defer cancel()
-			info, err := e.engine.Info(ctx)
-			if err != nil {
-				return false, err.Error(), nil
-			}
-			return true, "Docker " + info.Engine, nil
-		},
-		Run: func(ctx context.Context, tell Tell) (string, error) {
-			active, reason, err := e.Units.UnitState(ctx, DockerUnit)
-			if err != nil {
-				return "", err
-			}
-			tell("%s is %s", DockerUnit, strings.TrimSuffix(active+", "+reason, ", "))
-			if err := e.Units.StartUnit(ctx, DockerUnit); err != nil {
-				return "", err
-			}
-			// The unit may be up before its socket answers.
-			for {
-				err := e.engine.Ping(ctx)
-				if err == nil {
-					return "", nil
-				}
-				if !sleep(ctx, e.Intervals.First) {
-					return "", fmt.Errorf("%s runs, but: %w", DockerUnit, err)
-				}
-				if active, reason, uerr := e.Units.UnitState(ctx, DockerUnit); uerr == nil && (active == "failed" || active == "inactive") {
-					return "", fmt.Errorf("%s is %s: %s", DockerUnit, active, reason)
-				}
-			}
-		},
-	}
 }
 
 // sleep says whether the time passed before ctx ended.

@@ -27,13 +27,14 @@ var (
 	EventRejoin      = Event{"6f8f9d0dc0b54d3bb4a0e7a3c0f1f00a", "rejoin", "the controller asks the node to join again"}
 	EventRefused     = Event{"6f8f9d0dc0b54d3bb4a0e7a3c0f1f00b", "refused", "the controller refuses this node"}
 	EventUnheard     = Event{"6f8f9d0dc0b54d3bb4a0e7a3c0f1f00c", "unheard", "the controller does not take reports"}
+	EventProblem     = Event{"6f8f9d0dc0b54d3bb4a0e7a3c0f1f00e", "problem", "something does not work, and keeps no step from being done"}
 	EventStopped     = Event{"6f8f9d0dc0b54d3bb4a0e7a3c0f1f00d", "stopped", "the agent was told to end"}
 )
 
 // Events are all of them.
 func Events() []Event {
 	return []Event{EventStarted, EventDone, EventFailed, EventWaiting, EventLost, EventSteady, EventStateBroken,
-		EventStuck, EventClock, EventRejoin, EventRefused, EventUnheard, EventStopped}
+		EventStuck, EventClock, EventRejoin, EventRefused, EventUnheard, EventProblem, EventStopped}
 }
 
 // LogValue is how an event stands in a log: by its name, and with the

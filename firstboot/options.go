@@ -5,7 +5,10 @@ import (
 	"log/slog"
 	"time"
 
+	"hatchery/firstboot/bridge"
+	"hatchery/firstboot/founding"
 	"hatchery/firstboot/link"
+	"hatchery/firstboot/member"
 	"hatchery/internal/enrol"
 )
 
@@ -18,8 +21,11 @@ type Units interface {
 	UnitState(ctx context.Context, name string) (active, reason string, err error)
 }
 
-// DockerUnit is the unit of the Docker Engine.
-const DockerUnit = "docker.service"
+// The units that the agent has to do with.
+const (
+	DockerUnit  = "docker.service"
+	ServiceUnit = "hatchery.service" // the controller's service
+)
 
 // Options is where the agent runs, and on what. Zero fields are what a node
 // has.
@@ -32,6 +38,10 @@ type Options struct {
 
 	// Units is systemd.
 	Units Units
+	// EngineUnits are what is stopped, in this order, and started for a
+	// controller's engine that is to be down while its swarm is got back:
+	// docker.socket and docker.service.
+	EngineUnits []string
 	// BootID is the kernel's random/boot_id, which tells one boot from
 	// another.
 	BootID string
@@ -41,8 +51,14 @@ type Options struct {
 	// SkipGadget leaves the USB gadget out; SkipMachine also what is the
 	// machine's own: growing the root, and packages.
 	SkipGadget, SkipMachine bool
-	// Link is how the link to the controller is looked for.
-	Link link.Options
+	// Link is how a node's link to the controller is looked for, Bridge how
+	// the controller's to the slots are.
+	Link   link.Options
+	Bridge bridge.Options
+	// Member is how long a node waits for what with the swarm, Founding how
+	// long the controller does.
+	Member   member.Waits
+	Founding founding.Waits
 	// SetTime sets the system's clock, and Now reads it.
 	SetTime func(time.Time) error
 	Now     func() time.Time

@@ -110,7 +110,7 @@ func (a *agent) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		e := &environment{Options: o, node: node, wake: a.wake, event: a.event}
+		e := &environment{Options: o, ctx: ctx, node: node, wake: a.wake, event: a.event}
 		defer e.close()
 		if steps, report, err = e.steps(); err != nil {
 			return err

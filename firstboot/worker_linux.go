@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"hatchery/firstboot/clock"
 	"hatchery/firstboot/gadget"
+	"hatchery/firstboot/keep"
 	"hatchery/firstboot/link"
 	"hatchery/firstboot/member"
 	"hatchery/internal/enrol"
@@ -30,7 +34,9 @@ func (e *environment) workerSteps() ([]Step, *reports) {
 		steps = append(steps, e.growStep())
 	}
 	if e.node.Docker {
-		steps = append(steps, e.dockerStep(), e.joinStep())
+		steps = append(steps, e.dockerSteps()...)
+		steps = append(steps, e.joinStep(), e.keepStep())
+		steps = append(steps, e.lastSteps()...)
 	}
 	return steps, &reports{
 		to: e.client,
@@ -40,9 +46,11 @@ func (e *environment) workerSteps() ([]Step, *reports) {
 		},
 		swarm: e.membership,
 		rejoin: func() {
-			e.ask.Store(true)
-			e.event(EventRejoin, slog.LevelInfo, "", "the controller asks the node to join again")
-			e.wake("join")
+			// It goes on saying so until the node has asked.
+			if !e.ask.Swap(true) {
+				e.event(EventRejoin, slog.LevelInfo, "", "the controller wants to be asked about the swarm")
+				e.wake("join")
+			}
 		},
 	}
 }
@@ -133,7 +141,7 @@ func (e *environment) joinStep() Step {
 			return err
 		},
 		DockerRoot: e.DockerRoot, Addr: e.node.Address.Addr(), ControllerAddr: e.node.ControllerAddr,
-		Slot: e.node.Slot, BootID: e.BootID, AgentVersion: e.Version, Log: e.Log, Now: e.Now,
+		Slot: e.node.Slot, BootID: e.BootID, AgentVersion: e.Version, Log: e.Log, Now: e.Now, Waits: e.Member,
 	}
 	var settled enrol.SwarmState // as the controller and the engine agreed on it
 	return Step{
@@ -157,6 +165,9 @@ func (e *environment) joinStep() Step {
 				return "", err
 			}
 			settled = result.Swarm
+			if !e.member.Swap(true) {
+				e.wake("finish")
+			}
 			return joined(settled), nil
 		},
 	}
@@ -164,4 +175,43 @@ func (e *environment) joinStep() Step {
 
 func joined(s enrol.SwarmState) string {
 	return strings.TrimSuffix(fmt.Sprintf("node %s of swarm %s", s.NodeID, s.ClusterID), " of swarm ")
+}
+
+// keepStep serves /v1/backup: nodes keep the controller's backups.
+func (e *environment) keepStep() Step {
+	return Step{
+		Name: "backups", Needs: []string{"link"}, Every: e.Intervals.Check,
+		Run: func(ctx context.Context, tell Tell) (string, error) {
+			address := netip.AddrPortFrom(e.node.Address.Addr(), enrol.Port)
+			if !e.keeping.Load() {
+				if err := e.keep(ctx, address); err != nil {
+					return "", fmt.Errorf("cannot keep backups of the controller's: %w", err)
+				}
+			}
+			return "kept for the controller on " + address.String(), nil
+		},
+	}
+}
+
+// keep serves backups until the agent ends.
+func (e *environment) keep(ctx context.Context, address netip.AddrPort) error {
+	store, err := keep.Open(filepath.Join(e.StateDir, "backups"))
+	if err != nil {
+		return err
+	}
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp4", address.String())
+	if err != nil {
+		return err
+	}
+	e.keeping.Store(true)
+	go func() {
+		err := keep.Serve(e.ctx, listener, store, e.identity, e.Log)
+		e.keeping.Store(false)
+		if e.ctx.Err() == nil {
+			e.Log.WarnContext(e.ctx, "backups are not served any more", "err", err)
+			e.wake("backups")
+		}
+	}()
+	return nil
 }
