@@ -121,7 +121,9 @@ func TestRefusals(t *testing.T) {
 		{"no JSON", plain(502, "<html>bad gateway"), 502, "", 0, "502 Bad Gateway"},
 		{"not found", http.NotFound, 404, "", 0, "404"},
 		{"control characters", plain(403, `{"code":"re\u001bvoked","detail":"a\u001b[2J\nb"}`), 403, "revoked", 0, "revoked: a[2J b"},
-		{"a redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound) }, 302, "", 0, "302"},
+		{"a redirect", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound)
+		}, 302, "", 0, "302"},
 		{"an answer that is no JSON", plain(200, "fine"), 0, "", 0, "is not what it should be"},
 		{"an empty answer", plain(200, ""), 0, "", 0, "is not what it should be"},
 		{"a huge answer", plain(200, `{"reason":"`+strings.Repeat("x", enrol.MaxRequest)+`"}`), 0, "", 0, "more than 16384 bytes"},
@@ -214,6 +216,23 @@ func TestDates(t *testing.T) {
 	}
 }
 
+// TestOtherAges has certificates of another age than this machine's clock
+// shows, on a controller of that age.
+func TestOtherAges(t *testing.T) {
+	year := func(y int) time.Time { return time.Date(y, 6, 1, 0, 0, 0, 0, time.UTC) }
+	for _, y := range []int{1990, 2290} {
+		a := newAuthority(t, year(y), year(y+10))
+		s := serveAt(t, a.identity(t, 0, nil), http.HandlerFunc(enrol.ServeTime), func() time.Time { return year(y + 5) })
+		client := s.client(a.identity(t, 2, nil))
+		if _, err := client.Time(background(t)); err != nil {
+			t.Errorf("the time from a controller of %d: %v", y, err)
+		}
+		if _, err := client.Cluster(background(t)); !errors.Is(err, enrol.ErrCertificateTime) {
+			t.Errorf("a call to a controller of %d: %v", y, err)
+		}
+	}
+}
+
 // TestTimeTrustsNobodyElse: the call that ignores dates ignores nothing else.
 func TestTimeTrustsNobodyElse(t *testing.T) {
 	homelab, impostors := newCluster(t, "homelab"), newCluster(t, "homelab")
@@ -230,6 +249,9 @@ func TestTimeTrustsNobodyElse(t *testing.T) {
 		{"the caller's own certificate", homelab.slot(t, 2), homelab.slot(t, 2), enrol.ErrImpostor},
 		{"a certificate that is not a server's", a.identity(t, 2, nil), a.identity(t, 0, func(c *x509.Certificate) {
 			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+		}), enrol.ErrImpostor},
+		{"the controller with a slot's address", a.identity(t, 2, nil), a.identity(t, 0, func(c *x509.Certificate) {
+			c.IPAddresses = []net.IP{{172, 19, 181, 1}}
 		}), enrol.ErrImpostor},
 		{"a slot with the controller's address", a.identity(t, 2, nil), a.identity(t, 1, func(c *x509.Certificate) {
 			c.IPAddresses = []net.IP{{172, 19, 181, 254}}

@@ -173,12 +173,19 @@ func (s *service) connections() int {
 // serve runs a server with an identity until the test ends.
 func serve(t testing.TB, id *enrol.Identity, handler http.Handler) *service {
 	t.Helper()
+	return serveAt(t, id, handler, nil)
+}
+
+// serveAt is serve with a clock that certificates are judged by.
+func serveAt(t testing.TB, id *enrol.Identity, handler http.Handler, now func() time.Time) *service {
+	t.Helper()
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &service{where: netip.MustParseAddrPort(listener.Addr().String())}
 	server := enrol.NewServer(id, handler, slog.New(slog.NewTextHandler(s, nil)))
+	server.TLSConfig.Time = now
 	server.ConnState = func(_ net.Conn, state http.ConnState) {
 		if state == http.StateNew {
 			s.mu.Lock()

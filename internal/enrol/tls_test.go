@@ -148,6 +148,19 @@ func TestTLS(t *testing.T) {
 	}
 }
 
+// TestNoResumption: every connection shows its certificate, also where a
+// client would rather go on with an old session.
+func TestNoResumption(t *testing.T) {
+	homelab := newCluster(t, "homelab")
+	client, server := enrol.ClientTLS(homelab.slot(t, 1), 0), enrol.ServerTLS(homelab.slot(t, 0))
+	client.ClientSessionCache = tls.NewLRUClientSessionCache(4)
+	for range 2 {
+		if clientErr, serverErr := shake(t, client, server); clientErr != nil || serverErr != nil {
+			t.Errorf("client: %v; server: %v", clientErr, serverErr)
+		}
+	}
+}
+
 // both is an identity that trusts another's authorities as well.
 func both(id, other *enrol.Identity) *enrol.Identity {
 	wide := *id
