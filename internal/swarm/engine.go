@@ -97,7 +97,7 @@ func (e *Engine) Info(ctx context.Context) (Info, error) {
 
 // Init makes a swarm, or with ForceNewCluster takes up the one that lies in
 // Docker's folder, with this engine as its only manager, and gives the node's
-// ID.
+// ID. An engine that is an active manager keeps its swarm with ForceNewCluster.
 func (e *Engine) Init(ctx context.Context, o InitOptions) (string, error) {
 	limited, cancel := context.WithTimeout(ctx, longCall)
 	defer cancel()
@@ -112,12 +112,23 @@ func (e *Engine) Init(ctx context.Context, o InitOptions) (string, error) {
 	if o.AddressPool.IsValid() {
 		r.DefaultAddrPool, r.SubnetSize = []string{o.AddressPool.String()}, subnetSize
 	}
+	const doing = "making the swarm"
 	id, err := e.client.SwarmInit(limited, r)
-	return id, failed(ctx, "making the swarm", err)
+	if err != nil || o.CertExpiry == 0 || o.ForceNewCluster {
+		return id, failed(ctx, doing, err)
+	}
+	// A manager signs with the life of certificates that it found when it
+	// started (swarmkit ca/server.go, UpdateRootCA), and this one started
+	// before it was told. So it starts once more, with the swarm that it made:
+	// else the nodes that join now would get Docker's 90 days.
+	r.ForceNewCluster = true
+	id, err = e.client.SwarmInit(limited, r)
+	return id, failed(ctx, doing, err)
 }
 
 // Join makes the engine a worker of a swarm. ErrJoinTimeout is no failure:
-// Info tells how it went on. After any other error too, only Info knows.
+// Info tells how it went on. After any other error too, only Info knows. That
+// Addr is one of this machine's, the engine does not check when it joins.
 func (e *Engine) Join(ctx context.Context, o JoinOptions) error {
 	limited, cancel := context.WithTimeout(ctx, shortCall)
 	defer cancel()
@@ -172,8 +183,9 @@ func (e *Engine) RotateWorkerToken(ctx context.Context) error {
 	})
 }
 
-// SetCertExpiry sets how long the certificates are valid that nodes get from
-// now on.
+// SetCertExpiry sets how long the certificates are valid that nodes get. The
+// manager signs with it from its engine's next start on, so not before the
+// next boot.
 func (e *Engine) SetCertExpiry(ctx context.Context, life time.Duration) error {
 	return e.updateCluster(ctx, "setting the life of the nodes' swarm certificates", func(s *swarm.Spec) swarm.UpdateFlags {
 		s.CAConfig.NodeCertExpiry = life
@@ -220,12 +232,18 @@ func (e *Engine) Node(ctx context.Context, id string) (Node, error) {
 	doing := "reading node " + id
 	limited, cancel := context.WithTimeout(ctx, shortCall)
 	defer cancel()
-	n, _, err := e.client.NodeInspectWithRaw(limited, id)
-	if err == nil && n.ID != id {
-		// The engine takes names and beginnings of IDs too.
-		return Node{}, &engineError{doing: doing, words: "the engine found node " + n.ID + " by that name", kind: ErrNotFound}
-	}
+	n, err := e.inspect(limited, id)
 	return nodeOf(n), failed(ctx, doing, err)
+}
+
+// inspect is the node of that ID. The engine takes host names and beginnings
+// of IDs too, which another node may have.
+func (e *Engine) inspect(ctx context.Context, id string) (swarm.Node, error) {
+	n, _, err := e.client.NodeInspectWithRaw(ctx, id)
+	if err == nil && n.ID != id {
+		return swarm.Node{}, fmt.Errorf("%s is not the ID of a node, but node %s has that name: %w", id, n.ID, ErrNotFound)
+	}
+	return n, err
 }
 
 // UpdateNode sets what a manager may change of an entry: ErrConflict if the
@@ -236,7 +254,7 @@ func (e *Engine) UpdateNode(ctx context.Context, id string, version uint64, spec
 	defer cancel()
 	// The specification is sent whole: what is not ours to change (name and
 	// role) is sent back as it is. That it is of this version, the engine checks.
-	n, _, err := e.client.NodeInspectWithRaw(limited, id)
+	n, err := e.inspect(limited, id)
 	if err != nil {
 		return failed(ctx, doing, err)
 	}
@@ -250,7 +268,10 @@ func (e *Engine) UpdateNode(ctx context.Context, id string, version uint64, spec
 func (e *Engine) RemoveNode(ctx context.Context, id string, force bool) error {
 	limited, cancel := context.WithTimeout(ctx, shortCall)
 	defer cancel()
-	err := e.client.NodeRemove(limited, id, swarm.NodeRemoveOptions{Force: force})
+	_, err := e.inspect(limited, id)
+	if err == nil {
+		err = e.client.NodeRemove(limited, id, swarm.NodeRemoveOptions{Force: force})
+	}
 	return failed(ctx, "removing node "+id, err)
 }
 
@@ -316,7 +337,7 @@ func (e *Engine) LoadImages(ctx context.Context, archive io.Reader) error {
 }
 
 func nodeOf(n swarm.Node) Node {
-	node := Node{
+	return Node{
 		ID:           n.ID,
 		Version:      n.Version.Index,
 		Hostname:     n.Description.Hostname,
@@ -331,7 +352,6 @@ func nodeOf(n swarm.Node) Node {
 		Created:      n.CreatedAt,
 		Updated:      n.UpdatedAt,
 	}
-	return node
 }
 
 // address reads an address that the engine tells, with a port or without: the

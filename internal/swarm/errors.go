@@ -84,6 +84,7 @@ var meanings = []struct {
 	{"is not a swarm manager", ErrNotManager},
 	{"is not part of a swarm", ErrNotActive},
 	{"update out of sequence", ErrConflict},
+	{"is ambiguous", ErrNotFound}, // several have that host name
 	{"is not down and can't be removed", ErrNodeUp},
 	{"could not find local IP address", ErrAddress},
 	{"must specify a listening address", ErrAddress},
@@ -155,7 +156,7 @@ func failed(ctx context.Context, doing string, err error) error {
 		e.kind = ErrUnreachable
 	default:
 		e.kind = Meaning(err.Error())
-		if e.kind == nil && cerrdefs.IsNotFound(err) {
+		if errors.Is(err, ErrNotFound) || e.kind == nil && cerrdefs.IsNotFound(err) {
 			e.kind = ErrNotFound
 		}
 	}
