@@ -1,0 +1,221 @@
+// Package netspace makes network namespaces for tests: small networks of cables
+// between them, and programs that run in them. The names are unique on the
+// machine, and everything goes with the test that made it.
+package netspace
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"hatchery/internal/testtool"
+)
+
+// helperEnv tells a test binary what it is to be in a namespace.
+const helperEnv = "HATCHERY_NETSPACE_HELPER"
+
+// patience is how long a state is waited for. A machine under load is slow, and
+// a state that never comes costs only a failing test this long.
+const patience = 60 * time.Second
+
+// Helpers are what a test binary can be in place of the tests, by name.
+type Helpers map[string]func(ctx context.Context, args []string) error
+
+// Main is a TestMain whose binary runs as one of the helpers where Self starts
+// it.
+func Main(m *testing.M, helpers Helpers) {
+	what := os.Getenv(helperEnv)
+	if what == "" {
+		os.Exit(m.Run())
+	}
+	help, ok := helpers[what]
+	if !ok {
+		fmt.Fprintf(os.Stderr, "no helper %q\n", what)
+		os.Exit(2)
+	}
+	if err := help(context.Background(), os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// Need skips the test where there can be no namespaces with bridges and cables.
+func Need(t testing.TB) {
+	t.Helper()
+	testtool.NeedRoot(t)
+	for _, tool := range []string{"ip", "nsenter", "unshare"} {
+		testtool.Need(t, tool)
+	}
+	Probe(t, "bridges and veth in the kernel", "ip link add name b0 type bridge && ip link add name v0 type veth peer name w0")
+}
+
+// Probe skips the test unless a shell's command succeeds in a namespace of its
+// own.
+func Probe(t testing.TB, what, command string) {
+	t.Helper()
+	if out, err := exec.Command("unshare", "-n", "-m", "sh", "-euc", command).CombinedOutput(); err != nil {
+		testtool.Missing(t, fmt.Sprintf("%s (%v: %s)", what, err, out))
+	}
+}
+
+// A Space is a network namespace.
+type Space struct {
+	Name string // as ip netns lists it
+	t    testing.TB
+}
+
+// New makes a namespace whose loopback is up. It goes with the test.
+func New(t testing.TB) *Space {
+	t.Helper()
+	s := &Space{Name: fmt.Sprintf("hatchery-%d-%08x", os.Getpid(), rand.Uint32()), t: t}
+	testtool.Run(t, "ip", "netns", "add", s.Name)
+	t.Cleanup(func() {
+		if out, err := exec.Command("ip", "netns", "delete", s.Name).CombinedOutput(); err != nil {
+			t.Errorf("namespace %s stays: %v\n%s", s.Name, err, out)
+		}
+	})
+	s.IP("link set lo up")
+	return s
+}
+
+// Cable lays a cable between two namespaces. Its ends have these names and MAC
+// addresses, and are down.
+func Cable(a *Space, linkA, macA string, b *Space, linkB, macB string) {
+	a.t.Helper()
+	testtool.Run(a.t, "ip", "link", "add", "name", linkA, "address", macA, "netns", a.Name,
+		"type", "veth", "peer", "name", linkB, "address", macB, "netns", b.Name)
+}
+
+// Command is a program that will run in the namespace. It is killed when ctx
+// ends. /sys stays as it is: ip netns exec would hide the control groups.
+func (s *Space) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	s.t.Helper()
+	nsenter := testtool.Need(s.t, "nsenter")
+	cmd := exec.CommandContext(ctx, nsenter, append([]string{"--net=/run/netns/" + s.Name, "--", testtool.Need(s.t, name)}, args...)...)
+	cmd.WaitDelay = 5 * time.Second
+	return cmd
+}
+
+// Self is this test binary, to run as a helper in the namespace.
+func (s *Space) Self(ctx context.Context, helper string, args ...string) *exec.Cmd {
+	s.t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	cmd := s.Command(ctx, self, args...)
+	cmd.Env = append(os.Environ(), helperEnv+"="+helper)
+	return cmd
+}
+
+// Output runs a command and gives what it printed, without the last newline;
+// the test fails where the command fails.
+func (s *Space) Output(cmd *exec.Cmd) string {
+	s.t.Helper()
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		s.t.Fatalf("%q in %s: %v\n%s%s", cmd.Args[3:], s.Name, err, out, stderr.String())
+	}
+	return strings.TrimSuffix(string(out), "\n")
+}
+
+// Run runs a program in the namespace.
+func (s *Space) Run(name string, args ...string) string {
+	s.t.Helper()
+	return s.Output(s.Command(context.Background(), name, args...))
+}
+
+// IP runs ip with the words of a line, as in "link set lo up".
+func (s *Space) IP(line string) string {
+	s.t.Helper()
+	return strings.TrimSuffix(testtool.Run(s.t, "ip", append([]string{"-n", s.Name}, strings.Fields(line)...)...), "\n")
+}
+
+// A Process is a program that runs beside the test.
+type Process struct {
+	cmd  *exec.Cmd
+	stop context.CancelFunc
+	done chan struct{}
+	out  lines
+}
+
+// Start starts a command that ends, at the latest, with the test. What it
+// printed is shown where the test fails. command makes it out of a context.
+func (s *Space) Start(command func(ctx context.Context) *exec.Cmd) *Process {
+	s.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &Process{cmd: command(ctx), stop: cancel, done: make(chan struct{})}
+	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
+	if err := p.cmd.Start(); err != nil {
+		cancel()
+		s.t.Fatal(err)
+	}
+	go func() {
+		defer close(p.done)
+		_ = p.cmd.Wait() // killed, as a rule
+	}()
+	s.t.Cleanup(func() {
+		p.Stop()
+		if s.t.Failed() {
+			s.t.Logf("%q in %s printed:\n%s", p.cmd.Args[3:], s.Name, p.Printed())
+		}
+	})
+	return p
+}
+
+// Stop kills the process and waits for its end.
+func (p *Process) Stop() {
+	p.stop()
+	<-p.done
+}
+
+// Pid is its process id.
+func (p *Process) Pid() int { return p.cmd.Process.Pid }
+
+// Printed is what it has printed, on both outputs.
+func (p *Process) Printed() string { return p.out.String() }
+
+// lines is a buffer that is read while it is written.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// Eventually waits for a state. The test fails with the last error if it never
+// comes.
+func Eventually(t testing.TB, what string, state func() error) {
+	t.Helper()
+	began := time.Now()
+	for {
+		err := state()
+		if err == nil {
+			return
+		}
+		if time.Since(began) > patience {
+			t.Fatalf("never: %s: %v", what, err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
