@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"hatchery/controller"
+)
+
+// A station is where the commands of the controller are carried out: here, by
+// the service's socket, or on a controller that is reached by ssh.
+type station struct {
+	settings *settings
+	on       string // the controller's host name; "" is here
+	out      string // the output folder, with the ssh_config
+	socket   string
+}
+
+// stationFlags are those of every command that is the controller's.
+func (st *station) flags(c *cobra.Command) {
+	flags := c.Flags()
+	flags.StringVar(&st.on, "on", "", "do it on this controller, by ssh (as `ssh -F out/ssh_config HOST` reaches it)")
+	flags.StringVarP(&st.out, "output", "o", "out", "with --on: the output folder, whose ssh_config is used where it is there")
+	flags.StringVar(&st.socket, "socket", controller.Socket, "where `hatchery serve` listens on this machine")
+}
+
+// service is the service of this machine.
+func (st *station) service() *controller.Client { return controller.Dial(st.socket) }
+
+// run does a command: here, or the same command, with the given arguments, on
+// the controller.
+func (st *station) run(c *cobra.Command, args []string, here func(ctx context.Context) error) error {
+	if st.on != "" {
+		if st.settings.json {
+			args = append(args, "--json")
+		}
+		return st.remote(c.Context(), c.OutOrStdout(), c.ErrOrStderr(), args)
+	}
+	err := here(c.Context())
+	if errors.Is(err, controller.ErrNotServed) {
+		return fmt.Errorf("%w; from a workstation, name the controller with --on", err)
+	}
+	return err
+}
+
+// remote runs hatchery on the controller, as root.
+func (st *station) remote(ctx context.Context, stdout, stderr io.Writer, args []string) error {
+	if st.on[0] == '-' {
+		return usageError{fmt.Errorf("%q is no host", st.on)}
+	}
+	var command []string
+	config := filepath.Join(st.out, "ssh_config")
+	if _, err := os.Stat(config); err == nil {
+		command = append(command, "-F", config)
+	}
+	// The command is the controller's hatchery, which carries no images: an
+	// ssh that asks for a password does so on the terminal.
+	command = append(command, st.on, "--", "sudo", "hatchery")
+	for _, arg := range args {
+		command = append(command, quoteShell(arg))
+	}
+	ssh := exec.CommandContext(ctx, "ssh", command...)
+	ssh.Stdin, ssh.Stdout, ssh.Stderr = os.Stdin, stdout, stderr
+	err := ssh.Run()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit) && exit.ExitCode() == 255:
+		return fmt.Errorf("cannot reach %s by ssh: is it up, and is %s of this cluster's last build?", st.on, config)
+	case errors.As(err, &exit) && exit.ExitCode() == exitUsage:
+		return usageError{errReported}
+	case errors.As(err, &exit):
+		return errReported
+	case errors.Is(err, exec.ErrNotFound):
+		return errors.New("there is no ssh on this machine: install OpenSSH's client")
+	}
+	return err
+}
+
+// quoteShell makes one word of a text, for the shell at the other end.
+func quoteShell(text string) string {
+	quoted := []byte{'\''}
+	for _, b := range []byte(text) {
+		if b == '\'' {
+			quoted = append(quoted, `'\''`...)
+		} else {
+			quoted = append(quoted, b)
+		}
+	}
+	return string(append(quoted, '\''))
+}

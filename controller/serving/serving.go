@@ -1,0 +1,215 @@
+// Package serving puts together what `hatchery serve` is on a controller: the
+// enrolment service, with the engine, the clock, the bridge and the backups
+// that it works with, and what systemd is told of it.
+package serving
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"hatchery/controller"
+	"hatchery/controller/backup"
+	"hatchery/firstboot/clock"
+	"hatchery/firstboot/systemd"
+	"hatchery/internal/enrol"
+	"hatchery/internal/nodefile"
+	"hatchery/internal/swarm"
+	"hatchery/internal/swarmbackup"
+)
+
+// Options are where the service finds what. Zero fields are what a controller
+// has.
+type Options struct {
+	ConfigDir  string // node.json and identity/: /etc/hatchery
+	StateDir   string // /var/lib/hatchery
+	DockerHost string // unix:///run/docker.sock
+	DockerRoot string // /var/lib/docker
+	Socket     string // of the command line: /run/hatchery/hatchery.sock
+	Log        *slog.Logger
+
+	Times   controller.Times
+	Backups backup.Times
+}
+
+func (o Options) withDefaults() Options {
+	for _, d := range []struct {
+		value *string
+		usual string
+	}{
+		{&o.ConfigDir, filepath.Dir(nodefile.Path)},
+		{&o.StateDir, filepath.Dir(controller.StateDir)},
+		{&o.DockerHost, "unix:///run/docker.sock"},
+		{&o.DockerRoot, "/var/lib/docker"},
+		{&o.Socket, controller.Socket},
+	} {
+		if *d.value == "" {
+			*d.value = d.usual
+		}
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	return o
+}
+
+// Run serves until ctx ends, which is no error. An engine that is not there
+// yet, or goes away, is waited for.
+func Run(ctx context.Context, o Options) error {
+	o = o.withDefaults()
+	node, err := nodefile.Read(filepath.Join(o.ConfigDir, filepath.Base(nodefile.Path)))
+	if err != nil {
+		return err
+	}
+	id, err := enrol.LoadIdentity(filepath.Join(o.ConfigDir, filepath.Base(enrol.IdentityDir)))
+	if err != nil {
+		return err
+	}
+	engine, err := swarm.Open(o.DockerHost)
+	if err != nil {
+		return err
+	}
+	defer engine.Close()
+	state := filepath.Join(o.StateDir, filepath.Base(controller.StateDir))
+	up := &members{engine: engine, node: node}
+	runner, err := backup.New(backup.Options{
+		Identity: id, DockerRoot: o.DockerRoot, StateDir: state, Dir: filepath.Join(o.StateDir, filepath.Base(backup.Dir)),
+		Nodes: up.ready, Changes: engine.Events, Copies: min(2, max(1, len(node.Targets)-1)),
+		Times: o.Backups, Log: o.Log,
+	})
+	if err != nil {
+		return err
+	}
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	defer cancel()
+	beside.Go(func() { up.look(ctx) })
+	failed := make(chan error, 1)
+	beside.Go(func() {
+		if err := runner.Run(ctx); err != nil && ctx.Err() == nil {
+			failed <- fmt.Errorf("the backups ended: %w", err)
+			cancel()
+		}
+	})
+	err = controller.Serve(ctx, controller.Options{
+		Node: node, Identity: id, StateDir: state, Engine: engine, Socket: o.Socket,
+		Clock: clock.NewTrust(node).Trusted, Ports: slotOf, Backups: runner, Log: o.Log, Times: o.Times,
+		Ready: func(listen net.Addr) {
+			o.Log.Info("serving", "cluster", node.Cluster, "address", listen.String())
+			tell(o.Log, systemd.Ready())
+			beside.Go(func() { watchdog(ctx, o) })
+		},
+	})
+	tell(o.Log, systemd.Stopping())
+	select {
+	case broken := <-failed:
+		return broken
+	default:
+	}
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// tell reports that systemd could not be told: nothing depends on it.
+func tell(log *slog.Logger, err error) {
+	if err != nil {
+		log.Warn("cannot notify systemd", "error", err)
+	}
+}
+
+// watchdog says that the service is alive as long as it answers on its own
+// socket.
+func watchdog(ctx context.Context, o Options) {
+	every, err := systemd.Watchdog()
+	if err != nil || every <= 0 {
+		tell(o.Log, err)
+		return
+	}
+	client := controller.Dial(o.Socket)
+	ticker := time.NewTicker(every / 2)
+	defer ticker.Stop()
+	for {
+		asking, cancel := context.WithTimeout(ctx, every)
+		_, err := client.Cluster(asking)
+		cancel()
+		if err == nil {
+			tell(o.Log, systemd.Alive())
+		} else if ctx.Err() == nil {
+			o.Log.Error("the service does not answer its own socket", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// members are the nodes of the swarm that are up, as backups are given to
+// them. The list is looked at in the background.
+type members struct {
+	engine *swarm.Engine
+	node   *nodefile.Node
+
+	mu   sync.Mutex
+	list []swarmbackup.Node
+}
+
+// lookEvery is the time between two looks, and the most that one may take.
+const lookEvery = 10 * time.Second
+
+func (m *members) ready() []swarmbackup.Node {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.list
+}
+
+func (m *members) look(ctx context.Context) {
+	ticker := time.NewTicker(lookEvery)
+	defer ticker.Stop()
+	for {
+		asking, cancel := context.WithTimeout(ctx, lookEvery)
+		nodes, err := m.engine.Nodes(asking)
+		cancel()
+		var list []swarmbackup.Node
+		if err == nil {
+			list = m.among(nodes)
+		}
+		m.mu.Lock()
+		m.list = list
+		m.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// among gives the cluster's slots among the swarm's nodes that are up.
+func (m *members) among(nodes []swarm.Node) []swarmbackup.Node {
+	up := map[netip.Addr]bool{}
+	for _, n := range nodes {
+		if n.State == "ready" && !n.Manager {
+			up[n.Addr] = true
+		}
+	}
+	var list []swarmbackup.Node
+	for _, t := range m.node.Targets {
+		if t.Slot != 0 && up[t.Address] {
+			list = append(list, swarmbackup.Node{Name: t.Name, Slot: t.Slot, Addr: t.Address})
+		}
+	}
+	return list
+}
