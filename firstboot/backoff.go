@@ -13,6 +13,10 @@ type Intervals struct {
 	Check     time.Duration // between two checks of what is done: 60 s
 	Heartbeat time.Duration // between two reports to the controller: 20 s
 	Time      time.Duration // between two looks at the controller's clock: 1 h
+	// Stuck is how much longer than its limit a step may take to end: 1 min.
+	// One that does not (a driver that hangs in the kernel) keeps the watchdog
+	// from being told that all is well.
+	Stuck time.Duration
 }
 
 func (i Intervals) orDefaults() Intervals {
@@ -26,6 +30,7 @@ func (i Intervals) orDefaults() Intervals {
 	set(&i.Check, time.Minute)
 	set(&i.Heartbeat, 20*time.Second)
 	set(&i.Time, time.Hour)
+	set(&i.Stuck, time.Minute)
 	return i
 }
 

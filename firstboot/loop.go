@@ -12,11 +12,6 @@ import (
 	"hatchery/internal/enrol"
 )
 
-// stuckAfter is how much longer than its limit a step may take to end. One
-// that does not (a driver that hangs in the kernel) keeps the watchdog from
-// being told that all is well.
-const stuckAfter = time.Minute
-
 // A loop goes through the steps. All of its fields belong to the goroutine of
 // run; steps have goroutines of their own, which tell it by its channel.
 type loop struct {
@@ -355,14 +350,14 @@ func (l *loop) anyStuck() bool {
 		if limit == 0 {
 			limit = DefaultLimit
 		}
-		if !s.running || time.Since(s.began) < limit+stuckAfter {
+		if !s.running || time.Since(s.began) < limit+l.intervals.Stuck {
 			continue
 		}
 		any = true
 		if !s.stuck {
 			s.stuck = true
 			l.tell(announcement{event: EventStuck, level: slog.LevelError, step: s.Name,
-				text: fmt.Sprintf("does not end: it began %v ago and was told to end %v ago", time.Since(s.began).Round(time.Second), stuckAfter)})
+				text: fmt.Sprintf("does not end: it began %v ago and was told to end %v ago", time.Since(s.began).Round(time.Second), l.intervals.Stuck)})
 		}
 	}
 	return any
