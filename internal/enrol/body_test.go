@@ -17,6 +17,7 @@ import (
 	"unicode/utf8"
 
 	"hatchery/internal/enrol"
+	"hatchery/internal/enrol/enroltest"
 )
 
 func newRecorder() *httptest.ResponseRecorder { return httptest.NewRecorder() }
@@ -228,19 +229,19 @@ func FuzzRequests(f *testing.F) {
 
 // FuzzAnswers has a service answer anything to every call.
 func FuzzAnswers(f *testing.F) {
-	homelab := newCluster(f, "homelab")
+	homelab := enroltest.NewCluster(f, "homelab")
 	type answer struct {
 		status int
 		body   []byte
 	}
 	next := make(chan answer, 1)
-	s := serve(f, homelab.slot(f, 0), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := serve(f, homelab.Slot(f, 0), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a := <-next
 		w.Header().Set("Content-Length", fmt.Sprint(len(a.body)))
 		w.WriteHeader(a.status)
 		w.Write(a.body)
 	}))
-	client := s.client(homelab.slot(f, 2))
+	client := clientOf(s, homelab.Slot(f, 2))
 	for _, seed := range []string{
 		`{"action":"join","join_token":"SWMTKN-1-a-b","remote_addrs":["172.19.181.254:2377"],"availability":"pause"}`,
 		`{"action":"wait","retry_after_s":99999999999}`, `{"rejoin":true,"next_s":-1}`, `{"nonce":"x","unix_nanos":9223372036854775807}`,
@@ -289,17 +290,17 @@ func FuzzAnswers(f *testing.F) {
 // TestSlowClients holds connections open without saying anything, and without
 // a certificate: they come to no request, and the service goes on.
 func TestSlowClients(t *testing.T) {
-	homelab := newCluster(t, "homelab")
-	s := serve(t, homelab.slot(t, 0), http.HandlerFunc(enrol.ServeTime))
+	homelab := enroltest.NewCluster(t, "homelab")
+	s := serve(t, homelab.Slot(t, 0), http.HandlerFunc(enrol.ServeTime))
 	for range 50 {
-		conn, err := net.Dial("tcp4", s.where.String())
+		conn, err := net.Dial("tcp4", s.Where.String())
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
 		io.WriteString(conn, "\x16\x03\x01")
 	}
-	anonymous, err := tls.Dial("tcp4", s.where.String(), &tls.Config{InsecureSkipVerify: true})
+	anonymous, err := tls.Dial("tcp4", s.Where.String(), &tls.Config{InsecureSkipVerify: true})
 	if err == nil {
 		fmt.Fprint(anonymous, "GET /v1/time?nonce=0123456789abcdef HTTP/1.1\r\nHost: x\r\n\r\n")
 		if answer, _ := io.ReadAll(anonymous); len(answer) > 0 {
@@ -307,10 +308,10 @@ func TestSlowClients(t *testing.T) {
 		}
 		anonymous.Close()
 	}
-	if _, err := s.client(homelab.slot(t, 2)).Time(background(t)); err != nil {
+	if _, err := clientOf(s, homelab.Slot(t, 2)).Time(background(t)); err != nil {
 		t.Error(err)
 	}
-	server := enrol.NewServer(homelab.slot(t, 0), nil, nil)
+	server := enrol.NewServer(homelab.Slot(t, 0), nil, nil)
 	if server.ReadHeaderTimeout <= 0 || server.IdleTimeout <= 0 || server.MaxHeaderBytes > 16<<10 {
 		t.Errorf("no limits: %v %v %v", server.ReadHeaderTimeout, server.IdleTimeout, server.MaxHeaderBytes)
 	}

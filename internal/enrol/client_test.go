@@ -16,12 +16,13 @@ import (
 	"time"
 
 	"hatchery/internal/enrol"
+	"hatchery/internal/enrol/enroltest"
 )
 
 const bootID = "0f9a5a3c-7f0b-4f6c-9d3e-5b1f2a4c6d8e"
 
 func TestCalls(t *testing.T) {
-	homelab := newCluster(t, "homelab")
+	homelab := enroltest.NewCluster(t, "homelab")
 	var join *enrol.JoinRequest
 	var report *enrol.StatusReport
 	mux := http.NewServeMux()
@@ -46,8 +47,8 @@ func TestCalls(t *testing.T) {
 	mux.HandleFunc("GET "+enrol.PathCluster, func(w http.ResponseWriter, r *http.Request) {
 		enrol.WriteJSON(w, http.StatusOK, enrol.ClusterView{Cluster: "homelab", Slots: []enrol.SlotView{{Slot: 2}}})
 	})
-	s := serve(t, homelab.slot(t, 0), mux)
-	client := s.client(homelab.slot(t, 2))
+	s := serve(t, homelab.Slot(t, 0), mux)
+	client := clientOf(s, homelab.Slot(t, 2))
 	ctx := background(t)
 
 	before := time.Now()
@@ -82,10 +83,10 @@ func TestCalls(t *testing.T) {
 
 // TestRefusals has the service answer with what is no success.
 func TestRefusals(t *testing.T) {
-	homelab := newCluster(t, "homelab")
+	homelab := enroltest.NewCluster(t, "homelab")
 	var answer http.HandlerFunc
-	s := serve(t, homelab.slot(t, 0), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { answer(w, r) }))
-	client := s.client(homelab.slot(t, 2))
+	s := serve(t, homelab.Slot(t, 0), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { answer(w, r) }))
+	client := clientOf(s, homelab.Slot(t, 2))
 	plain := func(status int, body string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(status)
@@ -170,20 +171,20 @@ func TestRefusals(t *testing.T) {
 // TestDates has certificates end, and asks by clocks of all times.
 func TestDates(t *testing.T) {
 	year := func(y int) time.Time { return time.Date(y, 6, 1, 0, 0, 0, 0, time.UTC) }
-	a := newAuthority(t, year(2020), year(2150))
+	a := enroltest.NewAuthority(t, year(2020), year(2150))
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+enrol.PathTime, enrol.ServeTime)
 	mux.HandleFunc("GET "+enrol.PathCluster, func(w http.ResponseWriter, r *http.Request) {
 		enrol.WriteJSON(w, http.StatusOK, enrol.ClusterView{Cluster: "homelab"})
 	})
-	s := serve(t, a.identity(t, 0, nil), mux)
-	id := a.identity(t, 2, nil)
+	s := serve(t, a.Identity(t, 0, nil), mux)
+	id := a.Identity(t, 2, nil)
 	for _, test := range []struct {
 		now  time.Time
 		fine bool
 	}{{year(1970), false}, {year(2019), false}, {year(2021), true}, {year(2149), true}, {year(2151), false}} {
 		t.Run(fmt.Sprint(test.now.Year()), func(t *testing.T) {
-			client := s.client(id, enrol.ClientOptions{Now: func() time.Time { return test.now }})
+			client := s.Client(id, enrol.ClientOptions{Now: func() time.Time { return test.now }})
 			_, err := client.Cluster(background(t))
 			if test.fine != (err == nil) || !test.fine && !errors.Is(err, enrol.ErrCertificateTime) {
 				t.Errorf("a call at %s: %v", test.now, err)
@@ -198,7 +199,7 @@ func TestDates(t *testing.T) {
 	now := new(atomic.Pointer[time.Time])
 	set := func(y int) { t := year(y); now.Store(&t) }
 	set(2030)
-	client := s.client(id, enrol.ClientOptions{Now: func() time.Time { return *now.Load() }})
+	client := s.Client(id, enrol.ClientOptions{Now: func() time.Time { return *now.Load() }})
 	if _, err := client.Cluster(background(t)); err != nil {
 		t.Fatal(err)
 	}
@@ -221,9 +222,9 @@ func TestDates(t *testing.T) {
 func TestOtherAges(t *testing.T) {
 	year := func(y int) time.Time { return time.Date(y, 6, 1, 0, 0, 0, 0, time.UTC) }
 	for _, y := range []int{1990, 2290} {
-		a := newAuthority(t, year(y), year(y+10))
-		s := serveAt(t, a.identity(t, 0, nil), http.HandlerFunc(enrol.ServeTime), func() time.Time { return year(y + 5) })
-		client := s.client(a.identity(t, 2, nil))
+		a := enroltest.NewAuthority(t, year(y), year(y+10))
+		s := enroltest.Serve(t, a.Identity(t, 0, nil), http.HandlerFunc(enrol.ServeTime), func() time.Time { return year(y + 5) })
+		client := clientOf(s, a.Identity(t, 2, nil))
 		if _, err := client.Time(background(t)); err != nil {
 			t.Errorf("the time from a controller of %d: %v", y, err)
 		}
@@ -235,25 +236,25 @@ func TestOtherAges(t *testing.T) {
 
 // TestTimeTrustsNobodyElse: the call that ignores dates ignores nothing else.
 func TestTimeTrustsNobodyElse(t *testing.T) {
-	homelab, impostors := newCluster(t, "homelab"), newCluster(t, "homelab")
+	homelab, impostors := enroltest.NewCluster(t, "homelab"), enroltest.NewCluster(t, "homelab")
 	handler := http.HandlerFunc(enrol.ServeTime)
-	a := newAuthority(t, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+	a := enroltest.NewAuthority(t, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
 	for _, test := range []struct {
 		summary        string
 		client, server *enrol.Identity
 		want           error
 	}{
-		{"the controller", homelab.slot(t, 2), homelab.slot(t, 0), nil},
-		{"another cluster's", homelab.slot(t, 2), impostors.slot(t, 0), enrol.ErrImpostor},
-		{"a slot", homelab.slot(t, 2), homelab.slot(t, 1), enrol.ErrImpostor},
-		{"the caller's own certificate", homelab.slot(t, 2), homelab.slot(t, 2), enrol.ErrImpostor},
-		{"a certificate that is not a server's", a.identity(t, 2, nil), a.identity(t, 0, func(c *x509.Certificate) {
+		{"the controller", homelab.Slot(t, 2), homelab.Slot(t, 0), nil},
+		{"another cluster's", homelab.Slot(t, 2), impostors.Slot(t, 0), enrol.ErrImpostor},
+		{"a slot", homelab.Slot(t, 2), homelab.Slot(t, 1), enrol.ErrImpostor},
+		{"the caller's own certificate", homelab.Slot(t, 2), homelab.Slot(t, 2), enrol.ErrImpostor},
+		{"a certificate that is not a server's", a.Identity(t, 2, nil), a.Identity(t, 0, func(c *x509.Certificate) {
 			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 		}), enrol.ErrImpostor},
-		{"the controller with a slot's address", a.identity(t, 2, nil), a.identity(t, 0, func(c *x509.Certificate) {
+		{"the controller with a slot's address", a.Identity(t, 2, nil), a.Identity(t, 0, func(c *x509.Certificate) {
 			c.IPAddresses = []net.IP{{172, 19, 181, 1}}
 		}), enrol.ErrImpostor},
-		{"a slot with the controller's address", a.identity(t, 2, nil), a.identity(t, 1, func(c *x509.Certificate) {
+		{"a slot with the controller's address", a.Identity(t, 2, nil), a.Identity(t, 1, func(c *x509.Certificate) {
 			c.IPAddresses = []net.IP{{172, 19, 181, 254}}
 		}), enrol.ErrImpostor},
 	} {
@@ -263,7 +264,7 @@ func TestTimeTrustsNobodyElse(t *testing.T) {
 				"time":    func(c *enrol.Client) error { _, err := c.Time(background(t)); return err },
 				"cluster": func(c *enrol.Client) error { _, err := c.Cluster(background(t)); return err },
 			} {
-				err := call(s.client(test.client))
+				err := call(clientOf(s, test.client))
 				if name == "cluster" && test.want == nil {
 					var e *enrol.Error // this service knows no such call, and says so over TLS
 					if !errors.As(err, &e) || e.Status != http.StatusBadRequest {
@@ -282,27 +283,27 @@ func TestTimeTrustsNobodyElse(t *testing.T) {
 // TestNotAccepted calls a controller of another cluster that the node trusts:
 // as when one of two images was built with another identity folder.
 func TestNotAccepted(t *testing.T) {
-	homelab, other := newCluster(t, "homelab"), newCluster(t, "homelab")
-	s := serve(t, other.slot(t, 0), http.HandlerFunc(enrol.ServeTime))
-	_, err := s.client(both(homelab.slot(t, 2), other.slot(t, 2))).Time(background(t))
+	homelab, other := enroltest.NewCluster(t, "homelab"), enroltest.NewCluster(t, "homelab")
+	s := serve(t, other.Slot(t, 0), http.HandlerFunc(enrol.ServeTime))
+	_, err := clientOf(s, both(homelab.Slot(t, 2), other.Slot(t, 2))).Time(background(t))
 	// The server's alert may be lost when it closes the connection on the
 	// request that is under way: then there is no answer at all.
 	if err == nil || !errors.Is(err, enrol.ErrNotAccepted) && !strings.Contains(err.Error(), "no answer from controller") {
 		t.Errorf("%v", err)
 	}
 	deadline := time.Now().Add(time.Minute)
-	for !strings.Contains(s.said(), "unknown authority") && time.Now().Before(deadline) {
+	for !strings.Contains(s.Said(), "unknown authority") && time.Now().Before(deadline) {
 		time.Sleep(5 * time.Millisecond)
 	}
-	if said := s.said(); !strings.Contains(said, "unknown authority") || strings.Contains(said, "PRIVATE") {
+	if said := s.Said(); !strings.Contains(said, "unknown authority") || strings.Contains(said, "PRIVATE") {
 		t.Errorf("the server says %s", said)
 	}
 }
 
 // TestLies has a controller tell the time wrongly.
 func TestLies(t *testing.T) {
-	homelab := newCluster(t, "homelab")
-	id := homelab.slot(t, 2)
+	homelab := enroltest.NewCluster(t, "homelab")
+	id := homelab.Slot(t, 2)
 	for _, test := range []struct {
 		summary string
 		answer  func(w http.ResponseWriter, r *http.Request)
@@ -320,26 +321,26 @@ func TestLies(t *testing.T) {
 		}, "clock-untrusted: no time server"},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
-			s := serve(t, homelab.slot(t, 0), http.HandlerFunc(test.answer))
-			if r, err := s.client(id).Time(background(t)); err == nil || !strings.Contains(err.Error(), test.want) {
+			s := serve(t, homelab.Slot(t, 0), http.HandlerFunc(test.answer))
+			if r, err := clientOf(s, id).Time(background(t)); err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("%+v, %v; want %q", r, err, test.want)
 			}
 		})
 	}
 	// Two calls ask with two nonces, on two connections.
 	nonces := make(chan string, 2)
-	s := serve(t, homelab.slot(t, 0), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := serve(t, homelab.Slot(t, 0), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		nonces <- r.URL.Query().Get("nonce")
 		enrol.ServeTime(w, r)
 	}))
-	client := s.client(id)
+	client := clientOf(s, id)
 	for range 2 {
 		if _, err := client.Time(background(t)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if a, b := <-nonces, <-nonces; a == b || len(a) < 16 || s.connections() != 2 {
-		t.Errorf("nonces %q, %q on %d connections", a, b, s.connections())
+	if a, b := <-nonces, <-nonces; a == b || len(a) < 16 || s.Connections() != 2 {
+		t.Errorf("nonces %q, %q on %d connections", a, b, s.Connections())
 	}
 }
 
@@ -371,8 +372,8 @@ func TestServeTime(t *testing.T) {
 // TestRoundTrip measures without the handshake, which takes a Zero seconds: a
 // listener holds every connection up before its first byte gets through.
 func TestRoundTrip(t *testing.T) {
-	homelab := newCluster(t, "homelab")
-	s := serve(t, homelab.slot(t, 0), http.HandlerFunc(enrol.ServeTime))
+	homelab := enroltest.NewCluster(t, "homelab")
+	s := serve(t, homelab.Slot(t, 0), http.HandlerFunc(enrol.ServeTime))
 	const delay = 500 * time.Millisecond
 	front, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -388,7 +389,7 @@ func TestRoundTrip(t *testing.T) {
 			go func() {
 				defer in.Close()
 				time.Sleep(delay)
-				out, err := net.Dial("tcp4", s.where.String())
+				out, err := net.Dial("tcp4", s.Where.String())
 				if err != nil {
 					return
 				}
@@ -400,7 +401,7 @@ func TestRoundTrip(t *testing.T) {
 	}()
 	where := netip.MustParseAddrPort(front.Addr().String())
 	begin := time.Now()
-	reading, err := enrol.NewClient(homelab.slot(t, 2), where.Addr(), enrol.ClientOptions{Port: where.Port()}).Time(background(t))
+	reading, err := enrol.NewClient(homelab.Slot(t, 2), where.Addr(), enrol.ClientOptions{Port: where.Port()}).Time(background(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -421,9 +422,9 @@ func TestReading(t *testing.T) {
 // TestConnections: calls share a connection, and one that the controller has
 // closed in the meantime costs nothing, though POST is used.
 func TestConnections(t *testing.T) {
-	homelab := newCluster(t, "homelab")
+	homelab := enroltest.NewCluster(t, "homelab")
 	calls := 0
-	s := serve(t, homelab.slot(t, 0), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := serve(t, homelab.Slot(t, 0), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		calls++
 		if calls == 4 {
 			// As a service that is killed while it answers.
@@ -439,7 +440,7 @@ func TestConnections(t *testing.T) {
 		}
 		enrol.WriteJSON(w, http.StatusOK, enrol.StatusAnswer{})
 	}))
-	client := s.client(homelab.slot(t, 2))
+	client := clientOf(s, homelab.Slot(t, 2))
 	tell := func() error {
 		_, err := client.Status(background(t), enrol.StatusReport{BootID: bootID, Step: "x", State: enrol.StateDone})
 		return err
@@ -449,26 +450,26 @@ func TestConnections(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := s.connections(); n != 1 {
+	if n := s.Connections(); n != 1 {
 		t.Errorf("%d connections for 3 calls", n)
 	}
-	if err := tell(); err != nil || calls != 5 || s.connections() != 2 {
-		t.Errorf("a call whose connection was closed: %v, %d calls, %d connections", err, calls, s.connections())
+	if err := tell(); err != nil || calls != 5 || s.Connections() != 2 {
+		t.Errorf("a call whose connection was closed: %v, %d calls, %d connections", err, calls, s.Connections())
 	}
 	client.Reset()
-	if err := tell(); err != nil || s.connections() != 3 {
-		t.Errorf("after a reset: %v, %d connections", err, s.connections())
+	if err := tell(); err != nil || s.Connections() != 3 {
+		t.Errorf("after a reset: %v, %d connections", err, s.Connections())
 	}
 }
 
 func TestUnreachable(t *testing.T) {
-	homelab := newCluster(t, "homelab")
+	homelab := enroltest.NewCluster(t, "homelab")
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	where := netip.MustParseAddrPort(listener.Addr().String())
-	client := enrol.NewClient(homelab.slot(t, 2), where.Addr(), enrol.ClientOptions{Port: where.Port()})
+	client := enrol.NewClient(homelab.Slot(t, 2), where.Addr(), enrol.ClientOptions{Port: where.Port()})
 
 	// Somebody listens and says nothing.
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
@@ -490,12 +491,12 @@ func TestUnreachable(t *testing.T) {
 
 // TestLocal calls from an address of its own.
 func TestLocal(t *testing.T) {
-	homelab := newCluster(t, "homelab")
-	s := serve(t, homelab.slot(t, 0), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	homelab := enroltest.NewCluster(t, "homelab")
+	s := serve(t, homelab.Slot(t, 0), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		enrol.WriteJSON(w, http.StatusOK, enrol.ClusterView{Cluster: r.RemoteAddr})
 	}))
 	local := netip.MustParseAddr("127.0.0.77")
-	view, err := s.client(homelab.slot(t, 2), enrol.ClientOptions{Local: local}).Cluster(background(t))
+	view, err := s.Client(homelab.Slot(t, 2), enrol.ClientOptions{Local: local}).Cluster(background(t))
 	if err != nil && strings.Contains(err.Error(), "assign requested address") {
 		t.Skip("this system has one loopback address only")
 	}
@@ -507,15 +508,15 @@ func TestLocal(t *testing.T) {
 // TestBackupsToASlot: the controller calls a node, on the client's own
 // connection.
 func TestBackupsToASlot(t *testing.T) {
-	homelab := newCluster(t, "homelab")
-	s := serve(t, homelab.slot(t, 2), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	homelab := enroltest.NewCluster(t, "homelab")
+	s := serve(t, homelab.Slot(t, 2), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if p, err := enrol.PeerOfRequest(r); err != nil || p.Slot != 0 || r.URL.Path != enrol.PathBackup {
 			t.Errorf("%v, %v, %s", p, err, r.URL)
 		}
 		io.Copy(w, r.Body)
 	}))
 	for slot, fine := range map[int]bool{2: true, 1: false, 0: false} {
-		client := s.client(homelab.slot(t, 0), enrol.ClientOptions{Slot: slot})
+		client := s.Client(homelab.Slot(t, 0), enrol.ClientOptions{Slot: slot})
 		response, err := client.HTTP().Post(client.URL(enrol.PathBackup), "application/octet-stream", strings.NewReader("backup"))
 		if fine != (err == nil) {
 			t.Errorf("slot %d: %v", slot, err)

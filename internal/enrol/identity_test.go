@@ -19,12 +19,13 @@ import (
 
 	"hatchery/internal/clusterctrl"
 	"hatchery/internal/enrol"
+	"hatchery/internal/enrol/enroltest"
 	"hatchery/internal/identity"
 )
 
 func TestLoadIdentity(t *testing.T) {
-	homelab := newCluster(t, "homelab")
-	p2, p3, other := homelab.files(t, 2), homelab.files(t, 3), newCluster(t, "other").files(t, 2)
+	homelab := enroltest.NewCluster(t, "homelab")
+	p2, p3, other := homelab.Files(t, 2), homelab.Files(t, 3), enroltest.NewCluster(t, "other").Files(t, 2)
 	wide, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -162,13 +163,17 @@ func TestPeerOfBuilt(t *testing.T) {
 			t.Errorf("slot %d: %+v, %v", slot, p, err)
 		}
 	}
-	c := newCluster(t, "homelab")
-	before := c.slot(t, 2).Peer
-	files, err := c.store.Renew("p2", 2, "hostp2")
+	c := enroltest.NewCluster(t, "homelab")
+	before := c.Slot(t, 2).Peer
+	files, err := c.Store.Renew("p2", 2, "hostp2")
 	if err != nil {
 		t.Fatal(err)
 	}
-	after := parsed(t, files.Key, files.Certificate, files.CA).Peer
+	renewed, err := enrol.NewIdentity(files.Key, files.Certificate, files.CA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := renewed.Peer
 	if before.Generation != 1 || after.Generation != 2 || before.Serial == after.Serial || before.Serial == "" {
 		t.Errorf("%+v, renewed %+v", before, after)
 	}
@@ -176,9 +181,13 @@ func TestPeerOfBuilt(t *testing.T) {
 
 func FuzzPeerOf(f *testing.F) {
 	far := time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)
-	a := newAuthority(f, time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC), far)
+	a := enroltest.NewAuthority(f, time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC), far)
 	for _, uri := range []string{"hatchery://homelab/slot/2/generation/7", "hatchery://homelab/slot/2%30/generation/7?x"} {
-		_, certificate, _ := a.issue(f, uri, clusterctrl.SlotAddr(2), nil)
+		parsed, err := url.Parse(uri)
+		if err != nil {
+			f.Fatal(err)
+		}
+		_, certificate, _ := a.Issue(f, parsed, clusterctrl.SlotAddr(2), nil)
 		block, _ := pem.Decode(certificate)
 		f.Add(block.Bytes, uri)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"hatchery/internal/clusterctrl"
 	"hatchery/internal/enrol"
+	"hatchery/internal/enrol/enroltest"
 )
 
 // shake has two ends meet, the client with its configuration and the server
@@ -65,11 +66,11 @@ func shake(t *testing.T, client, server *tls.Config) (clientErr, serverErr error
 }
 
 func TestTLS(t *testing.T) {
-	homelab, impostors := newCluster(t, "homelab"), newCluster(t, "homelab")
-	controller, p1, p2 := homelab.slot(t, 0), homelab.slot(t, 1), homelab.slot(t, 2)
+	homelab, impostors := enroltest.NewCluster(t, "homelab"), enroltest.NewCluster(t, "homelab")
+	controller, p1, p2 := homelab.Slot(t, 0), homelab.Slot(t, 1), homelab.Slot(t, 2)
 	year := func(y int) time.Time { return time.Date(y, 1, 1, 0, 0, 0, 0, time.UTC) }
-	a := newAuthority(t, year(2000), year(2100))
-	of := func(slot int, change func(*x509.Certificate)) *enrol.Identity { return a.identity(t, slot, change) }
+	a := enroltest.NewAuthority(t, year(2000), year(2100))
+	of := func(slot int, change func(*x509.Certificate)) *enrol.Identity { return a.Identity(t, slot, change) }
 	fine := of(2, nil)
 
 	older := func(c *tls.Config) *tls.Config {
@@ -101,8 +102,8 @@ func TestTLS(t *testing.T) {
 		{"the controller calls a node", enrol.ClientTLS(controller, 2), enrol.ServerTLS(p2), ""},
 		{"a node poses as the controller", enrol.ClientTLS(p1, 0), enrol.ServerTLS(p2), "172.19.181.254"},
 		{"a node poses as another", enrol.ClientTLS(controller, 1), enrol.ServerTLS(p2), "172.19.181.1"},
-		{"another cluster's controller", enrol.ClientTLS(p1, 0), enrol.ServerTLS(impostors.slot(t, 0)), "unknown authority"},
-		{"another cluster's node", blind(enrol.ClientTLS(impostors.slot(t, 1), 0)), enrol.ServerTLS(controller), "unknown authority"},
+		{"another cluster's controller", enrol.ClientTLS(p1, 0), enrol.ServerTLS(impostors.Slot(t, 0)), "unknown authority"},
+		{"another cluster's node", blind(enrol.ClientTLS(impostors.Slot(t, 1), 0)), enrol.ServerTLS(controller), "unknown authority"},
 		{"no client certificate", nameless(enrol.ClientTLS(p1, 0)), enrol.ServerTLS(controller), "didn't provide a certificate"},
 		{"a forged client certificate", blind(forged(enrol.ClientTLS(p1, 0))), enrol.ServerTLS(controller), "certificate"},
 		{"a forged server certificate", enrol.ClientTLS(p1, 0), forged(enrol.ServerTLS(controller)), "certificate"},
@@ -151,8 +152,8 @@ func TestTLS(t *testing.T) {
 // TestNoResumption: every connection shows its certificate, also where a
 // client would rather go on with an old session.
 func TestNoResumption(t *testing.T) {
-	homelab := newCluster(t, "homelab")
-	client, server := enrol.ClientTLS(homelab.slot(t, 1), 0), enrol.ServerTLS(homelab.slot(t, 0))
+	homelab := enroltest.NewCluster(t, "homelab")
+	client, server := enrol.ClientTLS(homelab.Slot(t, 1), 0), enrol.ServerTLS(homelab.Slot(t, 0))
 	client.ClientSessionCache = tls.NewLRUClientSessionCache(4)
 	for range 2 {
 		if clientErr, serverErr := shake(t, client, server); clientErr != nil || serverErr != nil {
@@ -171,8 +172,8 @@ func both(id, other *enrol.Identity) *enrol.Identity {
 // TestPeerOfRequest asks a server who called, and a request that came
 // otherwise.
 func TestPeerOfRequest(t *testing.T) {
-	homelab := newCluster(t, "homelab")
-	s := serve(t, homelab.slot(t, 0), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	homelab := enroltest.NewCluster(t, "homelab")
+	s := serve(t, homelab.Slot(t, 0), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p, err := enrol.PeerOfRequest(r)
 		if err != nil || r.ProtoMajor != 1 {
 			t.Errorf("HTTP/%d, %v", r.ProtoMajor, err)
@@ -180,7 +181,7 @@ func TestPeerOfRequest(t *testing.T) {
 		enrol.WriteJSON(w, http.StatusOK, enrol.ClusterView{Cluster: p.String()})
 	}))
 	for slot, want := range map[int]string{2: "p2, generation 1 of homelab", 0: "controller, generation 1 of homelab"} {
-		view, err := s.client(homelab.slot(t, slot)).Cluster(background(t))
+		view, err := clientOf(s, homelab.Slot(t, slot)).Cluster(background(t))
 		if err != nil || view.Cluster != want {
 			t.Errorf("%+v, %v", view, err)
 		}
@@ -188,7 +189,7 @@ func TestPeerOfRequest(t *testing.T) {
 	if p, err := enrol.PeerOfRequest(&http.Request{}); err == nil {
 		t.Errorf("a request without TLS is of %s", p)
 	}
-	unverified := &tls.ConnectionState{PeerCertificates: []*x509.Certificate{homelab.slot(t, 2).Certificate.Leaf}}
+	unverified := &tls.ConnectionState{PeerCertificates: []*x509.Certificate{homelab.Slot(t, 2).Certificate.Leaf}}
 	if p, err := enrol.PeerOfRequest(&http.Request{TLS: unverified}); err == nil {
 		t.Errorf("an unverified certificate is of %s", p)
 	}
