@@ -48,6 +48,6 @@ type SharedError struct {
 }
 
 func (e *SharedError) Error() string {
-	return fmt.Sprintf("%s have the MAC address of slot %d, all of them: two cards of one slot are plugged in, take one out",
+	return fmt.Sprintf("%s have the MAC address of slot %d: two cards of one slot are plugged in, take one out",
 		strings.Join(e.Ports, " and "), e.Slot)
 }
