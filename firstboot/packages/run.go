@@ -29,10 +29,11 @@ func (o Options) environment(extra []string, laterFirst bool) []string {
 	return append([]string{"PATH=" + path, "HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive"}, extra...)
 }
 
-// command prepares a program. The agent's umask, working directory and
-// signals are none of its business.
+// command prepares a program. The agent's umask, working directory and signals
+// are none of its business, nor that the kernel spares the agent when memory
+// runs out.
 func (o Options) command(ctx context.Context, env []string, name string, args ...string) *exec.Cmd {
-	const enter = `umask 022 && exec "$0" "$@"`
+	const enter = `umask 022; { echo 0 >/proc/self/oom_score_adj; } 2>/dev/null; exec "$0" "$@"`
 	cmd := exec.CommandContext(ctx, "/bin/sh", append([]string{"-c", enter, name}, args...)...)
 	cmd.Dir = "/"
 	cmd.Env = env
