@@ -66,21 +66,20 @@ type part struct {
 // A view is a consistent view of the folder.
 type view struct {
 	parts  []part
-	names  []string // of raft's files, to see whether it changed
 	label  Label
 	tornAt int64 // where the last segment ends in something that is no record; -1: nowhere
 }
 
 // look reads the swarm's folder once. Raft's log only grows, so that what is whole
 // at one moment stays what it is; look notes its length, and the copy takes
-// no more. errMoved and errTorn are worth another look.
+// no more. Every such beginning of the log, with the snapshots from before, is a state that the
+// engine could have been stopped in. errMoved and errTorn are worth another look.
 func look(root string) (*view, error) {
 	v := &view{tornAt: -1}
 	names, err := raftNames(root)
 	if err != nil {
 		return nil, err
 	}
-	v.names = names
 	for _, f := range smallFiles {
 		data, err := readSmall(filepath.Join(root, filepath.FromSlash(f.name)), maxSmall)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -178,13 +177,10 @@ func numbers(name, suffix string) (a, b uint64, ok bool) {
 	return a, b, err1 == nil && err2 == nil
 }
 
-// same says whether the folder still is what the view saw, but for a longer
-// log.
+// same says whether the small files still are what the view saw: the key that
+// raft's files are encrypted with is among them. A later snapshot or segment
+// changes nothing about what was copied.
 func (v *view) same(root string) (bool, error) {
-	names, err := raftNames(root)
-	if err != nil || !slices.Equal(names, v.names) {
-		return false, err
-	}
 	for _, p := range v.parts {
 		rel, ok := strings.CutPrefix(p.name, "swarm/")
 		if !ok || p.path != "" {
