@@ -36,7 +36,7 @@ const (
 func (s *service) serveNodes(ctx context.Context, wg *sync.WaitGroup, failed chan<- error) (stop func(), err error) {
 	l, err := s.listen(ctx)
 	if err != nil {
-		return nil, err
+		return func() {}, err
 	}
 	// HTTP/1.1 alone: its connections take a third of the memory.
 	var http1 http.Protocols

@@ -11,8 +11,13 @@ import (
 	"hatchery/internal/enrol"
 )
 
-// TooMany is the code of a call that came too soon after others: 429.
-const TooMany enrol.Code = "too-many-calls"
+// The codes that only this service uses.
+const (
+	// TooMany is a call that came too soon after others: 429.
+	TooMany enrol.Code = "too-many-calls"
+	// Damaged is an alarm: the service's own state was not what it wrote.
+	Damaged enrol.Code = "damaged-state"
+)
 
 // When to come back, in seconds.
 const (
@@ -72,10 +77,15 @@ func (s *service) caller(r *http.Request) (*slot, enrol.Peer, *enrol.Error) {
 	if peer.Cluster != s.Node.Cluster || slot == nil {
 		return nil, peer, refusal(enrol.UnknownSlot, "%s is not a slot of this cluster: add it to cluster.yaml, and build the controller's image again", peer)
 	}
-	if !slot.calls.Allow() {
+	// Whoever has the slot's certificate elsewhere does not use up its calls.
+	from, calls := addressOf(r.RemoteAddr), slot.calls
+	if from != slot.target.Address {
+		calls = slot.strays
+	}
+	if !calls.Allow() {
 		return nil, peer, &enrol.Error{Status: http.StatusTooManyRequests, Code: TooMany, Detail: "too many calls of this slot", RetryAfterS: retrySoonS}
 	}
-	if refused := s.misplaced(r.Context(), slot, addressOf(r.RemoteAddr)); refused != nil {
+	if refused := s.misplaced(r.Context(), slot, from); refused != nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.alarm(slot, refused.Code, "somebody has the certificate of "+slot.target.Name+": "+refused.Detail)

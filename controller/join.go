@@ -147,37 +147,37 @@ func (s *service) decide(slot *slot, m enrol.SwarmState, st *standing, now time.
 	if swarm.State(m.State) != swarm.Pending {
 		slot.pending = time.Time{}
 	}
-	wrong := s.wrongMember(slot, m, st)
+	if swarm.State(m.State) != swarm.Pending {
+		slot.pending = time.Time{}
+	}
 	switch swarm.State(m.State) {
 	case "":
 		return enrol.Wait, "its engine does not answer yet"
 	case swarm.Inactive:
 		return enrol.Join, "its engine is in no swarm"
-	case swarm.Active:
-		if wrong != "" {
-			return enrol.LeaveAndJoin, wrong
-		}
-		return enrol.Stay, "its entry is there"
-	case swarm.Pending:
-		// An engine that starts with a membership is pending too, till it has
-		// reached the manager.
-		if slot.pending.IsZero() {
-			slot.pending = now
-		}
-		if m.NodeID != "" && wrong != "" {
-			return enrol.LeaveAndJoin, wrong
-		}
-		if now.Sub(slot.pending) >= s.Times.Pending {
-			slot.pending = time.Time{}
-			return enrol.LeaveAndJoin, "its join has gone on in the background for too long"
-		}
-		return enrol.Wait, "its join goes on in the background"
-	case swarm.Failed:
-		return enrol.LeaveAndJoin, "its engine cannot use its membership"
-	case swarm.Locked:
-		return enrol.LeaveAndJoin, "its engine's membership is locked"
+	case swarm.Active, swarm.Pending, swarm.Failed, swarm.Locked:
+	default:
+		return enrol.Wait, fmt.Sprintf("its engine's state %.20q is not known here", m.State)
 	}
-	return enrol.Wait, fmt.Sprintf("its engine's state %.20q is not known here", m.State)
+	if m.NodeID != "" || swarm.State(m.State) == swarm.Active {
+		if wrong := s.wrongMember(slot, m, st); wrong != "" {
+			return enrol.LeaveAndJoin, wrong
+		}
+		// Whether its engine can use the membership, and what helps if it
+		// cannot, the node finds out itself.
+		return enrol.Stay, "its entry is there"
+	}
+	if swarm.State(m.State) != swarm.Pending {
+		return enrol.LeaveAndJoin, "its engine has got no membership, and is not trying"
+	}
+	if slot.pending.IsZero() {
+		slot.pending = now
+	}
+	if now.Sub(slot.pending) >= s.Times.Pending {
+		slot.pending = time.Time{}
+		return enrol.LeaveAndJoin, "its join has gone on in the background for too long"
+	}
+	return enrol.Wait, "its join goes on in the background"
 }
 
 // wrongMember says why a membership is not one of this slot in this swarm, ""
@@ -194,48 +194,26 @@ func (s *service) wrongMember(slot *slot, m enrol.SwarmState, st *standing) stri
 	case entry.Manager || entry.ID == st.info.NodeID:
 		return "its node ID is a manager's"
 	}
-	if owner := s.ownerOf(entry); owner != 0 && owner != slot.target.Slot {
-		return fmt.Sprintf("its node ID is slot %d's", owner)
+	if owner := s.ownerOf(entry); owner != nil && owner != slot {
+		return "its node ID is that of " + owner.target.Name
 	}
 	return ""
 }
 
-// ownerOf is the slot that an entry belongs to, 0 if to none: by the label
+// ownerOf is the slot that an entry belongs to, nil if to none: by the label
 // that only the controller sets, by what the slots reported, or else by the
 // address that the swarm sees. The caller holds the lock.
-func (s *service) ownerOf(n swarm.Node) int {
-	if name, labelled := n.Labels[labelSlot]; labelled {
-		if slot := s.byName(name); slot != nil {
-			return slot.target.Slot
-		}
+func (s *service) ownerOf(n swarm.Node) *slot {
+	if slot := s.byName[n.Labels[labelSlot]]; slot != nil {
+		return slot
 	}
-	for number, slot := range s.slots {
-		if n.ID == slot.NodeID {
-			return number
-		}
+	if slot := s.byNode[n.ID]; slot != nil {
+		return slot
 	}
-	for number, slot := range s.slots {
-		for _, past := range slot.PastNodes {
-			if n.ID == past {
-				return number
-			}
-		}
+	if n.Manager {
+		return nil
 	}
-	for number, slot := range s.slots {
-		if !n.Manager && n.Addr == slot.target.Address {
-			return number
-		}
-	}
-	return 0
-}
-
-func (s *service) byName(name string) *slot {
-	for _, slot := range s.slots {
-		if slot.target.Name == name {
-			return slot
-		}
-	}
-	return nil
+	return s.byAddress[n.Addr]
 }
 
 // ownNode takes a node for the slot's. The caller holds the lock.
@@ -246,6 +224,7 @@ func (s *service) ownNode(slot *slot, id string) {
 	}
 	if slot.NodeID != id {
 		slot.adoptNode(id)
+		s.byNode[id] = slot
 		s.changed()
 	}
 	if slot.Settled != id || slot.Barred {

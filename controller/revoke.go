@@ -44,7 +44,7 @@ func (s *service) revoke(ctx context.Context, number int) (*Revocation, error) {
 		slot.NodeID = ""
 	}
 	// The next card is another one, and nobody's clone.
-	slot.adoptBoot("")
+	slot.BootID, slot.PastBoots = "", nil
 	slot.challenger, slot.refuted = "", false
 	s.registry.Alarms = slices.DeleteFunc(s.registry.Alarms, func(a enrol.AlarmEntry) bool { return a.Slot == number })
 	rev := &Revocation{Slot: number, Name: slot.target.Name, MinGeneration: slot.MinGeneration, Removed: []string{}}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,8 +37,12 @@ type service struct {
 	settle chan struct{} // has the list of nodes looked through
 	write  chan struct{} // has the registry written before long
 
-	mu       sync.Mutex // guards what follows
-	slots    map[int]*slot
+	slots     map[int]*slot // never changes; what it points to is guarded
+	byName    map[string]*slot
+	byAddress map[netip.Addr]*slot
+
+	mu       sync.Mutex       // guards what follows
+	byNode   map[string]*slot // who came with a node ID, present and past
 	registry *registry
 	version  uint64    // of the registry
 	handed   time.Time // when a token was last handed out, or a join ended
@@ -83,25 +88,21 @@ func Serve(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	defer local()
 	for _, loop := range []func(context.Context){s.writing, s.settling, s.watching, s.rotating} {
 		wg.Go(func() { loop(ctx) })
 	}
-	stop, err := s.serveNodes(ctx, &wg, failed)
+	nodes, err := s.serveNodes(ctx, &wg, failed)
 	if err == nil {
-		defer stop()
 		select {
 		case <-ctx.Done():
 		case err = <-failed:
 		}
 	}
-	if err != nil && ctx.Err() != nil {
+	if ctx.Err() != nil {
 		err = nil
 	}
 	cancel()
-	if stop != nil {
-		stop()
-	}
+	nodes()
 	local()
 	wg.Wait()
 	return errors.Join(err, s.save(context.WithoutCancel(ctx)))
@@ -114,14 +115,17 @@ func newService(o Options) (*service, error) {
 	}
 	s := &service{
 		Options: o, log: o.Log,
-		swarm:    newFresh(fetchStanding(o.Engine)),
-		cluster:  newFresh(o.Engine.Cluster),
-		settle:   make(chan struct{}, 1),
-		write:    make(chan struct{}, 1),
-		slots:    map[int]*slot{},
-		registry: reg,
-		version:  1,
-		handed:   time.Now(),
+		swarm:     newFresh(fetchStanding(o.Engine)),
+		cluster:   newFresh(o.Engine.Cluster),
+		settle:    make(chan struct{}, 1),
+		write:     make(chan struct{}, 1),
+		slots:     map[int]*slot{},
+		byName:    map[string]*slot{},
+		byAddress: map[netip.Addr]*slot{},
+		byNode:    map[string]*slot{},
+		registry:  reg,
+		version:   1,
+		handed:    time.Now(),
 	}
 	s.keeper = newKeeper(o.StateDir, s.marshal)
 	now := time.Now()
@@ -135,11 +139,15 @@ func newService(o Options) (*service, error) {
 			rec = &record{}
 			reg.Slots[name] = rec
 		}
-		s.slots[t.Slot] = newSlot(t, rec, now)
+		slot := newSlot(t, rec, now)
+		s.slots[t.Slot], s.byName[t.Name], s.byAddress[t.Address] = slot, slot, slot
+		for _, id := range append(rec.PastNodes, rec.NodeID) {
+			s.byNode[id] = slot
+		}
 	}
 	if complaint != "" {
 		s.mu.Lock()
-		s.alarm(nil, enrol.BadRequest, complaint)
+		s.alarm(nil, Damaged, complaint)
 		s.mu.Unlock()
 	}
 	return s, nil

@@ -195,7 +195,7 @@ func (s *service) planFor(slot *slot, st *standing) *plan {
 		case n.Manager || n.ID == st.info.NodeID:
 		case n.ID == slot.NodeID && !slot.Barred:
 			entry = n
-		case s.ownerOf(n) == slot.target.Slot:
+		case s.ownerOf(n) == slot:
 			others = append(others, n)
 		}
 	}
@@ -207,7 +207,13 @@ func (s *service) planFor(slot *slot, st *standing) *plan {
 		return &plan{remove: others, keep: inherit(slot, swarm.Node{}, others)}
 	}
 	if entry.ID == "" {
-		return nil // whoever it is will report, or ask to join
+		// Whoever it is will report, or ask to join. What is known to be of
+		// the past has no time to wait for: it was revoked.
+		others = slices.DeleteFunc(others, func(n swarm.Node) bool { return !slices.Contains(slot.PastNodes, n.ID) })
+		if slot.NodeID != "" || len(others) == 0 {
+			return nil
+		}
+		return &plan{remove: others, keep: inherit(slot, swarm.Node{}, others)}
 	}
 	p := &plan{entry: entry, first: slot.Settled != entry.ID}
 	for _, n := range others {

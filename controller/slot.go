@@ -22,8 +22,9 @@ type slot struct {
 	target nodefile.Target
 	*record
 
-	calls *rate.Limiter
-	busy  chan struct{} // held by the join that is being answered
+	calls  *rate.Limiter
+	strays *rate.Limiter // calls with its certificate from another address
+	busy   chan struct{} // held by the join that is being answered
 
 	// heard is when the boot that speaks for the slot last called. All times
 	// here are of this process, so that a step of the clock changes nothing.
@@ -46,8 +47,9 @@ type slot struct {
 func newSlot(t nodefile.Target, rec *record, now time.Time) *slot {
 	s := &slot{
 		target: t, record: rec,
-		calls: rate.NewLimiter(callsPerSecond, callsAtOnce),
-		busy:  make(chan struct{}, 1),
+		calls:  rate.NewLimiter(callsPerSecond, callsAtOnce),
+		strays: rate.NewLimiter(callsPerSecond, callsAtOnce),
+		busy:   make(chan struct{}, 1),
 	}
 	if rec.BootID != "" {
 		// It may have called a moment before the service was started again.
