@@ -413,6 +413,12 @@ func (g *going) mend(ctx context.Context, info swarm.Info) (again bool, err erro
 		err := g.leave(ctx, "the node's swarm certificate is not valid at this time: "+info.Error)
 		return err == nil, errors.Join(err, info.Err())
 	}
+	if errors.Is(info.Err(), swarm.ErrCertificateTime) && !g.restarted && g.Units != nil {
+		// The certificate is good now, and the engine looked at it when it
+		// started: it does not look again.
+		err := g.remedy(ctx, info.Error)
+		return err == nil, errors.Join(err, info.Err())
+	}
 	now, err := g.until(ctx, g.waits.Failed, "the engine tries again: "+info.Error, func(i swarm.Info) bool { return i.State != info.State })
 	if err != nil {
 		return false, err
@@ -488,7 +494,7 @@ func (g *going) look(ctx context.Context) (swarm.Info, error) {
 // is over, and gives the last look. An engine that does not answer is one
 // that starts.
 func (g *going) until(ctx context.Context, most time.Duration, what string, wanted func(swarm.Info) bool) (swarm.Info, error) {
-	start := time.Now()
+	start, told := time.Now(), 0
 	for {
 		info, err := g.look(ctx)
 		if err == nil && wanted(info) {
@@ -496,8 +502,9 @@ func (g *going) until(ctx context.Context, most time.Duration, what string, want
 		}
 		if passed := time.Since(start); passed >= most {
 			return info, err
-		} else if passed >= time.Second {
-			g.tell("%s (%d s)", what, int(passed.Seconds()))
+		} else if s := int(passed.Seconds()); s > told {
+			told = s
+			g.tell("%s (%d s)", what, s)
 		}
 		select {
 		case <-ctx.Done():
