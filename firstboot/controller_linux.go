@@ -51,7 +51,7 @@ func (e *environment) networkStep() Step {
 	if options.Log == nil {
 		options.Log = e.Log
 	}
-	var told []string
+	told := ""
 	return Step{
 		Name: "network", Every: e.Intervals.Check,
 		Wake: func(ctx context.Context) <-chan struct{} { return bridge.Watch(ctx, e.node, options) },
@@ -63,9 +63,9 @@ func (e *environment) networkStep() Step {
 			if len(status.Problems) > 0 {
 				e.after(15*e.Intervals.First, "network")
 			}
-			if !slices.Equal(status.Problems, told) {
-				told = status.Problems
-				for _, problem := range told {
+			if now := gist(strings.Join(status.Problems, "\n")); now != told {
+				told = now
+				for _, problem := range status.Problems {
 					e.event(EventProblem, slog.LevelWarn, "network", problem)
 				}
 			}

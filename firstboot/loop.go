@@ -247,7 +247,7 @@ func (l *loop) finish(s *step, text string, err error) {
 		if s.Every > 0 {
 			s.due = time.Now().Add(spread(s.Every))
 		}
-		l.set(s, enrol.StateDone, text)
+		l.end(s, enrol.StateDone, text)
 		if s.up {
 			break
 		}
@@ -266,13 +266,13 @@ func (l *loop) finish(s *step, text string, err error) {
 			pause = l.intervals.pause(s.tries)
 		}
 		s.due = time.Now().Add(pause)
-		l.set(s, enrol.StateWaiting, err.Error())
+		l.end(s, enrol.StateWaiting, err.Error())
 		l.lost(s)
 		l.announce(EventWaiting, slog.LevelInfo, s)
 	default:
 		s.tries++
 		s.due = time.Now().Add(l.intervals.pause(s.tries))
-		l.set(s, enrol.StateFailed, err.Error())
+		l.end(s, enrol.StateFailed, err.Error())
 		l.lost(s)
 		l.announce(EventFailed, slog.LevelWarn, s)
 	}
@@ -316,9 +316,19 @@ func (l *loop) set(s *step, state, detail string) {
 	s.state, s.detail = state, tidy(detail)
 }
 
+// end sets what a go of a step ended with. The same with another number in it
+// (a port that a call went out from) is no news, and not worth a write to the
+// card.
+func (l *loop) end(s *step, state, detail string) {
+	if s.state == state && gist(tidy(detail)) == gist(s.detail) {
+		detail = s.detail
+	}
+	l.set(s, state, detail)
+}
+
 func (l *loop) announce(event Event, level slog.Level, s *step) {
 	// The same once more is no news.
-	now := s.state + s.detail
+	now := s.state + gist(s.detail)
 	if now == s.told {
 		return
 	}

@@ -71,8 +71,8 @@ func (r *reports) run(ctx context.Context, states <-chan *State) {
 				event = EventRefused
 				next = max(next, time.Duration(refused.RetryAfterS)*time.Second)
 			}
-			if text := tidy(err.Error()); text != told {
-				told = text
+			if text := tidy(err.Error()); gist(text) != told {
+				told = gist(text)
 				r.tell(announcement{event: event, level: slog.LevelWarn, text: fmt.Sprintf("the controller does not take reports: %s", text)})
 			}
 		} else {

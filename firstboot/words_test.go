@@ -1,0 +1,55 @@
+package firstboot
+
+import (
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+func TestPausesGrowAndDiffer(t *testing.T) {
+	i := Intervals{}.orDefaults()
+	for _, test := range []struct {
+		tries     int
+		low, high time.Duration
+	}{
+		{1, 750 * time.Millisecond, 1250 * time.Millisecond},
+		{2, 1500 * time.Millisecond, 2500 * time.Millisecond},
+		{4, 6 * time.Second, 10 * time.Second},
+		{7, 45 * time.Second, 75 * time.Second},
+		{1 << 30, 45 * time.Second, 75 * time.Second},
+	} {
+		seen := make(map[time.Duration]bool)
+		for range 100 {
+			d := i.pause(test.tries)
+			if d < test.low || d > test.high {
+				t.Fatalf("after %d tries %v, want %v to %v", test.tries, d, test.low, test.high)
+			}
+			seen[d] = true
+		}
+		if len(seen) < 50 {
+			t.Errorf("after %d tries only %d different pauses of 100", test.tries, len(seen))
+		}
+	}
+}
+
+func FuzzTidy(f *testing.F) {
+	f.Add("could not join with SWMTKN-1-0123456789abcdefghij-klmnopqrst: refused")
+	f.Add("unlock with SWMKEY-1-7c37Cc8654o6p38HnroywCi19pllOnGtbdZEgtKxZu8")
+	f.Add("\xff\x1b[2J\n" + strings.Repeat("…", 500))
+	f.Fuzz(func(t *testing.T, text string) {
+		got := tidy(text)
+		if !utf8.ValidString(got) || len(got) > maxDetail+len("…") {
+			t.Errorf("%q became %q", text, got)
+		}
+		if tokens.MatchString(got) {
+			t.Errorf("%q still has a token", got)
+		}
+		for _, r := range printable(text) {
+			if r > unicode.MaxASCII || !unicode.IsPrint(r) {
+				t.Errorf("%q is not for a console: %q", text, r)
+			}
+		}
+	})
+}
