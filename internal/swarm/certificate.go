@@ -60,9 +60,11 @@ func parseCertificate(data []byte) (nodeID, clusterID, role string, notBefore, n
 		return
 	}
 	s := c.Subject
-	if s.CommonName == "" || len(s.Organization) != 1 || len(s.OrganizationalUnit) != 1 {
-		err = fmt.Errorf("%q is no subject of a swarm's node", s)
-		return
+	if len(s.Organization) == 1 && len(s.OrganizationalUnit) == 1 {
+		nodeID, clusterID, role = s.CommonName, s.Organization[0], s.OrganizationalUnit[0]
 	}
-	return s.CommonName, s.Organization[0], s.OrganizationalUnit[0], c.NotBefore, c.NotAfter, nil
+	if nodeID == "" || clusterID == "" || role == "" {
+		return "", "", "", time.Time{}, time.Time{}, fmt.Errorf("%q is no subject of a swarm's node", s)
+	}
+	return nodeID, clusterID, role, c.NotBefore, c.NotAfter, nil
 }

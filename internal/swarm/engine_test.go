@@ -77,6 +77,7 @@ func info(t *testing.T, m *enginetest.Machine) swarm.Info {
 }
 
 func TestLife(t *testing.T) {
+	t.Parallel() // engines are waited for
 	ctx := t.Context()
 	l := enginetest.New(t, enginetest.Options{Slots: []int{1}})
 	c, p1 := l.Controller, l.Slot(1)
@@ -196,6 +197,7 @@ func drain(c <-chan struct{}) {
 
 // TestRefusals provokes what an engine refuses.
 func TestRefusals(t *testing.T) {
+	t.Parallel() // engines are waited for
 	ctx := t.Context()
 	l := enginetest.New(t, enginetest.Options{Slots: []int{1, 2, 3, 4}})
 	c, p1, p2 := l.Controller, l.Slot(1), l.Slot(2)
@@ -256,8 +258,7 @@ func TestRefusals(t *testing.T) {
 			return err
 		}
 	}
-	as := func(change func(*swarm.JoinOptions)) func(*swarm.JoinOptions) { return change }
-	asIs := as(func(*swarm.JoinOptions) {})
+	asIs := func(*swarm.JoinOptions) {}
 
 	// The slow ones, which take the engine's time limits, side by side.
 	var silent net.Listener
@@ -342,6 +343,7 @@ func TestRefusals(t *testing.T) {
 
 // TestLocked: an operator has locked the swarm.
 func TestLocked(t *testing.T) {
+	t.Parallel() // engines are waited for
 	ctx := t.Context()
 	l := lab(t)
 	c := l.Controller
@@ -359,6 +361,7 @@ func TestLocked(t *testing.T) {
 
 // TestNoLeader: one of two managers is gone, and with it the majority.
 func TestNoLeader(t *testing.T) {
+	t.Parallel() // engines are waited for
 	ctx := t.Context()
 	l := lab(t, 1)
 	c, p1 := l.Controller, l.Slot(1)
@@ -387,6 +390,7 @@ func TestNoLeader(t *testing.T) {
 // is of a time to come. The swarm's CA is the test's own, so that the test can
 // sign such a certificate.
 func TestExpired(t *testing.T) {
+	t.Parallel() // engines are waited for
 	ctx := t.Context()
 	l := lab(t, 1, 2)
 	c := l.Controller
@@ -443,6 +447,7 @@ func TestExpired(t *testing.T) {
 
 // TestLoadImages loads an archive as docker save writes it.
 func TestLoadImages(t *testing.T) {
+	t.Parallel() // engines are waited for
 	ctx := t.Context()
 	l := enginetest.New(t, enginetest.Options{})
 	m := l.Slot(1)
