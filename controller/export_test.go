@@ -1,6 +1,9 @@
 package controller
 
 import (
+	"context"
+	"encoding/json"
+	"net/http"
 	"time"
 
 	"hatchery/internal/nodefile"
@@ -26,4 +29,26 @@ func (v Voices) Hear(boot string, sameNode, ready bool, now time.Time) string {
 		word += "!"
 	}
 	return word
+}
+
+// ParseRegistry reads a registry, and gives it as it would be written.
+func ParseRegistry(data []byte) ([]byte, error) {
+	r, err := parseRegistry(data)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(r)
+}
+
+// Calls is what nodes may call of a service that does not run, and what has
+// its list of nodes looked through.
+func Calls(o Options) (http.Handler, func(context.Context) error, error) {
+	if err := o.check(); err != nil {
+		return nil, nil, err
+	}
+	s, err := newService(o)
+	if err != nil {
+		return nil, nil, err
+	}
+	return s.nodeCalls(), s.settleAll, nil
 }
