@@ -192,7 +192,7 @@ func (f *FS) WriteFile(path string, data []byte) error {
 }
 
 func (f *FS) writeFile(path string, data []byte) error {
-	if len(data) > math.MaxUint32 {
+	if uint64(len(data)) > math.MaxUint32 {
 		return fmt.Errorf("%w: a file on FAT has less than 4 GiB", fs.ErrInvalid)
 	}
 	parts, err := split(path)
