@@ -16,6 +16,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"hatchery/internal/clusterctrl"
 	"hatchery/internal/enrol"
 	"hatchery/internal/enrol/enroltest"
 )
@@ -227,21 +228,23 @@ func FuzzRequests(f *testing.F) {
 	})
 }
 
+// An answer is given to every call.
+type answer struct {
+	status int
+	body   []byte
+}
+
+func (a *answer) RoundTrip(r *http.Request) (*http.Response, error) {
+	return &http.Response{
+		StatusCode: a.status, Status: http.StatusText(a.status), Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(a.body)), Request: r,
+	}, nil
+}
+
 // FuzzAnswers has a service answer anything to every call.
 func FuzzAnswers(f *testing.F) {
-	homelab := enroltest.NewCluster(f, "homelab")
-	type answer struct {
-		status int
-		body   []byte
-	}
-	next := make(chan answer, 1)
-	s := serve(f, homelab.Slot(f, 0), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a := <-next
-		w.Header().Set("Content-Length", fmt.Sprint(len(a.body)))
-		w.WriteHeader(a.status)
-		w.Write(a.body)
-	}))
-	client := clientOf(s, homelab.Slot(f, 2))
+	client := enrol.NewClient(enroltest.NewCluster(f, "homelab").Slot(f, 2), clusterctrl.ControllerAddr())
+	var next answer
+	client.Through(&next)
 	for _, seed := range []string{
 		`{"action":"join","join_token":"SWMTKN-1-a-b","remote_addrs":["172.19.181.254:2377"],"availability":"pause"}`,
 		`{"action":"wait","retry_after_s":99999999999}`, `{"rejoin":true,"next_s":-1}`, `{"nonce":"x","unix_nanos":9223372036854775807}`,
@@ -262,7 +265,7 @@ func FuzzAnswers(f *testing.F) {
 				t.Errorf("%+v", e)
 			}
 		}
-		next <- answer{status, body}
+		next = answer{status, body}
 		got, err := client.Join(t.Context(), enrol.JoinRequest{BootID: bootID})
 		judge(err)
 		if err == nil {
@@ -271,16 +274,16 @@ func FuzzAnswers(f *testing.F) {
 				t.Errorf("%+v", got)
 			}
 		}
-		next <- answer{status, body}
+		next = answer{status, body}
 		told, err := client.Status(t.Context(), enrol.StatusReport{BootID: bootID, Step: "x", State: enrol.StateDone})
 		judge(err)
 		if err == nil && (told.Next() < 0 || told.Next() > time.Hour) {
 			t.Errorf("%+v", told)
 		}
-		next <- answer{status, body}
+		next = answer{status, body}
 		_, err = client.Cluster(t.Context())
 		judge(err)
-		next <- answer{status, body}
+		next = answer{status, body}
 		if reading, err := client.Time(t.Context()); err == nil {
 			t.Errorf("%+v: the time without the nonce", reading)
 		}

@@ -51,6 +51,7 @@ type Client struct {
 	id      *Identity
 	where   netip.AddrPort
 	options ClientOptions
+	through func(*tls.Config) http.RoundTripper // makes connections
 
 	mu    sync.Mutex
 	calls *http.Client // whose connections are kept between calls
@@ -67,18 +68,19 @@ func NewClient(id *Identity, controller netip.Addr, options ...ClientOptions) *C
 		c.options.Port = Port
 	}
 	c.where = netip.AddrPortFrom(controller, c.options.Port)
+	c.through = c.transport
 	c.calls = c.client(ClientTLS(id, c.options.Slot))
 	return c
 }
 
 func (c *Client) client(config *tls.Config) *http.Client {
 	return &http.Client{
-		Transport:     c.transport(config),
+		Transport:     c.through(config),
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
 
-func (c *Client) transport(config *tls.Config) *http.Transport {
+func (c *Client) transport(config *tls.Config) http.RoundTripper {
 	config.Time = c.options.Now
 	dialer := &net.Dialer{
 		Timeout:         dialTime,
