@@ -193,9 +193,9 @@ func (e *ensuring) settled(ctx context.Context, index string, done func() (bool,
 
 // ports makes the slots' links ports of br0 and switches them on.
 func (e *ensuring) ports(bridge netlink.Link) error {
-	links, err := rtnl.List(netlink.LinkList)
+	links, err := rtnl.Links()
 	if err != nil {
-		return fmt.Errorf("cannot list the network interfaces: %w", err)
+		return err
 	}
 	for _, link := range links {
 		a := link.Attrs()

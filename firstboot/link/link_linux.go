@@ -71,7 +71,7 @@ func (e *ensuring) run(ctx context.Context) error {
 	if err != nil {
 		return e.lost(err)
 	}
-	e.status.Carrier = rtnl.Running(link.Attrs())
+	e.status.Carrier = rtnl.Carrier(link.Attrs())
 	if !e.status.Carrier {
 		return fmt.Errorf("%w: %s is up, but the controller has not taken the USB device (yet)", ErrNoCarrier, a.Name)
 	}
@@ -92,9 +92,9 @@ func (e *ensuring) lost(err error) error {
 
 // find gives the interface with the slot's MAC address, or the only one on USB.
 func (e *ensuring) find() (netlink.Link, error) {
-	links, err := rtnl.List(netlink.LinkList)
+	links, err := rtnl.Links()
 	if err != nil {
-		return nil, fmt.Errorf("cannot list the network interfaces: %w", err)
+		return nil, err
 	}
 	want := clusterctrl.NodeMAC(e.node.Slot)
 	var own, usb []netlink.Link

@@ -75,15 +75,15 @@ func Ports(ctx context.Context) ([]Port, error) {
 	if bridge == nil || err != nil {
 		return nil, err
 	}
-	links, err := rtnl.List(netlink.LinkList)
+	links, err := rtnl.Links()
 	if err != nil {
-		return nil, fmt.Errorf("cannot list the ports of %s: %w", clusterctrl.Bridge, err)
+		return nil, err
 	}
 	var ports []Port
 	for _, link := range links {
 		a := link.Attrs()
 		if slot, ok := SlotOfMAC(a.HardwareAddr); ok && a.MasterIndex == bridge.Attrs().Index {
-			ports = append(ports, Port{Slot: slot, Name: a.Name, Index: a.Index, Carrier: rtnl.Running(a)})
+			ports = append(ports, Port{Slot: slot, Name: a.Name, Index: a.Index, Carrier: rtnl.Carrier(a)})
 		}
 	}
 	slices.SortFunc(ports, func(a, b Port) int {

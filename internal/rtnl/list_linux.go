@@ -2,8 +2,10 @@ package rtnl
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -24,6 +26,16 @@ func List[T any](ask func() ([]T, error)) ([]T, error) {
 			return entries, nil
 		}
 	}
+}
+
+// Links lists the network interfaces in the order in which they came.
+func Links() ([]netlink.Link, error) {
+	links, err := List(netlink.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the network interfaces: %w", err)
+	}
+	slices.SortFunc(links, func(a, b netlink.Link) int { return a.Attrs().Index - b.Attrs().Index })
+	return links, nil
 }
 
 // IsGone says whether an error means that a link does not exist (any more).
@@ -61,15 +73,6 @@ func IsDefault(dst *net.IPNet) bool {
 	return ones == 0 && dst.IP.IsUnspecified()
 }
 
-// Running says whether somebody is at the other end of a link. Some drivers do
-// not say "up" but only that they run (the kernel's
-// Documentation/networking/operstates.rst).
-func Running(a *netlink.LinkAttrs) bool {
-	switch a.OperState {
-	case netlink.OperUp:
-		return true
-	case netlink.OperUnknown:
-		return a.RawFlags&unix.IFF_RUNNING != 0
-	}
-	return false
-}
+// Carrier says whether a link is up and somebody is at its other end. The
+// operational state says the same, but is set a moment later.
+func Carrier(a *netlink.LinkAttrs) bool { return a.RawFlags&unix.IFF_LOWER_UP != 0 }

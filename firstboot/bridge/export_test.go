@@ -1,0 +1,6 @@
+package bridge
+
+var (
+	Ask    = ask
+	Answer = answer
+)
