@@ -4,11 +4,14 @@ package swarmbackup_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,9 +23,10 @@ import (
 // hotBackups is how many backups TestHotBackups takes and restores.
 const hotBackups = 20
 
-// TestHotBackups takes backups of a real engine while services, secrets and
-// configs come and go, and restores each into another engine, which must then know
-// what the first one knew when the backup was taken.
+// TestHotBackups takes backups of a real engine while services and secrets
+// come and go, a label changes as fast as it can, and raft makes snapshots, and
+// restores each into a new engine, which must then know what the first one
+// knew when the backup was taken.
 func TestHotBackups(t *testing.T) {
 	lab := enginetest.New(t, enginetest.Options{Slots: []int{1}})
 	id := newCluster(t, "homelab").slot(t, 0)
@@ -47,7 +51,11 @@ func TestHotBackups(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// The writer makes and removes things all the time, next to those that stay.
+	// From the default of 10,000 entries nobody would see a snapshot here.
+	docker("swarm", "update", "--snapshot-interval", "25", "--max-snapshots", "1")
+
+	// The writers make and remove things all the time, next to those that stay,
+	// and count in a label.
 	stop := make(chan struct{})
 	wrote := make(chan int)
 	go func() {
@@ -70,9 +78,34 @@ func TestHotBackups(t *testing.T) {
 		}
 	}()
 
+	var count atomic.Int64
+	counted := make(chan struct{})
+	go func() {
+		defer close(counted)
+		for n := int64(1); ; n++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+			node, err := c.Engine().Node(ctx, nodeID)
+			if err == nil {
+				err = c.Engine().UpdateNode(ctx, nodeID, node.Version, swarm.NodeSpec{Availability: node.Availability, Labels: map[string]string{"count": strconv.FormatInt(n, 10)}})
+			}
+			if err != nil && !errors.Is(err, swarm.ErrConflict) {
+				t.Errorf("the counter: %v", err)
+				return
+			}
+			if err == nil {
+				count.Store(n)
+			}
+		}
+	}()
+
 	type backup struct {
 		place    string
 		services []string
+		from, to int64 // where the counter stood before and after
 	}
 	var backups []backup
 	var services []string
@@ -82,12 +115,13 @@ func TestHotBackups(t *testing.T) {
 		docker("service", "create", "--detach", "--no-resolve-image", "--replicas", "0", "--name", name, "127.0.0.1:1/none")
 		services = append(services, name)
 		place := filepath.Join(c.Dir, name+swarmbackup.Suffix)
-		began := time.Now()
+		began, from := time.Now(), count.Load()
 		label, err := swarmbackup.Take(ctx, place, swarmbackup.Source{Identity: id, DockerRoot: c.DockerRoot(), State: state})
 		if err != nil {
 			t.Fatal(err)
 		}
-		took := time.Since(began)
+		// One count may be in the log already, but not here.
+		took, to := time.Since(began), count.Load()+1
 		info, err := os.Stat(place)
 		if err != nil {
 			t.Fatal(err)
@@ -96,9 +130,10 @@ func TestHotBackups(t *testing.T) {
 			t.Fatalf("label %+v", label)
 		}
 		sizes = append(sizes, fmt.Sprintf("index %d: %d kB raw, %d kB sealed, %v", label.Index, label.Raw>>10, info.Size()>>10, took.Round(time.Millisecond)))
-		backups = append(backups, backup{place, slices.Clone(services)})
+		backups = append(backups, backup{place, slices.Clone(services), from, to})
 	}
 	close(stop)
+	<-counted
 	if n := <-wrote; n < 3 {
 		t.Errorf("the writer wrote %d times only: these were hardly backups during writes", n)
 	} else {
@@ -107,6 +142,11 @@ func TestHotBackups(t *testing.T) {
 	for _, s := range sizes {
 		t.Log(s)
 	}
+	snapshots, err := filepath.Glob(filepath.Join(c.DockerRoot(), "swarm/raft/snap-v3-encrypted/*.snap"))
+	if err != nil || len(snapshots) == 0 {
+		t.Errorf("raft made no snapshots: %v", err)
+	}
+	t.Logf("the counter came to %d; snapshots %q", count.Load(), snapshots)
 
 	// The controller gets a new card each time.
 	for i, b := range backups {
@@ -130,8 +170,12 @@ func TestHotBackups(t *testing.T) {
 			t.Fatalf("backup %d: %v", i, err)
 		}
 		nodes, err := c.Engine().Nodes(ctx)
-		if err != nil || len(nodes) != 2 || !slices.ContainsFunc(nodes, func(n swarm.Node) bool { return n.ID == nodeID && n.Manager }) {
-			t.Errorf("backup %d: nodes %+v, %v, want the same two", i, nodes, err)
+		at := slices.IndexFunc(nodes, func(n swarm.Node) bool { return n.ID == nodeID && n.Manager })
+		if err != nil || len(nodes) != 2 || at < 0 {
+			t.Fatalf("backup %d: nodes %+v, %v, want the same two", i, nodes, err)
+		}
+		if n, err := strconv.ParseInt(nodes[at].Labels["count"], 10, 64); err != nil && b.from > 0 || n < b.from || n > b.to {
+			t.Errorf("backup %d: the counter is at %d, %v; it was between %d and %d", i, n, err, b.from, b.to)
 		}
 		var got []string
 		for _, name := range strings.Fields(docker("service", "ls", "--format", "{{.Name}}")) {

@@ -236,7 +236,7 @@ func readSnapshot(r io.Reader) error {
 		}
 		return v, nil
 	}
-	sum, err := field(1<<3 | 0)
+	sum, err := field(1 << 3)
 	if err != nil {
 		return err
 	}
