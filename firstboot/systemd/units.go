@@ -18,6 +18,10 @@ import (
 // is there early in the boot. It is for root only.
 const PrivateSocket = "/run/systemd/private"
 
+// noSuchUnit is systemd's error for a unit that is not loaded and has no file
+// (src/libsystemd/sd-bus/bus-common-errors.h).
+const noSuchUnit = "org.freedesktop.systemd1.NoSuchUnit"
+
 // Units starts and stops units. Its zero value uses systemd's private socket,
 // and the system bus where that is not there. A connection that broke is made
 // anew at the next call.
@@ -96,7 +100,7 @@ func (u *Units) connect() (*dbus.Conn, error) {
 
 // dial connects to systemd itself, which wants no Hello.
 func dial(socket string) (*godbus.Conn, error) {
-	conn, err := godbus.Dial("unix:path=" + socket)
+	conn, err := godbus.Dial("unix:path=" + godbus.EscapeBusAddressValue(socket))
 	if err != nil {
 		return nil, err
 	}
@@ -131,6 +135,10 @@ func (u *Units) job(ctx context.Context, verb, name string, call func(*dbus.Conn
 	// Room for the result: nobody may be there to take it.
 	result := make(chan string, 1)
 	if _, err := call(conn, ctx, name, "replace", result); err != nil {
+		var refused godbus.Error
+		if errors.As(err, &refused) && refused.Name == noSuchUnit && verb == "stop" {
+			return nil // what is not there does not run
+		}
 		return fmt.Errorf("cannot %s %s: %w", verb, name, err)
 	}
 	// A systemd that is replaced by a newer one (daemon-reexec) drops its
