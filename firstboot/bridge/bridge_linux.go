@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -95,7 +94,7 @@ func (e *ensuring) bridge(ctx context.Context) (netlink.Link, error) {
 		}
 		return err == nil, nil
 	}
-	there, err := e.settled(ctx, "", find)
+	there, err := e.settled(ctx, find)
 	if err != nil {
 		return nil, err
 	}
@@ -157,7 +156,7 @@ func (e *ensuring) address(ctx context.Context, link netlink.Link) error {
 		}
 		return slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return rtnl.Prefix(a.IPNet) == e.node.Address }), nil
 	}
-	there, err := e.settled(ctx, strconv.Itoa(link.Attrs().Index), has)
+	there, err := e.settled(ctx, has)
 	if err != nil {
 		return err
 	}
@@ -172,15 +171,14 @@ func (e *ensuring) address(ctx context.Context, link netlink.Link) error {
 	return nil
 }
 
-// settled waits for systemd-networkd, where it runs, and has the link if one is
-// named.
-func (e *ensuring) settled(ctx context.Context, index string, done func() (bool, error)) (bool, error) {
+// settled waits for systemd-networkd, where it runs: br0 is its to make.
+func (e *ensuring) settled(ctx context.Context, done func() (bool, error)) (bool, error) {
 	for began := time.Now(); ; {
 		ok, err := done()
 		if ok || err != nil {
 			return ok, err
 		}
-		if _, err := os.Stat(filepath.Join(e.Networkd, "links", index)); err != nil || time.Since(began) >= e.Settle {
+		if _, err := os.Stat(filepath.Join(e.Networkd, "links")); err != nil || time.Since(began) >= e.Settle {
 			return false, nil
 		}
 		select {

@@ -111,7 +111,11 @@ func (s *Space) Self(ctx context.Context, helper string, args ...string) *exec.C
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	cmd := s.Command(ctx, self, args...)
+	return Helper(s.Command(ctx, self, args...), helper)
+}
+
+// Helper has a command that runs this test binary run it as a helper.
+func Helper(cmd *exec.Cmd, helper string) *exec.Cmd {
 	cmd.Env = append(os.Environ(), helperEnv+"="+helper)
 	return cmd
 }
