@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -255,53 +254,5 @@ func TestFloor(t *testing.T) {
 	}
 	if raised, err := clock.Raise(clock.Options{SetTime: w.setTime, Now: w.now}); raised || err != nil || w.times() != 1 {
 		t.Errorf("again: %v, %v, set %d times", raised, err, w.times())
-	}
-}
-
-// A script is a source that is asked several times, and says when.
-type script struct {
-	answers []source
-	asked   chan int
-	n       int
-}
-
-func (s *script) Time(ctx context.Context) (enrol.Reading, error) {
-	a := s.answers[min(s.n, len(s.answers)-1)]
-	s.n++
-	s.asked <- s.n
-	return a.Time(ctx)
-}
-
-// TestKeep follows a controller whose time changes, and that does not always
-// answer.
-func TestKeep(t *testing.T) {
-	start := year(2030)
-	w := newWall(start)
-	s := &script{answers: []source{{at: start}, {err: errors.New("no answer")}, {at: start.AddDate(1, 0, 0)}}, asked: make(chan int)}
-	ctx, cancel := context.WithCancel(t.Context())
-	var told []string
-	done := make(chan error, 1)
-	go func() {
-		done <- clock.Keep(ctx, s, clock.Options{SetTime: w.setTime, Now: w.now, Synchronized: unsynchronized}, 5*time.Millisecond, func(r clock.Result, err error) {
-			told = append(told, fmt.Sprintf("stepped %t, %v", r.Stepped, err))
-		})
-	}()
-	for range 3 {
-		<-s.asked
-	}
-	<-s.asked // the third is told by then
-	cancel()
-	if err := <-done; !errors.Is(err, context.Canceled) {
-		t.Errorf("ended with %v", err)
-	}
-	if got, want := strings.Join(told[:3], "; "), "stepped false, <nil>; stepped false, no answer; stepped true, <nil>"; got != want {
-		t.Errorf("%s\nwant %s", got, want)
-	}
-	if w.now().Year() != 2031 || w.times() < 1 {
-		t.Errorf("the clock shows %s", w.now())
-	}
-	// Ended before it began, and without anybody to tell.
-	if err := clock.Keep(ctx, s, clock.Options{}, 0, nil); !errors.Is(err, context.Canceled) {
-		t.Errorf("ended with %v", err)
 	}
 }
