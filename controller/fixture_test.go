@@ -238,6 +238,7 @@ type cluster struct {
 	behind  map[netip.Addr]int
 	soon    int // backups asked for
 	stop    func() error
+	done    chan error // how the service ended
 }
 
 func address(slot int) netip.Addr {
@@ -342,6 +343,7 @@ func (c *cluster) start() *cluster {
 	c.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan uint16, 1), make(chan error, 1)
+	c.done = done
 	o := c.options
 	o.Ready = func(a net.Addr) { ready <- uint16(a.(*net.TCPAddr).Port) }
 	go func() { done <- controller.Serve(ctx, o) }()

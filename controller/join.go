@@ -243,19 +243,17 @@ func (s *service) grant(ctx context.Context, slot *slot, peer enrol.Peer) (enrol
 		s.refuse(slot, refused)
 		return "", refused
 	}
-	s.handed = time.Now()
-	slot.joining = s.handed
+	now := time.Now()
+	s.handed, slot.joining = now, now
 	slot.Barred = false
-	if !s.registry.TokenOut {
-		s.registry.TokenOut = true
-	}
+	s.registry.TokenOut = true
 	s.changed()
 	s.mu.Unlock()
 	if err := s.save(ctx); err != nil {
 		s.log.Error("the service's state cannot be written", "error", err)
 		return "", &enrol.Error{Code: enrol.SwarmNotReady, Detail: "the controller cannot write its state: is its card full?", RetryAfterS: retryCloneS}
 	}
-	c, err := s.cluster.since(ctx, slot.joining)
+	c, err := s.cluster.since(ctx, now)
 	if err != nil {
 		return "", &enrol.Error{Code: enrol.SwarmNotReady, Detail: err.Error(), RetryAfterS: retrySwarmS}
 	}

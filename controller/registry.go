@@ -175,14 +175,28 @@ func readRegistryFile(path string) (*registry, error) {
 // A keeper writes the registry. What several callers changed at the same time
 // costs one write: a card takes its time for each.
 type keeper struct {
-	dir     string
-	marshal func() (data []byte, version uint64, err error)
-	turn    chan struct{}
-	saved   uint64
+	dir      string
+	marshal  func() (data []byte, version uint64, err error)
+	replaced chan error // gets errReplaced
+	turn     chan struct{}
+	saved    uint64
+	file     fs.FileInfo // the registry's, as it was read or written; nil for none
 }
 
+// errReplaced ends the service: it would write what it knows over a registry
+// that is better, one from a backup. The next service reads that one.
+var errReplaced = errors.New("the registry was replaced, as by a restored backup: the service has to be started again")
+
 func newKeeper(dir string, marshal func() ([]byte, uint64, error)) *keeper {
-	return &keeper{dir: dir, marshal: marshal, turn: make(chan struct{}, 1)}
+	k := &keeper{dir: dir, marshal: marshal, replaced: make(chan error, 1), turn: make(chan struct{}, 1)}
+	k.file, _ = os.Stat(filepath.Join(dir, registryFile))
+	return k
+}
+
+// isReplaced says whether the registry is another file than it was.
+func (k *keeper) isReplaced() bool {
+	now, err := os.Stat(filepath.Join(k.dir, registryFile))
+	return err == nil && (k.file == nil || !os.SameFile(now, k.file))
 }
 
 // save returns when what was changed up to a version is on the disk.
@@ -195,6 +209,13 @@ func (k *keeper) save(ctx context.Context, version uint64) error {
 	}
 	if k.saved >= version {
 		return nil
+	}
+	if k.isReplaced() {
+		select {
+		case k.replaced <- errReplaced:
+		default:
+		}
+		return errReplaced
 	}
 	data, version, err := k.marshal()
 	if err != nil {
@@ -217,6 +238,9 @@ func (k *keeper) save(ctx context.Context, version uint64) error {
 		}
 	}
 	if err := atomicfile.Write(place, bytes.NewReader(data), 0o600); err != nil {
+		return fmt.Errorf("cannot write the registry: %w", err)
+	}
+	if k.file, err = os.Stat(place); err != nil {
 		return fmt.Errorf("cannot write the registry: %w", err)
 	}
 	k.saved = version

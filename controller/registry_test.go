@@ -79,6 +79,60 @@ func TestADamagedRegistry(t *testing.T) {
 	}
 }
 
+// A backup is restored under the service, which must not write over it.
+func TestARegistryThatIsReplaced(t *testing.T) {
+	c := newCluster(t, 1).start()
+	if _, err := controller.Dial(c.options.Socket).Revoke(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	c.end()
+	place := filepath.Join(c.options.StateDir, "registry.json")
+	good, err := os.ReadFile(place)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, summary := range []string{"a service that has written nothing", "a service that has written"} {
+		t.Run(summary, func(t *testing.T) {
+			c := newCluster(t, 1).start()
+			k := c.card(1)
+			k.up()
+			c.settled("node1 active ready" + p1Labels)
+			if summary == "a service that has written nothing" {
+				c.end()
+				if err := os.RemoveAll(c.options.StateDir); err != nil {
+					t.Fatal(err)
+				}
+				c.start()
+				k.calls = c.client(k.id, address(1))
+			}
+			restored := filepath.Join(c.dir, "restored")
+			if err := os.Mkdir(restored, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(restored, "registry.json"), good, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(c.options.StateDir, c.options.StateDir+".aside"); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(restored, c.options.StateDir); err != nil {
+				t.Fatal(err)
+			}
+			k.reboot() // a change
+			k.tell("link")
+			if err := <-c.done; err == nil || !strings.Contains(err.Error(), "replaced") {
+				t.Errorf("the service ends with %v", err)
+			}
+			c.stop = nil
+			c.start()
+			k.calls = c.client(k.id, address(1))
+			if _, err := k.ask(); code(err) != "revoked" {
+				t.Errorf("after the restart the card is answered %v", err)
+			}
+		})
+	}
+}
+
 func TestTwoServices(t *testing.T) {
 	c := newCluster(t, 1).start()
 	if err := controller.Serve(t.Context(), c.options); err == nil || !strings.Contains(err.Error(), "another") {

@@ -3,7 +3,6 @@ package controller
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -96,6 +95,7 @@ func Serve(ctx context.Context, o Options) error {
 		select {
 		case <-ctx.Done():
 		case err = <-failed:
+		case err = <-s.keeper.replaced:
 		}
 	}
 	if ctx.Err() != nil {
@@ -105,14 +105,13 @@ func Serve(ctx context.Context, o Options) error {
 	nodes()
 	local()
 	wg.Wait()
-	return errors.Join(err, s.save(context.WithoutCancel(ctx)))
+	if last := s.save(context.WithoutCancel(ctx)); err == nil {
+		err = last
+	}
+	return err
 }
 
 func newService(o Options) (*service, error) {
-	reg, complaint, err := readRegistry(o.StateDir, o.Node.Cluster)
-	if err != nil {
-		return nil, err
-	}
 	s := &service{
 		Options: o, log: o.Log,
 		swarm:     newFresh(fetchStanding(o.Engine)),
@@ -123,11 +122,15 @@ func newService(o Options) (*service, error) {
 		byName:    map[string]*slot{},
 		byAddress: map[netip.Addr]*slot{},
 		byNode:    map[string]*slot{},
-		registry:  reg,
 		version:   1,
 		handed:    time.Now(),
 	}
-	s.keeper = newKeeper(o.StateDir, s.marshal)
+	s.keeper = newKeeper(o.StateDir, s.marshal) // before the registry is read: it sees whether that is replaced
+	reg, complaint, err := readRegistry(o.StateDir, o.Node.Cluster)
+	if err != nil {
+		return nil, err
+	}
+	s.registry = reg
 	now := time.Now()
 	for _, t := range o.Node.Targets {
 		if t.Slot == 0 {
