@@ -199,6 +199,7 @@ type going struct {
 	units  []string
 	node   *nodefile.Node
 	plan   plan
+	noted  bool // there is a founding.json
 	result Result
 	backup Backup // that seek found in this Reconcile
 }
@@ -224,7 +225,7 @@ func (g *going) stage(ctx context.Context) (done bool, err error) {
 	// The engine runs, or is to.
 	info, err := g.look(ctx)
 	if err != nil {
-		if g.plan.Stage == "" {
+		if !g.plan.Stopped {
 			return false, err // starting it is the business of whoever called
 		}
 		return false, g.start(ctx)
@@ -274,11 +275,13 @@ func (g *going) founded(ctx context.Context, info swarm.Info) error {
 	if err := g.note(info); err != nil {
 		return err
 	}
-	if g.plan.empty() {
-		return nil
+	if g.result.How != Kept {
+		g.log("the swarm stands", "how", g.result.How, "swarm", g.result.ClusterID, "node", g.result.NodeID, "backup", g.result.Backup, "set_aside", g.plan.Kept)
 	}
-	g.log("the swarm stands", "how", g.result.How, "swarm", g.result.ClusterID, "node", g.result.NodeID, "backup", g.result.Backup, "set_aside", g.plan.Kept)
-	return g.forget()
+	if g.noted {
+		return g.forget()
+	}
+	return nil
 }
 
 // readdress gives a swarm that was made with another address the one that the
@@ -485,7 +488,7 @@ func (g *going) look(ctx context.Context) (swarm.Info, error) {
 // is over, and gives the last look. An engine that does not answer is one
 // that starts.
 func (g *going) until(ctx context.Context, most time.Duration, what string, wanted func(swarm.Info) bool) (swarm.Info, error) {
-	start := time.Now()
+	start, told := time.Now(), 0
 	for {
 		info, err := g.look(ctx)
 		if err == nil && wanted(info) {
@@ -493,8 +496,9 @@ func (g *going) until(ctx context.Context, most time.Duration, what string, want
 		}
 		if passed := time.Since(start); passed >= most {
 			return info, err
-		} else if passed >= time.Second {
-			g.tell("%s (%d s)", what, int(passed.Seconds()))
+		} else if s := int(passed.Seconds()); s > told {
+			told = s
+			g.tell("%s (%d s)", what, s)
 		}
 		if err := g.pause(ctx); err != nil {
 			return info, fmt.Errorf("%s: %w", what, err)
@@ -513,6 +517,12 @@ func (g *going) pause(ctx context.Context) error {
 
 // stop stops the engine, so that its folder can be changed.
 func (g *going) stop(ctx context.Context) error {
+	if !g.plan.Stopped {
+		g.plan.Stopped = true
+		if err := g.remember(); err != nil {
+			return err
+		}
+	}
 	for _, unit := range g.units {
 		if err := g.Units.StopUnit(ctx, unit); err != nil {
 			return fmt.Errorf("cannot stop %s: %w", unit, err)
@@ -535,8 +545,11 @@ func (g *going) start(ctx context.Context) error {
 			return fmt.Errorf("cannot start %s: %w", unit, err)
 		}
 	}
-	_, err := g.until(ctx, g.waits.Engine, "Docker starts", func(swarm.Info) bool { return true })
-	return err
+	if _, err := g.until(ctx, g.waits.Engine, "Docker starts", func(swarm.Info) bool { return true }); err != nil {
+		return err
+	}
+	g.plan.Stopped = false
+	return g.remember()
 }
 
 // restart restarts the engine for a swarm that it could not open.

@@ -34,8 +34,10 @@ const maxPlan = 1 << 16
 // A plan is founding.json.
 type plan struct {
 	Stage string `json:"stage"`
-	Why   string `json:"why,omitempty"` // what was wrong
-	Tries int    `json:"tries,omitempty"`
+	// Stopped says that the engine was stopped, and is to be started again.
+	Stopped bool   `json:"stopped,omitempty"`
+	Why     string `json:"why,omitempty"` // what was wrong
+	Tries   int    `json:"tries,omitempty"`
 	// Copied says that the folder as it was found lies beside.
 	Copied   bool     `json:"copied,omitempty"`
 	Backup   string   `json:"backup,omitempty"`   // whose content Docker's folder has, or is to have
@@ -43,8 +45,6 @@ type plan struct {
 	Bad      []string `json:"bad,omitempty"`      // backups that could not be opened
 	Kept     []string `json:"kept,omitempty"`     // folders that were set aside
 }
-
-func (p *plan) empty() bool { return p.Stage == "" && len(p.Kept) == 0 && len(p.Bad) == 0 }
 
 // parsePlan reads the content of a founding.json.
 func parsePlan(data []byte) (plan, error) {
@@ -80,6 +80,7 @@ func (g *going) recall() (plan, error) {
 	}
 	p, err := parsePlan(data)
 	if err == nil {
+		g.noted = true
 		return p, nil
 	}
 	g.log("what was under way with the swarm cannot be read", "file", place, "error", err.Error())
@@ -109,12 +110,13 @@ func (g *going) remember() error {
 	if err != nil {
 		return fmt.Errorf("cannot note what is under way with the swarm: %w", err)
 	}
+	g.noted = true
 	return nil
 }
 
 // forget ends what was under way.
 func (g *going) forget() error {
-	g.plan = plan{}
+	g.plan, g.noted = plan{}, false
 	if err := os.Remove(filepath.Join(g.StateDir, PlanFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot note that the swarm stands: %w", err)
 	}
@@ -157,8 +159,10 @@ func (g *going) stoodBefore() bool {
 
 // found notes the backup that is to be restored.
 func (g *going) found(b Backup) {
-	g.plan.Backup, g.plan.Describe = b.ID(), b.String()
-	g.plan.Tries, g.plan.Copied = 0, false
+	if g.plan.Backup != b.ID() {
+		g.plan.Backup, g.plan.Tries = b.ID(), 0
+	}
+	g.plan.Describe, g.plan.Copied = b.String(), false
 	g.backup = b
 }
 

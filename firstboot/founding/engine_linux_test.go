@@ -1,0 +1,317 @@
+package founding_test
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"hatchery/firstboot/founding"
+	"hatchery/internal/enginetest"
+	"hatchery/internal/enrol"
+	"hatchery/internal/identity"
+	"hatchery/internal/nodefile"
+	"hatchery/internal/swarm"
+	"hatchery/internal/swarmbackup"
+)
+
+// A bench is a controller with a real engine, and a node that is joined by
+// hand.
+type bench struct {
+	*enginetest.Lab
+	t        *testing.T
+	identity *enrol.Identity
+	backups  []founding.Backup
+}
+
+func newBench(t *testing.T) *bench {
+	lab := enginetest.New(t, enginetest.Options{Slots: []int{1}})
+	b := &bench{Lab: lab, t: t}
+	store, err := identity.Open(filepath.Join(t.TempDir(), "identity"), "homelab")
+	b.must(err)
+	files, err := store.Target("controller", 0, "hammond")
+	b.must(err)
+	b.identity, err = enrol.NewIdentity(files.Key, files.Certificate, files.CA)
+	b.must(err)
+	for _, m := range lab.Machines() {
+		b.must(m.StartEngine(t.Context()))
+	}
+	return b
+}
+
+func (b *bench) must(err error) {
+	b.t.Helper()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// Offers are the backups that the bench was given.
+func (b *bench) Offers(_ context.Context, nodes []nodefile.Target) ([]founding.Backup, []int, error) {
+	var answered []int
+	for _, n := range nodes {
+		answered = append(answered, n.Slot)
+	}
+	return b.backups, answered, nil
+}
+
+// A taken backup is a real one, in a file.
+type taken struct {
+	*bench
+	file string
+}
+
+func (k *taken) ID() string     { return filepath.Base(k.file) }
+func (k *taken) String() string { return "the backup " + k.ID() }
+
+func (k *taken) Restore(ctx context.Context, dockerRoot string, _ bool) error {
+	f, err := os.Open(k.file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = swarmbackup.Restore(ctx, f, swarmbackup.Target{Identity: k.identity, DockerRoot: dockerRoot})
+	return err
+}
+
+// backUp takes a backup while the engine runs.
+func (b *bench) backUp() {
+	b.t.Helper()
+	file := filepath.Join(b.t.TempDir(), "backup")
+	_, err := swarmbackup.Take(b.t.Context(), file, swarmbackup.Source{Identity: b.identity, DockerRoot: b.Controller.DockerRoot()})
+	b.must(err)
+	b.backups = []founding.Backup{&taken{b, file}}
+}
+
+func (b *bench) founding() *founding.Founding {
+	c := b.Controller
+	return &founding.Founding{
+		Engine: c.Engine(), Units: enginetest.DialUnits(c.UnitsSocket()), Backups: b,
+		Clock: func(context.Context) (string, bool, error) { return "ntp", true, nil },
+		Node:  nodeFile(1), DockerRoot: c.DockerRoot(), StateDir: c.State(),
+		Waits: founding.Waits{Poll: 100 * time.Millisecond, Pending: 30 * time.Second},
+		Tell:  func(format string, args ...any) { b.t.Logf(format, args...) },
+	}
+}
+
+// settle reconciles until there is no error, as the agent does.
+func (b *bench) settle() founding.Result {
+	b.t.Helper()
+	f := b.founding()
+	ctx, cancel := context.WithTimeout(b.t.Context(), 4*time.Minute)
+	defer cancel()
+	for {
+		result, err := f.Reconcile(ctx)
+		if err == nil {
+			return result
+		}
+		b.t.Log("again: ", err)
+		select {
+		case <-ctx.Done():
+			b.t.Fatalf("there is never a swarm: %v", err)
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
+// populate joins the node and makes a secret, by which the swarm is known.
+func (b *bench) populate() {
+	b.t.Helper()
+	ctx, p1 := b.t.Context(), b.Slot(1)
+	cluster, err := b.Controller.Engine().Cluster(ctx)
+	b.must(err)
+	b.must(p1.Engine().Join(ctx, swarm.JoinOptions{Remotes: []string{b.Controller.Addr.String() + ":2377"}, Token: cluster.WorkerToken, Addr: p1.Addr}))
+	file := filepath.Join(b.t.TempDir(), "secret")
+	b.must(os.WriteFile(file, []byte("precious"), 0o600))
+	if out, err := b.Controller.Docker(ctx, "secret", "create", "precious", file); err != nil {
+		b.t.Fatal(err, out)
+	}
+	b.complete()
+}
+
+// complete checks that both nodes are ready in the controller's list, and the
+// secret is there.
+func (b *bench) complete() {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.t.Context(), time.Minute)
+	defer cancel()
+	for {
+		nodes, err := b.Controller.Engine().Nodes(ctx)
+		up := slices.DeleteFunc(slices.Clone(nodes), func(n swarm.Node) bool { return n.State != "ready" })
+		if err == nil && len(nodes) == 2 && len(up) == 2 {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			b.t.Fatalf("the nodes are never ready: %+v, %v", nodes, err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	if out, err := b.Controller.Docker(ctx, "secret", "ls"); err != nil || !strings.Contains(out, "precious") {
+		b.t.Fatalf("the secret is not there: %v\n%s", err, out)
+	}
+}
+
+// damage overwrites the swarm's log.
+func (b *bench) damage() {
+	b.t.Helper()
+	logs, err := filepath.Glob(filepath.Join(b.Controller.DockerRoot(), "swarm/raft/wal-v3-encrypted/*.wal"))
+	b.must(err)
+	if len(logs) == 0 {
+		b.t.Fatal("there is no log to damage")
+	}
+	for _, log := range logs {
+		f, err := os.OpenFile(log, os.O_WRONLY, 0)
+		b.must(err)
+		_, err = f.WriteAt(bytes.Repeat([]byte{0xa5}, 8<<10), 64)
+		b.must(err)
+		b.must(f.Close())
+	}
+}
+
+func TestEngineMade(t *testing.T) {
+	b := newBench(t)
+	result := b.settle()
+	if result.How != founding.Made || result.ClusterID == "" {
+		t.Fatalf("%+v, want a swarm that was made", result)
+	}
+	cluster, err := b.Controller.Engine().Cluster(t.Context())
+	b.must(err)
+	if cluster.CertExpiry != 8760*time.Hour || len(cluster.AddressPool) != 1 || cluster.AddressPool[0].String() != "10.181.0.0/16" {
+		t.Errorf("the swarm is %+v, want it as node.json says", cluster)
+	}
+	info, err := b.Controller.Engine().Info(t.Context())
+	b.must(err)
+	if info.NodeAddr != b.Controller.Addr {
+		t.Errorf("its address is %s, want %s", info.NodeAddr, b.Controller.Addr)
+	}
+	b.populate()
+
+	t.Run("and kept", func(t *testing.T) {
+		if again := b.settle(); again.How != founding.Kept || again.ClusterID != result.ClusterID {
+			t.Errorf("%+v, want the swarm as it was", again)
+		}
+	})
+	t.Run("over a crash of the engine", func(t *testing.T) {
+		b.Controller.KillEngine()
+		b.must(b.Controller.StartEngine(t.Context()))
+		if again := b.settle(); again.How != founding.Kept || again.ClusterID != result.ClusterID {
+			t.Errorf("%+v, want the swarm as it was", again)
+		}
+		b.complete()
+	})
+	t.Run("with another life of certificates", func(t *testing.T) {
+		b.must(b.Controller.Engine().SetCertExpiry(t.Context(), 2000*time.Hour))
+		b.settle()
+		cluster, err := b.Controller.Engine().Cluster(t.Context())
+		b.must(err)
+		if cluster.CertExpiry != 8760*time.Hour {
+			t.Errorf("certificates live for %v", cluster.CertExpiry)
+		}
+	})
+}
+
+// The controller's card was flashed anew: its node takes up the swarm again by
+// itself.
+func TestEngineRecovered(t *testing.T) {
+	b := newBench(t)
+	first := b.settle()
+	b.populate()
+	b.backUp()
+	b.must(b.Controller.Wipe())
+	b.must(b.Controller.StartEngine(t.Context()))
+	result := b.settle()
+	if result.How != founding.Recovered || result.ClusterID != first.ClusterID || result.NodeID != first.NodeID || len(result.SetAside) != 0 {
+		t.Errorf("%+v, want %+v back", result, first)
+	}
+	b.complete()
+	if again := b.settle(); again.How != founding.Kept {
+		t.Errorf("%+v, want it kept", again)
+	}
+}
+
+// The swarm has moved to another address, as one that was made by hand.
+func TestEngineAddress(t *testing.T) {
+	b := newBench(t)
+	out, err := b.Controller.Command(t.Context(), "ip", "address", "add", "172.19.181.253/24", "dev", b.Controller.Link()).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	other := b.Controller.Addr.Prev()
+	_, err = b.Controller.Engine().Init(t.Context(), swarm.InitOptions{Addr: other})
+	b.must(err)
+	before, err := b.Controller.Engine().Info(t.Context())
+	b.must(err)
+	result := b.settle()
+	info, err := b.Controller.Engine().Info(t.Context())
+	b.must(err)
+	if before.NodeAddr != other || info.NodeAddr != b.Controller.Addr || result.ClusterID != before.ClusterID {
+		t.Errorf("%+v became %+v, want the same swarm at %s", before, info, b.Controller.Addr)
+	}
+	b.populate()
+}
+
+// The state of the swarm is there, the engine's note of it is not.
+func TestEngineReopened(t *testing.T) {
+	b := newBench(t)
+	first := b.settle()
+	b.populate()
+	c := b.Controller
+	b.must(c.StopEngine())
+	b.must(os.Remove(filepath.Join(c.DockerRoot(), "swarm/docker-state.json")))
+	b.must(c.StartEngine(t.Context()))
+	result := b.settle()
+	if result.How != founding.Reopened || result.ClusterID != first.ClusterID || len(result.SetAside) != 1 {
+		t.Errorf("%+v, want %+v reopened, with a copy", result, first)
+	}
+	b.complete()
+	// The copy is a swarm too: put in the place of the other, it opens.
+	b.must(c.StopEngine())
+	b.must(os.RemoveAll(filepath.Join(c.DockerRoot(), "swarm")))
+	b.must(os.Rename(result.SetAside[0], filepath.Join(c.DockerRoot(), "swarm")))
+	b.must(c.StartEngine(t.Context()))
+	if again := b.settle(); again.ClusterID != first.ClusterID {
+		t.Errorf("%+v, want %+v", again, first)
+	}
+	b.complete()
+}
+
+// The card lost a part of the swarm's log.
+func TestEngineDamaged(t *testing.T) {
+	for _, tt := range []struct {
+		summary string
+		backup  bool
+		how     string
+	}{
+		{"with a backup", true, founding.Recovered},
+		{"without one", false, founding.Made},
+	} {
+		t.Run(tt.summary, func(t *testing.T) {
+			b := newBench(t)
+			first := b.settle()
+			b.populate()
+			if tt.backup {
+				b.backUp()
+			}
+			c := b.Controller
+			b.must(c.StopEngine())
+			b.damage()
+			if err := c.StartEngine(t.Context()); err != nil {
+				t.Fatalf("the engine does not start: %v", err)
+			}
+			info, err := c.Engine().Info(t.Context())
+			t.Logf("the engine says %+v, %v", info, err)
+			result := b.settle()
+			if result.How != tt.how || len(result.SetAside) != 1 || (result.ClusterID == first.ClusterID) != tt.backup {
+				t.Errorf("%+v, want a swarm that was %s, and the damaged one beside", result, tt.how)
+			}
+			if tt.backup {
+				b.complete()
+			}
+		})
+	}
+}
