@@ -42,7 +42,21 @@ func (o Options) unpacked(ctx context.Context) ([]string, error) {
 // dpkg has dpkg configure something. A file that is there already, from an
 // overlay, stays.
 func (o Options) dpkg(ctx context.Context, args ...string) error {
-	return o.run(ctx, nil, "dpkg", append([]string{"--force-confdef", "--force-confold"}, args...)...)
+	return o.runTelling(ctx, o.tellOfPackage, nil, "dpkg", append([]string{"--force-confdef", "--force-confold"}, args...)...)
+}
+
+// tellOfPackage tells which package dpkg has come to: one alone may take a
+// minute. The words are those of dpkg's src/main/configure.c and trigproc.c.
+func (o Options) tellOfPackage(line string) {
+	for _, each := range []struct{ theirs, ours string }{
+		{"Setting up ", "configuring "},
+		{"Processing triggers for ", "running the triggers of "},
+	} {
+		if rest, found := strings.CutPrefix(line, each.theirs); found {
+			name, _, _ := strings.Cut(rest, " ")
+			o.Tell(each.ours + name)
+		}
+	}
 }
 
 // configureThese has packages configured, by name: triggers can take minutes,

@@ -48,9 +48,10 @@ func TestPackages(t *testing.T) {
 		}
 	}
 	want := []string{
-		"now: running postrm of cgroups", "now: configuring what docker.io needs beforehand", "now: running preinst of docker.io",
-		"now: configuring the packages", "now: starting the packages' services", "now: loading the container images", "loaded: 6 of 6",
-		"now: running the packages' triggers",
+		"now: running postrm of cgroups", "now: configuring what docker.io needs beforehand", "now: configuring runc",
+		"now: running preinst of docker.io", "now: configuring the packages", "now: configuring docker.io",
+		"now: starting the packages' services", "now: loading the container images", "loaded: 6 of 6",
+		"now: running the packages' triggers", "now: running the triggers of man-db",
 	}
 	if diff := cmp.Diff(want, told); diff != "" {
 		t.Errorf("told (-want +got):\n%s\n%s", diff, out)

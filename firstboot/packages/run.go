@@ -45,12 +45,17 @@ func (o Options) command(ctx context.Context, env []string, name string, args ..
 // run runs a program that changes something. What it prints goes to the log;
 // its last line is the error's.
 func (o Options) run(ctx context.Context, env []string, name string, args ...string) error {
+	return o.runTelling(ctx, nil, env, name, args...)
+}
+
+// runTelling gives each line to another listener as well, if there is one.
+func (o Options) runTelling(ctx context.Context, each func(line string), env []string, name string, args ...string) error {
 	if err := supported(); err != nil {
 		return err
 	}
 	// To all but dpkg's scripts, systemctl and its like are the real ones.
 	cmd := o.command(ctx, o.environment(env, name == "dpkg"), name, args...)
-	out := &lines{log: o.Log.With("program", strings.Join(append([]string{name}, args...), " "))}
+	out := &lines{log: o.Log.With("program", strings.Join(append([]string{name}, args...), " ")), each: each}
 	cmd.Stdout, cmd.Stderr = out, out
 	o.step()
 	err := cmd.Run()
@@ -77,6 +82,7 @@ func (o Options) output(ctx context.Context, name string, args ...string) (strin
 // lines logs what a program prints, line by line.
 type lines struct {
 	log  *slog.Logger
+	each func(line string) // may be nil
 	part []byte
 	last string
 }
@@ -106,6 +112,9 @@ func (l *lines) end() {
 	if text != "" {
 		l.last = text
 		l.log.Info(text)
+		if l.each != nil {
+			l.each(text)
+		}
 	}
 }
 
