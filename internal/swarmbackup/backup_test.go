@@ -68,7 +68,9 @@ func TestTakeAndRestore(t *testing.T) {
 	id := newCluster(t, "homelab").slot(t, 0)
 	f := backuptest.New(t, t.TempDir(), "swarm", "node")
 	f.Append(5)
+	snapshot, first := f.Index(), f.Log()
 	f.Snapshot()
+	f.Append(2)
 	f.Cut()
 	f.Append(2)
 	state := t.TempDir()
@@ -99,15 +101,42 @@ func TestTakeAndRestore(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("the restored label: %s", diff)
 	}
-	files := tree(t, f.DockerRoot)
+	files, back := tree(t, f.DockerRoot), tree(t, root)
 	delete(files, "swarm/worker/tasks.db")
-	delete(files, "swarm/raft/wal-v3-encrypted/0.tmp")
+	var log []byte // all segments
 	for name := range files {
-		if f.Log() == filepath.Join(f.DockerRoot, name) {
-			files[name] = files[name][:f.End()]
+		if strings.HasPrefix(name, "swarm/raft/wal-v3-encrypted/") {
+			delete(files, name)
 		}
 	}
-	if diff := cmp.Diff(files, tree(t, root)); diff != "" {
+	for _, segment := range []string{first, f.Log()} {
+		log = append(log, bytes.TrimRight(read(t, segment), "\x00")...)
+		log = append(log, make([]byte, -len(log)&7)...)
+	}
+	const short = "swarm/raft/wal-v3-encrypted/0000000000000000-0000000000000000.wal"
+	wantLog := []string{"4"} // the sum begins
+	var last string
+	for _, r := range records(t, log) {
+		switch {
+		case r.kind == 1 && len(wantLog) > 1, r.kind == 4, r.kind == 5 && r.index != snapshot, r.kind == 2 && r.index <= snapshot:
+		case r.kind == 3:
+			last = r.text
+		default:
+			wantLog = append(wantLog, r.text)
+		}
+	}
+	var gotLog []string
+	for _, r := range records(t, []byte(back[short])) {
+		gotLog = append(gotLog, r.text)
+	}
+	if diff := cmp.Diff(append(wantLog, last), gotLog); diff != "" {
+		t.Errorf("the log: %s", diff)
+	}
+	if good, term, index, commit, err := swarmbackup.ReadLog(strings.NewReader(back[short])); int(good) != len(back[short]) || term != 2 || index != f.Index() || commit != index || err != nil {
+		t.Errorf("the log: %d bytes, %d, %d, %d, %v", good, term, index, commit, err)
+	}
+	delete(back, short)
+	if diff := cmp.Diff(files, back); diff != "" {
 		t.Errorf("the swarm: %s", diff)
 	}
 	if diff := cmp.Diff(map[string]string{"registry.json": `{"p2":7}`, "slots/p1": "deep"}, tree(t, restored)); diff != "" {

@@ -11,8 +11,9 @@
 //	swarm/raft/snap-v3-encrypted/…, wal-v3-encrypted/… the state itself: a snapshot and a log
 //	state/…                                            the folder of the enrolment service
 //
-// Not in it: the log's preallocated zeros (an empty swarm has 128 MB of them),
-// and worker/tasks.db, which lists containers that a new card does not have.
+// The log is written anew: as one segment, from the snapshot on, without the
+// preallocated zeros, of which an empty swarm has 128 MB. worker/tasks.db is left out:
+// it lists containers that a new card does not have.
 //
 // gzip, not zstd: raft's files are encrypted, so that nothing is left to
 // compress in them, and the agent has gzip anyway.

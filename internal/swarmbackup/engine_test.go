@@ -192,15 +192,29 @@ func TestHotBackups(t *testing.T) {
 		}
 	}
 
-	// The worker finds the swarm again by itself.
-	for ctx.Err() == nil {
-		nodes, err := c.Engine().Nodes(ctx)
-		if err == nil && len(nodes) == 2 && nodes[0].State == "ready" && nodes[1].State == "ready" {
-			return
+	// The worker finds the swarm again by itself, and the log goes on from
+	// what was restored: also after a power cut.
+	ready := func() {
+		t.Helper()
+		for ctx.Err() == nil {
+			nodes, err := c.Engine().Nodes(ctx)
+			if err == nil && len(nodes) == 2 && nodes[0].State == "ready" && nodes[1].State == "ready" {
+				return
+			}
+			time.Sleep(100 * time.Millisecond)
 		}
-		time.Sleep(100 * time.Millisecond)
+		t.Fatal("the worker never became ready again")
 	}
-	t.Error("the worker never became ready again")
+	ready()
+	docker("service", "create", "--detach", "--no-resolve-image", "--replicas", "0", "--name", "later", "127.0.0.1:1/none")
+	c.KillEngine()
+	if err := c.StartEngine(ctx); err != nil {
+		t.Fatal(err)
+	}
+	ready()
+	if names := strings.Fields(docker("service", "ls", "--format", "{{.Name}}")); !slices.Contains(names, "later") || !slices.Contains(names, "stays-00") {
+		t.Errorf("after a power cut: %q", names)
+	}
 }
 
 // swarmOf makes a swarm of the controller and the slots of a lab.

@@ -7,7 +7,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -59,8 +58,17 @@ type part struct {
 	name string // in the archive
 	data []byte // of a small file
 	path string // of one that is copied
+	log  *log   // of what is shortened
 	size int64
-	sum  [sha256.Size]byte // of the copied
+	sum  [sha256.Size]byte // of what is not in data
+}
+
+// A log is how much of which segments was whole, and from where on it is
+// needed.
+type log struct {
+	paths []string
+	sizes []int64
+	from  uint64
 }
 
 // A view is a consistent view of the folder.
@@ -76,7 +84,11 @@ type view struct {
 // engine could have been stopped in. errMoved and errTorn are worth another look.
 func look(root string) (*view, error) {
 	v := &view{tornAt: -1}
-	names, err := raftNames(root)
+	snapshots, err := raftNames(root, snapDir, ".snap")
+	if err != nil {
+		return nil, err
+	}
+	segments, err := raftNames(root, walDir, ".wal")
 	if err != nil {
 		return nil, err
 	}
@@ -98,72 +110,115 @@ func look(root string) (*view, error) {
 		v.parts = append(v.parts, part{name: "swarm/" + f.name, data: data, size: int64(len(data))})
 	}
 	// Snapshots before the log: the log knows every snapshot that is there.
+	// The newest one is what an engine starts from.
 	var newest uint64
-	segments := 0
-	var log walState
-	for _, name := range names {
-		p := part{name: "swarm/" + name, path: filepath.Join(root, filepath.FromSlash(name))}
-		f, err := os.Open(p.path)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, errMoved
-		} else if err != nil {
+	if n := len(snapshots); n > 0 {
+		p, err := snapshotPart(root, snapshots[n-1])
+		if err != nil {
 			return nil, err
 		}
-		sum := sha256.New()
-		if path.Dir(name) == snapDir {
-			counted := &counter{r: io.TeeReader(f, sum)}
-			err = readSnapshot(counted)
-			p.size = counted.n
-			if _, index, ok := numbers(name, ".snap"); ok {
-				newest = max(newest, index)
-			}
-		} else {
-			segments++
-			p.size, err = log.readSegment(f)
-			if errors.Is(err, errTorn) && name == names[len(names)-1] {
-				v.tornAt, err = p.size, nil
-			}
-			if err == nil {
-				err = sumOf(f, p.size, sum)
-			}
+		var ok bool
+		if _, newest, ok = numbers(p.name, ".snap"); !ok {
+			return nil, fmt.Errorf("%s is no name of a snapshot", p.path)
 		}
-		f.Close()
+		v.parts = append(v.parts, *p)
+	}
+	if len(segments) == 0 {
+		return nil, fmt.Errorf("%w: %s has no log of raft's", ErrNoSwarm, root)
+	}
+	l := &log{from: newest}
+	sum := sha256.New()
+	counted := &counter{w: sum}
+	state := walState{short: &shortLog{w: counted, from: newest}}
+	for i, name := range segments {
+		path := filepath.Join(root, filepath.FromSlash(name))
+		size, err := readFile(path, state.readSegment)
+		if errors.Is(err, errTorn) && i == len(segments)-1 {
+			v.tornAt, err = size, nil
+		}
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", p.path, err)
+			return nil, fmt.Errorf("%s: %w", path, err)
 		}
-		sum.Sum(p.sum[:0])
-		v.parts = append(v.parts, p)
+		l.paths, l.sizes = append(l.paths, path), append(l.sizes, size)
+	}
+	if err := state.short.end(); err != nil {
+		return nil, err
 	}
 	switch {
-	case segments == 0:
-		return nil, fmt.Errorf("%w: %s has no log of raft's", ErrNoSwarm, root)
-	case !log.metadata || log.index == 0 && newest == 0:
+	case !state.metadata || state.index == 0 && newest == 0:
 		return nil, fmt.Errorf("%s: the log is empty: %w", filepath.Join(root, walDir), errTorn)
-	case newest > 0 && !log.snapshots[newest]:
+	case newest > 0 && !state.snapshots[newest]:
 		return nil, fmt.Errorf("%s: the log does not know the snapshot at %d: %w", filepath.Join(root, walDir), newest, errTorn)
+	case state.commit < newest:
+		return nil, fmt.Errorf("%s: the log ends before the snapshot at %d: %w", filepath.Join(root, walDir), newest, errTorn)
 	}
-	v.label.Term, v.label.Index = log.term, max(log.index, newest)
+	p := part{name: "swarm/" + walDir + "/" + firstSegment, log: l, size: counted.n}
+	sum.Sum(p.sum[:0])
+	v.parts = append(v.parts, p)
+	v.label.Term, v.label.Index = state.term, max(state.index, newest)
 	return v, nil
 }
 
-// raftNames lists raft's files, snapshots first, each kind in its order. What is
-// still being made (.tmp) and what etcd set aside (.broken) is left out.
-func raftNames(root string) ([]string, error) {
+// firstSegment is the name of a log's first segment: number 0, from entry 0.
+const firstSegment = "0000000000000000-0000000000000000.wal"
+
+// readFile reads a file of raft's, which may be gone by now.
+func readFile(path string, read func(io.Reader) (int64, error)) (int64, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, errMoved
+	} else if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	return read(f)
+}
+
+func snapshotPart(root, name string) (*part, error) {
+	p := &part{name: "swarm/" + name, path: filepath.Join(root, filepath.FromSlash(name))}
+	sum := sha256.New()
+	size, err := readFile(p.path, func(r io.Reader) (int64, error) {
+		counted := &counter{w: sum}
+		err := readSnapshot(io.TeeReader(r, counted))
+		return counted.n, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", p.path, err)
+	}
+	p.size = size
+	sum.Sum(p.sum[:0])
+	return p, nil
+}
+
+// raftNames lists one kind of raft's files, the newest last. What is still
+// being made (.tmp) and what etcd set aside (.broken) is left out.
+func raftNames(root, dir, suffix string) ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(root, filepath.FromSlash(dir)))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
 	var names []string
-	for _, kind := range []struct{ dir, suffix string }{{snapDir, ".snap"}, {walDir, ".wal"}} {
-		entries, err := os.ReadDir(filepath.Join(root, filepath.FromSlash(kind.dir)))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		} else if err != nil {
-			return nil, err
-		}
-		for _, e := range entries {
-			if e.Type().IsRegular() && strings.HasSuffix(e.Name(), kind.suffix) {
-				names = append(names, path.Join(kind.dir, e.Name()))
-			}
+	for _, e := range entries {
+		if e.Type().IsRegular() && strings.HasSuffix(e.Name(), suffix) {
+			names = append(names, path.Join(dir, e.Name()))
 		}
 	}
 	return names, nil
+}
+
+// writeTo writes the log again, as it was when it was looked at.
+func (l *log) writeTo(w io.Writer) error {
+	state := walState{short: &shortLog{w: w, from: l.from}}
+	for i, path := range l.paths {
+		if _, err := readFile(path, func(r io.Reader) (int64, error) {
+			return state.readSegment(io.LimitReader(r, l.sizes[i]))
+		}); errors.Is(err, errTorn) {
+			return errMoved
+		} else if err != nil {
+			return err
+		}
+	}
+	return state.short.end()
 }
 
 // numbers reads the two numbers that name a file of raft's.
@@ -183,7 +238,7 @@ func numbers(name, suffix string) (a, b uint64, ok bool) {
 func (v *view) same(root string) (bool, error) {
 	for _, p := range v.parts {
 		rel, ok := strings.CutPrefix(p.name, "swarm/")
-		if !ok || p.path != "" {
+		if !ok || p.data == nil {
 			continue
 		}
 		data, err := readSmall(filepath.Join(root, filepath.FromSlash(rel)), maxSmall)
@@ -276,22 +331,14 @@ func rawSize(root string) int64 {
 	return total
 }
 
-// sumOf digests the first bytes of a file.
-func sumOf(f *os.File, size int64, sum hash.Hash) error {
-	n, err := io.Copy(sum, io.NewSectionReader(f, 0, size))
-	if err == nil && n != size {
-		err = errMoved
-	}
-	return err
-}
-
+// A counter counts what is written.
 type counter struct {
-	r io.Reader
+	w io.Writer
 	n int64
 }
 
-func (c *counter) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
 	c.n += int64(n)
 	return n, err
 }

@@ -137,24 +137,24 @@ func write(ctx context.Context, w io.Writer, key *ecdsa.PrivateKey, label Label,
 // copyTo writes the part's content, which is errMoved where it is no longer
 // what was looked at.
 func (p *part) copyTo(w io.Writer) error {
-	if p.path == "" {
+	if p.data != nil {
 		_, err := w.Write(p.data)
 		return err
 	}
-	f, err := os.Open(p.path)
-	if errors.Is(err, os.ErrNotExist) {
-		return errMoved
-	} else if err != nil {
-		return err
-	}
-	defer f.Close()
 	sum := sha256.New()
-	n, err := io.Copy(io.MultiWriter(w, sum), io.LimitReader(f, p.size))
-	if err != nil {
-		return fmt.Errorf("cannot copy %s: %w", p.path, err)
+	counted := &counter{w: io.MultiWriter(w, sum)}
+	var err error
+	if p.log != nil {
+		err = p.log.writeTo(counted)
+	} else {
+		_, err = readFile(p.path, func(r io.Reader) (int64, error) { return io.Copy(counted, io.LimitReader(r, p.size)) })
 	}
-	if n != p.size || [sha256.Size]byte(sum.Sum(nil)) != p.sum {
+	// More than was announced is refused by the archive.
+	if errors.Is(err, errMoved) || errors.Is(err, tar.ErrWriteTooLong) || err == nil && (counted.n != p.size || [sha256.Size]byte(sum.Sum(nil)) != p.sum) {
 		return errMoved
+	}
+	if err != nil {
+		return fmt.Errorf("cannot copy %s: %w", p.name, err)
 	}
 	return nil
 }

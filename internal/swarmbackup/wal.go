@@ -10,8 +10,9 @@ import (
 )
 
 // This file reads the log of etcd's raft library as swarmkit keeps it: enough
-// to say where its last whole record ends. From etcd's server/storage/wal
-// (encoder.go, decoder.go, record.proto) and raft/raftpb/raft.proto:
+// to say where its last whole record ends, and to write a shorter one that says the
+// same. From etcd's server/storage/wal (encoder.go, decoder.go, wal.go,
+// record.proto) and raft/raftpb/raft.proto:
 //
 // A segment is a row of frames. A frame begins with 8 bytes, little-endian:
 // the length of its record in the low 56 bits and, where the highest bit is
@@ -21,6 +22,10 @@ import (
 // crc is the CRC-32 (Castagnoli) of all data of the log so far, and a record
 // of type crc hands the sum over to the next segment. swarmkit encrypts
 // the entries' payload inside data, nothing else.
+//
+// A log is read from a snapshot on: the record of that snapshot must be in it, entries up to
+// the snapshot are passed over, and the last state is the one that counts. Segments
+// are only cut at 64 MB, so that most of a log is from before the snapshot.
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -43,14 +48,75 @@ var errTorn = errors.New("a record that is not whole")
 
 // A walState is what reading the log has shown.
 type walState struct {
-	crc        uint32
-	started    bool // a crc record was seen
-	term       uint64
-	index      uint64
-	commit     uint64
-	snapshots  map[uint64]bool // the indexes that the log knows a snapshot of
-	metadata   bool
-	recordsLen int
+	crc       uint32
+	started   bool // a crc record was seen
+	term      uint64
+	index     uint64
+	commit    uint64
+	snapshots map[uint64]bool // the indexes that the log knows a snapshot of
+	metadata  bool
+	short     *shortLog // nil: the log is only read
+}
+
+// A shortLog writes the log from a snapshot on, as one segment.
+type shortLog struct {
+	w     io.Writer
+	from  uint64 // the snapshot's index, 0 for none
+	crc   uint32
+	begun bool
+	state []byte // the last one
+}
+
+// record passes on what is needed of a log.
+func (l *shortLog) record(kind, index uint64, payload []byte) error {
+	switch {
+	case kind == recordMetadata && l.begun, // each segment has it
+		kind == recordEntry && index <= l.from,
+		kind == recordSnapshot && index != l.from:
+		return nil
+	case kind == recordState:
+		l.state = append(l.state[:0], payload...)
+		return nil
+	}
+	return l.write(kind, payload)
+}
+
+// end writes what comes last.
+func (l *shortLog) end() error {
+	if len(l.state) == 0 {
+		return nil
+	}
+	return l.write(recordState, l.state)
+}
+
+func (l *shortLog) write(kind uint64, payload []byte) error {
+	if !l.begun {
+		l.begun = true
+		if _, err := l.w.Write(frameOf(recordCRC, 0, nil)); err != nil {
+			return err
+		}
+	}
+	l.crc = crc32.Update(l.crc, castagnoli, payload)
+	_, err := l.w.Write(frameOf(kind, l.crc, payload))
+	return err
+}
+
+// frameOf is a record in its frame.
+func frameOf(kind uint64, crc uint32, payload []byte) []byte {
+	b := make([]byte, 8, 8+32+len(payload))
+	b = binary.AppendUvarint(append(b, 1<<3), kind)
+	b = binary.AppendUvarint(append(b, 2<<3), uint64(crc))
+	if payload != nil {
+		b = binary.AppendUvarint(append(b, 3<<3|2), uint64(len(payload)))
+		b = append(b, payload...)
+	}
+	head := uint64(len(b) - 8)
+	if pad := -head & 7; pad > 0 {
+		head |= (0x80 | pad) << 56
+		b = append(b, make([]byte, pad)...)
+	}
+	binary.LittleEndian.PutUint64(b, head)
+	return b
 }
 
 // readSegment reads a segment from its start and gives the length of its whole
@@ -91,78 +157,61 @@ func (s *walState) readSegment(r io.Reader) (int64, error) {
 		} else if err != nil {
 			return good, err
 		}
-		if !s.record(buf[:size]) {
-			return good, errTorn
+		if err := s.record(buf[:size]); err != nil {
+			return good, err
 		}
 		good += 8 + size + pad
 	}
 }
 
-// record takes in a record, if it is whole.
-func (s *walState) record(data []byte) bool {
+// record takes in a record. It is errTorn where it is not whole.
+func (s *walState) record(data []byte) error {
 	kind, sum, payload, ok := walRecord(data)
 	if !ok {
-		return false
+		return errTorn
 	}
 	if kind == recordCRC {
 		// The first segment's begins with 0, a later one's with the sum so far. Where
 		// older segments were removed, the first that is there starts anew.
 		if s.started && sum != s.crc {
-			return false
+			return errTorn
 		}
 		s.crc, s.started = sum, true
-		s.recordsLen++
-		return true
-	}
-	if !s.started {
-		return false
+		return nil
 	}
 	crc := crc32.Update(s.crc, castagnoli, payload)
-	if crc != sum {
-		return false
+	if !s.started || crc != sum {
+		return errTorn
+	}
+	var v [4]uint64 // the first numbers of the message, by their field
+	if kind != recordMetadata && !fields(payload, func(n int, value uint64, _ []byte) {
+		if n < len(v) {
+			v[n] = value
+		}
+	}) {
+		return errTorn
 	}
 	s.crc = crc
-	s.recordsLen++
+	var index uint64
 	switch kind {
 	case recordMetadata:
 		s.metadata = true
-	case recordEntry:
-		// raftpb.Entry {1: type, 2: term, 3: index, 4: data}
-		var term, index uint64
-		if !fields(payload, func(n int, v uint64, _ []byte) {
-			switch n {
-			case 2:
-				term = v
-			case 3:
-				index = v
-			}
-		}) {
-			return false
-		}
-		s.term, s.index = term, index
-	case recordState:
-		// raftpb.HardState {1: term, 2: vote, 3: commit}
-		return fields(payload, func(n int, v uint64, _ []byte) {
-			if n == 3 {
-				s.commit = v
-			}
-		})
-	case recordSnapshot:
-		// walpb.Snapshot {1: index, 2: term}
+	case recordEntry: // raftpb.Entry {1: type, 2: term, 3: index, 4: data}
+		s.term, s.index = v[2], v[3]
+		index = s.index
+	case recordState: // raftpb.HardState {1: term, 2: vote, 3: commit}
+		s.commit = v[3]
+	case recordSnapshot: // walpb.Snapshot {1: index, 2: term, 3: members}
 		if s.snapshots == nil {
 			s.snapshots = make(map[uint64]bool)
 		}
-		var index uint64
-		if !fields(payload, func(n int, v uint64, _ []byte) {
-			if n == 1 {
-				index = v
-			}
-		}) {
-			return false
-		}
+		index = v[1]
 		s.snapshots[index] = true
 	}
-	return true
+	if s.short == nil {
+		return nil
+	}
+	return s.short.record(kind, index, payload)
 }
 
 // walRecord takes a walpb.Record apart.

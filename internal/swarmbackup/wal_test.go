@@ -2,9 +2,12 @@ package swarmbackup_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"hatchery/internal/swarmbackup"
@@ -18,6 +21,46 @@ func read(t testing.TB, path string) []byte {
 		t.Fatal(err)
 	}
 	return data
+}
+
+// A record of a log, its text all but the sum.
+type record struct {
+	kind, index uint64
+	text        string
+}
+
+// records takes a log apart that backuptest has written, or could have.
+func records(t testing.TB, log []byte) []record {
+	t.Helper()
+	var all []record
+	for len(log) >= 8 {
+		head := binary.LittleEndian.Uint64(log)
+		if head == 0 {
+			break
+		}
+		size, pad := head&(1<<56-1), uint64(0)
+		if head>>63 == 1 {
+			pad = head >> 56 & 7
+		}
+		m := log[8:][:size]
+		log = log[8+size+pad:]
+		r := record{kind: uint64(m[1])}
+		_, n := binary.Uvarint(m[3:])
+		r.text = strconv.Itoa(int(r.kind))
+		if rest := m[3+n:]; len(rest) > 0 {
+			_, k := binary.Uvarint(rest[1:])
+			payload := rest[1+k:]
+			r.text += fmt.Sprintf(" %x", payload)
+			switch r.kind {
+			case 2:
+				r.index, _ = binary.Uvarint(payload[5:])
+			case 5:
+				r.index, _ = binary.Uvarint(payload[1:])
+			}
+		}
+		all = append(all, r)
+	}
+	return all
 }
 
 func TestLog(t *testing.T) {
