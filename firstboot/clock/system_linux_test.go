@@ -71,7 +71,7 @@ func TestSetTime(t *testing.T) {
 			cmd.Dir = "/"
 			cmd.Env = []string{asNobody + "=" + strconv.FormatInt(test.seconds, 10)}
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-			out, err := cmd.CombinedOutput()
+			out, err := cmd.Output()
 			if err != nil || string(out) != test.want {
 				t.Errorf("%q, %v; want %q", out, err, test.want)
 			}

@@ -106,11 +106,6 @@ func NewIdentity(key, certificate, authorities []byte) (*Identity, error) {
 	if !ok || private.Curve != elliptic.P256() {
 		return nil, fmt.Errorf("%s holds another kind of key than ECDSA P-256", keyFile)
 	}
-	if pair.Leaf == nil {
-		if pair.Leaf, err = x509.ParseCertificate(pair.Certificate[0]); err != nil {
-			return nil, fmt.Errorf("%s: %w", certificateFile, err)
-		}
-	}
 	id := &Identity{Certificate: pair}
 	if id.Authorities, err = parseAuthorities(authorities); err != nil {
 		return nil, fmt.Errorf("%s: %w", authorityFile, err)
