@@ -204,7 +204,7 @@ func (u *Units) properties(ctx context.Context, name string) (*properties, error
 	if err != nil {
 		return nil, fmt.Errorf("cannot ask for the state of %s: %w", name, err)
 	}
-	p := &properties{condition: true}
+	p := new(properties)
 	for _, q := range []struct {
 		name string
 		into any
@@ -213,6 +213,7 @@ func (u *Units) properties(ctx context.Context, name string) (*properties, error
 		{"ActiveState", &p.active},
 		{"SubState", &p.sub},
 		{"ConditionResult", &p.condition},
+		{"ConditionTimestamp", &p.tested},
 		{"Conditions", &p.conditions},
 	} {
 		v, err := conn.GetUnitPropertyContext(ctx, name, q.name)
@@ -222,8 +223,8 @@ func (u *Units) properties(ctx context.Context, name string) (*properties, error
 		if err == nil {
 			continue
 		}
-		// Without the conditions' list the rest is as good.
-		if q.name != "Conditions" {
+		// Without the conditions the rest is as good.
+		if !strings.HasPrefix(q.name, "Condition") {
 			return nil, fmt.Errorf("cannot ask for the state of %s: %w", name, err)
 		}
 	}
@@ -256,10 +257,15 @@ func kindOf(name string) string {
 
 type properties struct {
 	load, active, sub, result string
-	condition                 bool
-	conditions                []condition
-	code, status              int32
-	restarts                  uint32
+	// condition says whether all conditions were met when they were tested,
+	// in microseconds since 1970. A unit that nobody refers to is forgotten
+	// when it has ended, and then they were never tested.
+	condition  bool
+	tested     uint64
+	conditions []condition
+
+	code, status int32
+	restarts     uint32
 }
 
 // A condition is one of a unit's Condition…= lines and what became of it:
@@ -270,6 +276,9 @@ type condition struct {
 	Parameter       string
 	State           int32
 }
+
+// unmet says whether a condition kept the unit from being started.
+func (p *properties) unmet() bool { return p.tested != 0 && !p.condition }
 
 func (p *properties) changing() bool {
 	return p.active == "activating" || p.active == "deactivating" || p.active == "reloading"
@@ -282,7 +291,7 @@ func (p *properties) verdict(verb, name string) error {
 		return nil
 	case verb != "stop" && (p.active == "active" || p.active == "reloading" || p.active == "activating"):
 		return nil
-	case verb != "stop" && p.active == "inactive" && p.condition && p.load == "loaded":
+	case verb != "stop" && p.active == "inactive" && !p.unmet() && p.load == "loaded":
 		return nil // a oneshot that ended well
 	}
 	return &UnitError{Unit: name, Verb: verb, Result: "it is " + p.active, Reason: p.reason()}
@@ -306,7 +315,7 @@ func (p *properties) reason() string {
 		return "its file has mistakes"
 	}
 	var words []string
-	if !p.condition && p.active != "active" {
+	if p.unmet() && p.active != "active" {
 		words = append(words, "a condition is not met")
 		for _, c := range p.conditions {
 			if c.State < 0 {

@@ -20,7 +20,7 @@ const soon = 30 * time.Second
 // what changes says.
 func service(active, sub string, changes map[string]any) map[string]any {
 	p := map[string]any{
-		"Unit.LoadState": "loaded", "Unit.ActiveState": active, "Unit.SubState": sub, "Unit.ConditionResult": true,
+		"Unit.LoadState": "loaded", "Unit.ActiveState": active, "Unit.SubState": sub, "Unit.ConditionResult": true, "Unit.ConditionTimestamp": uint64(1),
 		"Unit.Conditions": []condition{}, "Service.Result": "success", "Service.ExecMainCode": int32(0), "Service.ExecMainStatus": int32(0), "Service.NRestarts": uint32(0),
 	}
 	for k, v := range changes {
@@ -49,6 +49,10 @@ func TestJobs(t *testing.T) {
 	}{
 		{summary: "started", verb: "start", result: "done", unit: service("active", "running", nil)},
 		{summary: "a oneshot that ended well", verb: "start", result: "done", unit: service("inactive", "dead", nil)},
+		{
+			summary: "a oneshot that ended well, and that systemd forgot", verb: "start", result: "done",
+			unit: service("inactive", "dead", map[string]any{"Unit.ConditionResult": false, "Unit.ConditionTimestamp": uint64(0)}),
+		},
 		{summary: "stopped", verb: "stop", result: "done", unit: service("inactive", "dead", nil)},
 		{summary: "stopped, but it had failed", verb: "stop", result: "done", unit: service("failed", "failed", map[string]any{"Service.Result": "exit-code"})},
 		{summary: "a stop of what is not there", verb: "stop", refused: "org.freedesktop.systemd1.NoSuchUnit"},
