@@ -187,7 +187,7 @@ func TestRealCertificates(t *testing.T) {
 	ends := enroltest.NewAuthority(t, now.AddDate(-1, 0, 0), now.AddDate(5, 0, 0))
 	built := enroltest.NewCluster(t, "homelab")
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+enrol.PathTime, enrol.ServeTime)
+	mux.HandleFunc("GET "+enrol.PathTime, enroltest.Time)
 	mux.HandleFunc("GET "+enrol.PathCluster, func(w http.ResponseWriter, r *http.Request) {
 		enrol.WriteJSON(w, http.StatusOK, enrol.ClusterView{Cluster: "homelab"})
 	})

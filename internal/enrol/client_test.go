@@ -3,7 +3,6 @@ package enrol_test
 import (
 	"context"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -23,13 +22,12 @@ const bootID = "0f9a5a3c-7f0b-4f6c-9d3e-5b1f2a4c6d8e"
 
 func TestCalls(t *testing.T) {
 	homelab := enroltest.NewCluster(t, "homelab")
-	var join *enrol.JoinRequest
-	var report *enrol.StatusReport
+	var join enrol.JoinRequest
+	var report enrol.StatusReport
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+enrol.PathTime, enrol.ServeTime)
+	mux.HandleFunc("GET "+enrol.PathTime, enroltest.Time)
 	mux.HandleFunc("POST "+enrol.PathJoin, func(w http.ResponseWriter, r *http.Request) {
-		var err error
-		if join, err = enrol.ReadJoin(w, r); err != nil {
+		if err := enrol.ReadBody(w, r, &join, enrol.MaxRequest); err != nil {
 			t.Error(err)
 		}
 		enrol.WriteJSON(w, http.StatusOK, enrol.JoinAnswer{
@@ -38,8 +36,7 @@ func TestCalls(t *testing.T) {
 		})
 	})
 	mux.HandleFunc("POST "+enrol.PathStatus, func(w http.ResponseWriter, r *http.Request) {
-		var err error
-		if report, err = enrol.ReadStatus(w, r); err != nil {
+		if err := enrol.ReadBody(w, r, &report, enrol.MaxRequest); err != nil {
 			t.Error(err)
 		}
 		enrol.WriteJSON(w, http.StatusOK, enrol.StatusAnswer{Rejoin: true, NextS: 20})
@@ -173,7 +170,7 @@ func TestDates(t *testing.T) {
 	year := func(y int) time.Time { return time.Date(y, 6, 1, 0, 0, 0, 0, time.UTC) }
 	a := enroltest.NewAuthority(t, year(2020), year(2150))
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+enrol.PathTime, enrol.ServeTime)
+	mux.HandleFunc("GET "+enrol.PathTime, enroltest.Time)
 	mux.HandleFunc("GET "+enrol.PathCluster, func(w http.ResponseWriter, r *http.Request) {
 		enrol.WriteJSON(w, http.StatusOK, enrol.ClusterView{Cluster: "homelab"})
 	})
@@ -223,7 +220,7 @@ func TestOtherAges(t *testing.T) {
 	year := func(y int) time.Time { return time.Date(y, 6, 1, 0, 0, 0, 0, time.UTC) }
 	for _, y := range []int{1990, 2290} {
 		a := enroltest.NewAuthority(t, year(y), year(y+10))
-		s := enroltest.Serve(t, a.Identity(t, 0, nil), http.HandlerFunc(enrol.ServeTime), func() time.Time { return year(y + 5) })
+		s := enroltest.Serve(t, a.Identity(t, 0, nil), http.HandlerFunc(enroltest.Time), func() time.Time { return year(y + 5) })
 		client := clientOf(s, a.Identity(t, 2, nil))
 		if _, err := client.Time(background(t)); err != nil {
 			t.Errorf("the time from a controller of %d: %v", y, err)
@@ -237,7 +234,7 @@ func TestOtherAges(t *testing.T) {
 // TestTimeTrustsNobodyElse: the call that ignores dates ignores nothing else.
 func TestTimeTrustsNobodyElse(t *testing.T) {
 	homelab, impostors := enroltest.NewCluster(t, "homelab"), enroltest.NewCluster(t, "homelab")
-	handler := http.HandlerFunc(enrol.ServeTime)
+	handler := http.HandlerFunc(enroltest.Time)
 	a := enroltest.NewAuthority(t, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
 	for _, test := range []struct {
 		summary        string
@@ -284,7 +281,7 @@ func TestTimeTrustsNobodyElse(t *testing.T) {
 // as when one of two images was built with another identity folder.
 func TestNotAccepted(t *testing.T) {
 	homelab, other := enroltest.NewCluster(t, "homelab"), enroltest.NewCluster(t, "homelab")
-	s := serve(t, other.Slot(t, 0), http.HandlerFunc(enrol.ServeTime))
+	s := serve(t, other.Slot(t, 0), http.HandlerFunc(enroltest.Time))
 	_, err := clientOf(s, both(homelab.Slot(t, 2), other.Slot(t, 2))).Time(background(t))
 	// The server's alert may be lost when it closes the connection on the
 	// request that is under way: then there is no answer at all.
@@ -331,7 +328,7 @@ func TestLies(t *testing.T) {
 	nonces := make(chan string, 2)
 	s := serve(t, homelab.Slot(t, 0), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		nonces <- r.URL.Query().Get("nonce")
-		enrol.ServeTime(w, r)
+		enroltest.Time(w, r)
 	}))
 	client := clientOf(s, id)
 	for range 2 {
@@ -344,36 +341,11 @@ func TestLies(t *testing.T) {
 	}
 }
 
-func TestServeTime(t *testing.T) {
-	for nonce, want := range map[string]int{
-		"0123456789abcdef": 200, strings.Repeat("A", 64): 200,
-		"": 400, "short": 400, strings.Repeat("A", 65): 400, "0123456789abcdef%0a": 400, "0123456789abcdef%22": 400, "%ff123456789abcdef": 400,
-	} {
-		w := newRecorder()
-		r, err := http.NewRequest(http.MethodGet, "/v1/time?nonce="+nonce, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		before := time.Now()
-		enrol.ServeTime(w, r)
-		if w.Code != want {
-			t.Errorf("nonce %q: %d %s", nonce, w.Code, w.Body)
-		}
-		var answer enrol.TimeAnswer
-		if want != 200 {
-			continue
-		}
-		if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || answer.Nonce != nonce || answer.UnixNanos < before.UnixNano() || answer.UnixNanos > time.Now().UnixNano() {
-			t.Errorf("%+v, %v", answer, err)
-		}
-	}
-}
-
 // TestRoundTrip measures without the handshake, which takes a Zero seconds: a
 // listener holds every connection up before its first byte gets through.
 func TestRoundTrip(t *testing.T) {
 	homelab := enroltest.NewCluster(t, "homelab")
-	s := serve(t, homelab.Slot(t, 0), http.HandlerFunc(enrol.ServeTime))
+	s := serve(t, homelab.Slot(t, 0), http.HandlerFunc(enroltest.Time))
 	const delay = 500 * time.Millisecond
 	front, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {

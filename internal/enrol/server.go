@@ -5,8 +5,6 @@ import (
 	"log"
 	"log/slog"
 	"net/http"
-	"strings"
-	"time"
 )
 
 // NewServer is the server for the calls, to be run with its ServeTLS("", "")
@@ -39,23 +37,4 @@ func (l lines) Write(p []byte) (int, error) {
 		l.to.Log(context.Background(), slog.LevelWarn, "enrolment connection", "detail", tidy(string(p)))
 	}
 	return len(p), nil
-}
-
-// The lengths of a nonce, in characters.
-const (
-	minNonce = 16
-	maxNonce = 64
-)
-
-// ServeTime answers GET /v1/time with the system's clock. Whether that is to
-// be trusted is for the caller to know before.
-func ServeTime(w http.ResponseWriter, r *http.Request) {
-	nonce := r.URL.Query().Get("nonce")
-	if len(nonce) < minNonce || len(nonce) > maxNonce || strings.ContainsFunc(nonce, func(r rune) bool {
-		return !('0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z')
-	}) {
-		WriteError(w, &Error{Code: BadRequest, Detail: "the nonce is not 16 to 64 letters and digits"})
-		return
-	}
-	WriteJSON(w, http.StatusOK, TimeAnswer{Nonce: nonce, UnixNanos: time.Now().UnixNano()})
 }

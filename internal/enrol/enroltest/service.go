@@ -75,3 +75,13 @@ func (s *Service) Connections() int {
 	defer s.mu.Unlock()
 	return s.conns
 }
+
+// Time answers GET /v1/time as the controller does, by the system's clock.
+func Time(w http.ResponseWriter, r *http.Request) {
+	nonce := r.URL.Query().Get("nonce")
+	if nonce == "" {
+		enrol.WriteError(w, &enrol.Error{Code: enrol.BadRequest, Detail: "no nonce"})
+		return
+	}
+	enrol.WriteJSON(w, http.StatusOK, enrol.TimeAnswer{Nonce: nonce, UnixNanos: time.Now().UnixNano()})
+}
