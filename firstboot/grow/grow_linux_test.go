@@ -8,10 +8,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -58,6 +60,7 @@ func newCard(t *testing.T, size, table, n string, mkfs ...string) *card {
 	for _, tool := range []string{"sfdisk", "partx", "losetup", "resize2fs", "mke2fs", "e2fsck", "dumpe2fs", "truncate", "mount", "umount"} {
 		testtool.Need(t, tool)
 	}
+	ownMounts(t)
 	c := &card{t: t, file: filepath.Join(t.TempDir(), "card"), dir: t.TempDir()}
 	testtool.Run(t, "truncate", "-s", size, c.file)
 	cmd := exec.Command(testtool.Need(t, "sfdisk"), "--quiet", c.file)
@@ -71,6 +74,19 @@ func newCard(t *testing.T, size, table, n string, mkfs ...string) *card {
 	}
 	testtool.Run(t, mkfs[0], append(mkfs[1:], c.disk+"p"+n)...)
 	return c
+}
+
+// ownMounts gives the test's thread, and what it starts, mounts of their own.
+// Else other tests on the machine that do the same would hold on to the card's.
+func ownMounts(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread() // the thread ends with the test
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // insert makes the file a disk: the kernel reads its partition table.
@@ -88,7 +104,16 @@ func (c *card) remove() {
 		return
 	}
 	c.unmount()
-	testtool.Run(c.t, "partx", "--delete", c.disk)
+	// Somebody who looks at every disk of the machine may have it open.
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		out, err := exec.Command(testtool.Need(c.t, "partx"), "--delete", c.disk).CombinedOutput()
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("%v\n%s", err, out)
+		}
+	}
 	testtool.Run(c.t, "losetup", "--detach", c.disk)
 	c.disk = ""
 }
