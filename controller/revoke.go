@@ -33,11 +33,13 @@ func (s *service) revoke(ctx context.Context, number int) (*Revocation, error) {
 	if slot == nil {
 		return nil, fmt.Errorf("slot %d is not one of this cluster", number)
 	}
+	s.revokes.Lock()
+	defer s.revokes.Unlock()
 	s.mu.Lock()
 	present := max(slot.Generation, slot.target.Generation, 1)
 	slot.MinGeneration = max(slot.minGeneration(), present+1)
 	slot.RevokedBelow = max(slot.RevokedBelow, present+1)
-	slot.Barred = true
+	slot.Barred, slot.revoking = true, true
 	slot.joining, slot.pending = time.Time{}, time.Time{}
 	if slot.NodeID != "" {
 		slot.PastNodes = remember(slot.PastNodes, slot.NodeID, pastNodes)
@@ -51,6 +53,12 @@ func (s *service) revoke(ctx context.Context, number int) (*Revocation, error) {
 	rev.Next = fmt.Sprintf("hatchery build %s --renew", rev.Name)
 	s.changed()
 	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		slot.revoking = false
+		s.mu.Unlock()
+		poke(s.settle)
+	}()
 	if err := s.save(ctx); err != nil {
 		return nil, fmt.Errorf("%s is refused until this service ends, but that could not be written down: %w", rev.Name, err)
 	}
@@ -68,7 +76,6 @@ func (s *service) revoke(ctx context.Context, number int) (*Revocation, error) {
 		s.registry.TokenOut = s.registry.TokenOut || rotated != nil
 		s.changed()
 		s.mu.Unlock()
-		poke(s.settle)
 	}
 	if s.Backups != nil {
 		s.Backups.Soon()

@@ -33,6 +33,8 @@ type service struct {
 	// it out: nobody gets the one that is being rotated away.
 	token sync.RWMutex
 
+	revokes sync.Mutex // held by the revocation that is at work
+
 	settle chan struct{} // has the list of nodes looked through
 	write  chan struct{} // has the registry written before long
 

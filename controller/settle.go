@@ -111,7 +111,7 @@ type plan struct {
 func (s *service) settleSlot(ctx context.Context, slot *slot, st *standing) error {
 	s.mu.Lock()
 	p := s.planFor(slot, st)
-	if p == nil {
+	if p == nil || slot.revoking {
 		s.mu.Unlock()
 		return nil
 	}

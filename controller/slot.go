@@ -40,6 +40,8 @@ type slot struct {
 	refused  *enrol.Error // why its last call was refused
 	told     time.Time    // when that was last logged
 
+	revoking bool // the slot is being revoked, and its entries are that one's
+
 	joining time.Time // since when a join with a token is open; zero: none is
 	pending time.Time // since when its engine has been joining in the background
 }
