@@ -514,6 +514,45 @@ func TestBridged(t *testing.T) {
 	s.expect("no eth0", whole+", there is no eth0: the slots do not reach the LAN"+strings.Replace(state, "00:01", "00:07", 1))
 }
 
+// TestKeep: what goes is back as soon as it is told.
+func TestKeep(t *testing.T) {
+	s := newSite(t, overlays.CNAT)
+	keeper := s.ctl.Start(func(ctx context.Context) *exec.Cmd { return s.ctl.Self(ctx, "keep", s.args...) })
+	for _, step := range []struct {
+		summary string
+		do      func()
+		again   string
+	}{
+		{"at the beginning", func() {}, "+ made br0\n"},
+		{"the packet filter is flushed", func() { s.ctl.Run("nft", "flush", "ruleset") }, "+ made the packet filter's table ip hatchery"},
+		{"the address is gone", func() { s.ctl.IP("addr flush dev br0") }, "+ gave br0 the address 172.19.181.254/24\n"},
+		{"a port less", func() { s.ctl.IP("link set ethpi2 nomaster") }, "+ made slot 2's link ethpi2 a port of br0\n"},
+		{"switched off and on", func() { s.ctl.IP("link del ethpi1"); s.plug(1) }, "+ switched slot 1's link ethpi1 on\n"},
+		{"br0 is gone", func() { s.ctl.IP("link del br0") }, "+ made br0\n"},
+	} {
+		// What the last step led to is over when nothing more is printed.
+		var before string
+		netspace.Eventually(t, "rest", func() error {
+			before = keeper.Printed()
+			time.Sleep(500 * time.Millisecond)
+			if keeper.Printed() != before {
+				return errors.New("the keeper is at work")
+			}
+			return nil
+		})
+		if step.summary == "at the beginning" {
+			before = ""
+		}
+		step.do()
+		netspace.Eventually(t, step.summary, func() error {
+			if out := keeper.Printed(); !strings.Contains(out[len(before):], step.again) {
+				return fmt.Errorf("it printed %q", out[len(before):])
+			}
+			return nil
+		})
+	}
+}
+
 // TestNoBridge: what stands in the way of br0 is an error.
 func TestNoBridge(t *testing.T) {
 	s := newSite(t, overlays.CNAT)

@@ -179,7 +179,7 @@ func TestEnsure(t *testing.T) {
 // TestOddWays: what somebody else has made stays, and is told where it harms.
 func TestOddWays(t *testing.T) {
 	p := newPair(t, "00:22:82:ff:ff:01")
-	p.listen()
+	server := p.listen()
 	p.node.IP("link add name wlan0 type veth peer name far0")
 	p.node.IP("link set wlan0 up")
 	p.node.IP("link set far0 up")
@@ -198,6 +198,9 @@ func TestOddWays(t *testing.T) {
 	p.node.IP("addr add 172.19.181.9/24 dev usb0")
 	p.expect("another address comes first", fine+", usb0 has the address 172.19.181.9 too, which comes first: remove it"+`
 + gave it the address 172.19.181.1/24`, "-network", "cbridge")
+	if out := server.Printed(); strings.Contains(out, "172.19.181.9:") {
+		t.Errorf("the controller saw another address than the node's own: %s", out)
+	}
 	p.node.IP("addr del 172.19.181.9/24 dev usb0")
 	p.node.IP("addr flush dev usb0")
 	p.node.IP("addr add 172.19.181.1/24 dev usb0")

@@ -193,6 +193,10 @@ func TestSlotOf(t *testing.T) {
 		t.Errorf("ports: %s, not %s", got, want)
 	}
 
+	// The address of the controller's own end is behind no port.
+	ctl.IP("neigh replace 172.19.181.3 lladdr 02:00:00:00:00:01 dev br0")
+	expect("with the controller's end's MAC address", "not known", "172.19.181.3")
+
 	// Pulled out: the bridge forgets the port, and what was behind it.
 	ctl.IP("link del ethpi2")
 	expect("pulled out", "not known", "172.19.181.1")

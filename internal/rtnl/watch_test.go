@@ -30,7 +30,7 @@ func watch(ctx context.Context, args []string) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM)
 	defer stop()
 	changes := rtnl.Watch(ctx, rtnl.WatchOptions{
-		Links:        func(l rtnl.Link) bool { return bytes.Equal(l.MAC, clusterctrl.NodeMAC(1)) },
+		Links:        func(l rtnl.Link) bool { return bytes.Equal(l.MAC, clusterctrl.NodeMAC(1)) || l.Kind == "device" },
 		PacketFilter: args[0] == "filter",
 		Log:          slog.New(slog.NewTextHandler(os.Stdout, nil)),
 	})
@@ -100,6 +100,8 @@ func TestWatch(t *testing.T) {
 		{"and loses it", "link set eth0 address 02:00:00:00:00:01", true},
 		{"and matters no more", "link set eth0 mtu 1400", false},
 		{"becomes a bridge's port", "link add name b0 type bridge", false},
+		{"a container's becomes a port", "link set eth0 master b0", false},
+		{"and is none any more", "link set eth0 nomaster", false},
 		{"becomes a port", "link set usb0 master b0", true},
 		{"is none any more", "link set usb0 nomaster", true},
 		{"still matters", "link set usb0 mtu 1200", true},
