@@ -49,9 +49,8 @@ func (f Function) product() (int, error) {
 // Options say where the kernel's side is. The zero value is this system with
 // an ECM link.
 type Options struct {
-	Function Function // ECM if empty
-	Configfs string   // where configfs is mounted, /sys/kernel/config if empty
-	UDCClass string   // the device controllers, /sys/class/udc if empty
+	Configfs string // where configfs is mounted, /sys/kernel/config if empty
+	UDCClass string // the device controllers, /sys/class/udc if empty
 	// LoadModule loads a kernel module, if the gadget folder is not there; nil:
 	// modprobe does.
 	LoadModule func(ctx context.Context, name string) error
@@ -102,8 +101,9 @@ func Ensure(ctx context.Context, n *nodefile.Node, o Options) (Status, error) {
 	if n.IsController() {
 		return Status{}, errors.New("the controller is nobody's gadget")
 	}
-	if o.Function == "" {
-		o.Function = ECM
+	function := Function(n.Gadget)
+	if function == "" {
+		function = ECM
 	}
 	if o.Configfs == "" {
 		o.Configfs = "/sys/kernel/config"
@@ -120,7 +120,7 @@ func Ensure(ctx context.Context, n *nodefile.Node, o Options) (Status, error) {
 	if o.kernel == nil {
 		o.kernel = files{}
 	}
-	product, err := o.Function.product()
+	product, err := function.product()
 	if err != nil {
 		return Status{}, err
 	}
@@ -141,7 +141,7 @@ func Ensure(ctx context.Context, n *nodefile.Node, o Options) (Status, error) {
 	if err := ctx.Err(); err != nil {
 		return Status{}, err
 	}
-	if err := o.build(filepath.Join(gadgets, name), n.Slot, product, controller); err != nil {
+	if err := o.build(filepath.Join(gadgets, name), n.Slot, function, product, controller); err != nil {
 		// Another program may have been faster.
 		if bound, berr := findBound(gadgets); berr == nil && bound != nil {
 			return bound.status(), nil
@@ -149,7 +149,7 @@ func Ensure(ctx context.Context, n *nodefile.Node, o Options) (Status, error) {
 		return Status{}, fmt.Errorf("cannot make the gadget of slot %d: %w", n.Slot, err)
 	}
 	s := Status{State: Made, Gadget: name, Controller: controller}
-	o.Log.Info("gadget made", "slot", n.Slot, "function", o.Function, "controller", controller)
+	o.Log.Info("gadget made", "slot", n.Slot, "function", function, "controller", controller)
 	return s, nil
 }
 
@@ -170,8 +170,8 @@ func (o *Options) makeReady(ctx context.Context, gadgets string) error {
 // build does what the kernel's Documentation/usb/gadget_configfs.rst has, in
 // its order: the functions are whole before a configuration has them, and the
 // device controller comes last.
-func (o *Options) build(gadget string, slot, product int, controller string) error {
-	network, console := string(o.Function)+".usb0", "acm.usb0"
+func (o *Options) build(gadget string, slot int, function Function, product int, controller string) error {
+	network, console := string(function)+".usb0", "acm.usb0"
 	at := func(name string) string { return filepath.Join(gadget, name) }
 	var err error // the first one ends it
 	mkdir := func(name string) {

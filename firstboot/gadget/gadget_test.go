@@ -28,6 +28,7 @@ func slot(n int) *nodefile.Node {
 // A board is the kernel's side: folders.
 type board struct {
 	t       *testing.T
+	node    *nodefile.Node
 	options gadget.Options
 	gadgets string
 }
@@ -35,7 +36,7 @@ type board struct {
 func newBoard(t *testing.T, controllers ...string) *board {
 	t.Helper()
 	dir := t.TempDir()
-	b := &board{t: t, gadgets: filepath.Join(dir, "config", "usb_gadget")}
+	b := &board{t: t, node: slot(17), gadgets: filepath.Join(dir, "config", "usb_gadget")}
 	b.options = gadget.Options{
 		Configfs: filepath.Join(dir, "config"), UDCClass: filepath.Join(dir, "udc"),
 		LoadModule: func(context.Context, string) error { return errors.New("a module is loaded") },
@@ -65,7 +66,7 @@ func (b *board) write(name, text string) {
 
 func (b *board) ensure(want gadget.Status) {
 	b.t.Helper()
-	got, err := gadget.Ensure(context.Background(), slot(17), b.options)
+	got, err := gadget.Ensure(context.Background(), b.node, b.options)
 	if err != nil || got != want {
 		b.t.Fatalf("got %+v, %v, want %+v", got, err, want)
 	}
@@ -182,7 +183,7 @@ write clusterctrl/UDC 20980000.usb`
 		options := b.options
 		failing := &configfs{gadgets: b.gadgets, udcs: []string{"20980000.usb"}, fail: call}
 		b.options = options.WithKernel(failing)
-		if s, err := gadget.Ensure(context.Background(), slot(17), b.options); err == nil || !strings.Contains(err.Error(), "out of luck") || len(failing.log) != call {
+		if s, err := gadget.Ensure(context.Background(), b.node, b.options); err == nil || !strings.Contains(err.Error(), "out of luck") || len(failing.log) != call {
 			t.Fatalf("call %d: got %+v, %v after %d calls", call, s, err, len(failing.log))
 		}
 		b.options = options.WithKernel(&configfs{gadgets: b.gadgets, udcs: []string{"20980000.usb"}})
@@ -197,7 +198,8 @@ write clusterctrl/UDC 20980000.usb`
 func TestNCM(t *testing.T) {
 	b := newBoard(t, "20980000.usb")
 	b.options = b.options.WithKernel(&configfs{gadgets: b.gadgets, udcs: []string{"20980000.usb"}})
-	b.options.Function = gadget.NCM
+	b.node = slot(17)
+	b.node.Gadget = string(gadget.NCM)
 	b.ensure(made)
 	want := strings.NewReplacer("ecm", "ncm", "0x0022", "0x0021").Replace(slot17)
 	if diff := cmp.Diff(want, b.tree()); diff != "" {
@@ -240,6 +242,8 @@ func (m meanwhile) Write(name, text string) error {
 func TestRefused(t *testing.T) {
 	controller := slot(1)
 	controller.Role, controller.Slot = nodefile.Controller, 0
+	rndis := slot(1)
+	rndis.Gadget = "rndis"
 	for _, test := range []struct {
 		summary string
 		node    *nodefile.Node
@@ -247,7 +251,7 @@ func TestRefused(t *testing.T) {
 		want    string
 	}{
 		{"the controller", controller, func(*board) {}, "nobody's gadget"},
-		{"a function of no name", slot(1), func(b *board) { b.options.Function = "rndis" }, `USB network function "rndis"`},
+		{"a function of no name", rndis, func(*board) {}, `USB network function "rndis"`},
 		{"no such module", slot(1), func(b *board) { b.remove(b.gadgets) }, "cannot load the kernel's USB gadgets: a module is loaded"},
 		{"configfs is not mounted", slot(1), func(b *board) {
 			b.remove(b.gadgets)
