@@ -46,8 +46,7 @@ func (f Function) product() (int, error) {
 	return 0, fmt.Errorf("USB network function %q is neither %q nor %q", f, ECM, NCM)
 }
 
-// Options say where the kernel's side is. The zero value is this system with
-// an ECM link.
+// Options say where the kernel's side is. The zero value is this system.
 type Options struct {
 	Configfs string // where configfs is mounted, /sys/kernel/config if empty
 	UDCClass string // the device controllers, /sys/class/udc if empty
