@@ -20,6 +20,7 @@ import (
 const (
 	dockerState  = "docker-state.json" // Docker's own: without it, the engine starts as part of no swarm
 	remotesState = "state.json"        // the managers that the node knows
+	workerDir    = "worker"            // the tasks that ran here
 	raftDir      = "raft"              // on managers only: log and snapshots, encrypted
 )
 

@@ -17,10 +17,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"hatchery/internal/nodefile"
@@ -34,6 +36,8 @@ type Engine interface {
 	Cluster(ctx context.Context) (swarm.Cluster, error)
 	SetCertExpiry(ctx context.Context, life time.Duration) error
 	Nodes(ctx context.Context) ([]swarm.Node, error)
+	Node(ctx context.Context, id string) (swarm.Node, error)
+	UpdateNode(ctx context.Context, id string, version uint64, spec swarm.NodeSpec) error
 }
 
 // Units starts and stops the controller's units.
@@ -135,7 +139,13 @@ type Founding struct {
 	// restarted says that the engine was restarted for a swarm that it could
 	// not open.
 	restarted bool
+	stopped   atomic.Bool
 }
+
+// EngineStopped says that the engine is stopped on purpose right now, while
+// its folder is changed: whoever else starts the engine must wait. It may be
+// called by any goroutine.
+func (f *Founding) EngineStopped() bool { return f.stopped.Load() }
 
 // How the swarm came to be.
 const (
@@ -166,6 +176,8 @@ const maxStages = 12
 // Errors: *Wait; ErrLocked, ErrWorker, ErrQuorum and ErrSpace, where a person
 // has to decide; those of package swarm.
 func (f *Founding) Reconcile(ctx context.Context) (Result, error) {
+	// Where it ends with the engine stopped, starting it is anybody's business.
+	defer f.stopped.Store(false)
 	if f.Node == nil || !f.Node.IsController() {
 		return Result{}, errors.New("a swarm is made by the controller only: " + nodefile.Path + " is a node's")
 	}
@@ -261,6 +273,9 @@ func (g *going) founded(ctx context.Context, info swarm.Info) error {
 	if err := g.checkSettings(ctx); err != nil {
 		return err
 	}
+	if err := g.checkLabels(ctx, info.NodeID); err != nil {
+		return err
+	}
 	g.result.How = Kept
 	switch g.plan.Stage {
 	case stageInit:
@@ -327,6 +342,52 @@ func (g *going) checkSettings(ctx context.Context) error {
 	}
 	g.tell("setting the life of the nodes' swarm certificates to %v", life)
 	return g.Engine.SetCertExpiry(ctx, life)
+}
+
+// The labels that tell of the controller's own node what those of the slots'
+// nodes tell, so that services can be placed by them.
+const (
+	labelSlot  = "hatchery.slot"  // controller
+	labelModel = "hatchery.model" // 4
+	labelArch  = "hatchery.arch"  // arm64
+)
+
+// checkLabels labels the controller's own node. Other labels are somebody's
+// own, and stay.
+func (g *going) checkLabels(ctx context.Context, nodeID string) error {
+	self, ok := g.node.Target(0)
+	if !ok {
+		return nil
+	}
+	want := maps.Clone(self.Labels)
+	if want == nil {
+		want = make(map[string]string)
+	}
+	want[labelSlot] = self.Name
+	for k, v := range map[string]string{labelModel: self.Model, labelArch: self.Arch} {
+		if v != "" {
+			want[k] = v
+		}
+	}
+	for try := 1; ; try++ {
+		n, err := g.Engine.Node(ctx, nodeID)
+		if err != nil {
+			return err
+		}
+		labels := make(map[string]string)
+		maps.Copy(labels, n.Labels)
+		maps.Copy(labels, want)
+		if maps.Equal(labels, n.Labels) {
+			return nil
+		}
+		err = g.Engine.UpdateNode(ctx, nodeID, n.Version, swarm.NodeSpec{Labels: labels, Availability: n.Availability})
+		if err == nil {
+			return nil
+		}
+		if try == 3 || !errors.Is(err, swarm.ErrConflict) {
+			return fmt.Errorf("cannot label the controller's node: %w", err)
+		}
+	}
 }
 
 // activeWorker looks at an engine that is no manager. One that has just been
@@ -517,6 +578,7 @@ func (g *going) pause(ctx context.Context) error {
 
 // stop stops the engine, so that its folder can be changed.
 func (g *going) stop(ctx context.Context) error {
+	g.stopped.Store(true)
 	if !g.plan.Stopped {
 		g.plan.Stopped = true
 		if err := g.remember(); err != nil {
@@ -534,6 +596,7 @@ func (g *going) stop(ctx context.Context) error {
 // start starts the engine and waits until it answers. The service, which may
 // have been stopped, is started before: it waits for the engine by itself.
 func (g *going) start(ctx context.Context) error {
+	defer g.stopped.Store(false)
 	if g.Service != "" {
 		if err := g.Units.StartUnit(ctx, g.Service); err != nil {
 			// The swarm is not made to wait for it.

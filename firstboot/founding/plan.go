@@ -188,8 +188,14 @@ func (g *going) reopen(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := unlink(filepath.Join(dir, dockerState)); err != nil {
+		// The managers and tasks that it knew are made anew by force.
+		if err := os.RemoveAll(filepath.Join(dir, workerDir)); err != nil {
 			return fmt.Errorf("cannot make the swarm's folder ready: %w", err)
+		}
+		for _, name := range []string{remotesState, dockerState} {
+			if err := unlink(filepath.Join(dir, name)); err != nil {
+				return fmt.Errorf("cannot make the swarm's folder ready: %w", err)
+			}
 		}
 		if err := g.begin(stageForce, nil); err != nil {
 			return err

@@ -350,3 +350,29 @@ func TestEngineTooSoon(t *testing.T) {
 	}
 	b.ready(result.Swarm.NodeID)
 }
+
+// A power cut left zeros where the engine notes how it joined: it does not
+// start at all.
+func TestEngineTorn(t *testing.T) {
+	for _, name := range []string{"docker-state.json", "state.json"} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, 1)
+			first := b.settle(b.member(1))
+			p1 := b.Slot(1)
+			p1.KillEngine()
+			b.must(os.WriteFile(filepath.Join(p1.DockerRoot(), "swarm", name), make([]byte, 100), 0o600))
+			if err := p1.StartEngine(t.Context()); err == nil {
+				t.Error("the engine starts with it: nothing needs to be unblocked")
+			}
+			if _, err := member.Unblock(p1.DockerRoot()); err != nil {
+				t.Fatal(err)
+			}
+			b.must(p1.StartEngine(t.Context()))
+			result := b.settle(b.member(1))
+			if !result.Joined || result.Swarm.NodeID == first.Swarm.NodeID {
+				t.Errorf("%+v, want another node than before", result)
+			}
+			b.ready(result.Swarm.NodeID)
+		})
+	}
+}
