@@ -42,10 +42,12 @@ type registry struct {
 	Version int    `json:"version"`
 	Cluster string `json:"cluster"`
 	// TokenOut says that the worker token was handed out since it was last
-	// rotated.
-	TokenOut bool               `json:"token_out,omitempty"`
-	Slots    map[string]*record `json:"slots"` // "p1" …
-	Alarms   []enrol.AlarmEntry `json:"alarms,omitempty"`
+	// rotated; RotateNow that whoever has it must not join with it: his slot
+	// was revoked.
+	TokenOut  bool               `json:"token_out,omitempty"`
+	RotateNow bool               `json:"rotate_now,omitempty"`
+	Slots     map[string]*record `json:"slots"` // "p1" …
+	Alarms    []enrol.AlarmEntry `json:"alarms,omitempty"`
 }
 
 // A record is what outlives the service of a slot.

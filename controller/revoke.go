@@ -51,6 +51,7 @@ func (s *service) revoke(ctx context.Context, number int) (*Revocation, error) {
 	s.registry.Alarms = slices.DeleteFunc(s.registry.Alarms, func(a enrol.AlarmEntry) bool { return a.Slot == number })
 	rev := &Revocation{Slot: number, Name: slot.target.Name, MinGeneration: slot.MinGeneration, Removed: []string{}}
 	rev.Next = fmt.Sprintf("hatchery build %s --renew", rev.Name)
+	s.registry.RotateNow = true
 	s.changed()
 	s.mu.Unlock()
 	defer func() {
@@ -66,16 +67,12 @@ func (s *service) revoke(ctx context.Context, number int) (*Revocation, error) {
 
 	// The token first: an engine that was given it could join after its entry
 	// was removed.
-	rotated := s.rotate(ctx, true)
+	rotated := s.rotate(ctx)
 	rev.Rotated = rotated == nil
 	removed, swept := s.sweep(ctx, slot)
 	rev.Removed = append(rev.Removed, removed...)
 	if err := errors.Join(rotated, swept); err != nil {
 		rev.Pending = fmt.Sprintf("the swarm does not let its nodes be removed yet, or its token be rotated: %v; this is done as soon as it does", err)
-		s.mu.Lock()
-		s.registry.TokenOut = s.registry.TokenOut || rotated != nil
-		s.changed()
-		s.mu.Unlock()
 	}
 	if s.Backups != nil {
 		s.Backups.Soon()

@@ -125,6 +125,7 @@ func TestRevokeWithoutASwarm(t *testing.T) {
 		}
 		c.engine.with(func() { c.engine.info.State = swarm.Active })
 		c.settled("")
+		c.rotated(1)
 	}
 }
 

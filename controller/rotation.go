@@ -17,7 +17,7 @@ func (s *service) rotating(ctx context.Context) {
 		if !s.rotationDue(time.Now()) {
 			continue
 		}
-		if err := s.rotate(ctx, false); err != nil && ctx.Err() == nil {
+		if err := s.rotate(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("the join token cannot be rotated yet", "error", err)
 			pause(ctx, 4*step)
 		}
@@ -31,6 +31,9 @@ func (s *service) rotationDue(now time.Time) bool {
 }
 
 func (s *service) rotationIsDue(now time.Time) bool {
+	if s.registry.RotateNow {
+		return true
+	}
 	if !s.registry.TokenOut || now.Sub(s.handed) < s.Times.Rotate {
 		return false
 	}
@@ -42,15 +45,12 @@ func (s *service) rotationIsDue(now time.Time) bool {
 	return true
 }
 
-// rotate rotates the token: at any rate, or if it is due still when nobody is
-// handing it out. Who was killed in between rotates once more.
-func (s *service) rotate(ctx context.Context, always bool) error {
+// rotate rotates the token if that is due still when nobody is handing it out.
+// Who was killed in between rotates once more.
+func (s *service) rotate(ctx context.Context) error {
 	s.token.Lock()
 	defer s.token.Unlock()
-	s.mu.Lock()
-	due := always || s.rotationIsDue(time.Now())
-	s.mu.Unlock()
-	if !due {
+	if !s.rotationDue(time.Now()) {
 		return nil
 	}
 	limited, cancel := context.WithTimeout(ctx, rotateTime)
@@ -59,7 +59,7 @@ func (s *service) rotate(ctx context.Context, always bool) error {
 		return err
 	}
 	s.mu.Lock()
-	s.registry.TokenOut = false
+	s.registry.TokenOut, s.registry.RotateNow = false, false
 	s.changed()
 	s.event(nil, EventToken, "the join token was rotated: the one that was handed out is worth nothing any more")
 	s.mu.Unlock()

@@ -93,6 +93,12 @@ func (s *service) settleAll(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("%s: %w", slot.target.Name, err))
 		}
 	}
+	s.mu.Lock()
+	now := s.registry.RotateNow
+	s.mu.Unlock()
+	if now {
+		errs = append(errs, s.rotate(ctx))
+	}
 	return errors.Join(errs...)
 }
 
