@@ -41,6 +41,7 @@ type step struct {
 	tries  int
 	due    time.Time // zero: not by itself
 
+	ended     bool // detail is what a go ended with
 	running   bool
 	began     time.Time
 	again     bool // woken while it ran
@@ -194,9 +195,9 @@ func (l *loop) byName(name string) *step {
 
 func (l *loop) begin(ctx context.Context, s *step) {
 	s.running, s.again, s.began, s.due = true, false, time.Now(), time.Time{}
-	// A step that is only checked again stays what it is until it tells that
-	// it does something.
-	if s.state == enrol.StateWaiting {
+	// A step that is gone through again stays what it was until it tells that
+	// it does something: what comes of it is the same most of the time.
+	if !s.ended {
 		l.set(s, enrol.StateRunning, "")
 	}
 	limit := s.Limit
@@ -313,7 +314,7 @@ func (l *loop) set(s *step, state, detail string) {
 	if s.state != state {
 		s.since = time.Now()
 	}
-	s.state, s.detail = state, tidy(detail)
+	s.state, s.detail, s.ended = state, tidy(detail), false
 }
 
 // end sets what a go of a step ended with. The same with another number in it
@@ -324,6 +325,7 @@ func (l *loop) end(s *step, state, detail string) {
 		detail = s.detail
 	}
 	l.set(s, state, detail)
+	s.ended = true
 }
 
 func (l *loop) announce(event Event, level slog.Level, s *step) {

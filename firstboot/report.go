@@ -31,7 +31,8 @@ type reports struct {
 func (r *reports) run(ctx context.Context, states <-chan *State) {
 	var state *State
 	var seq int64
-	failed := 0
+	var sent time.Time
+	failed, done := 0, 0
 	told := ""
 	beat := time.NewTimer(time.Hour)
 	defer beat.Stop()
@@ -44,9 +45,19 @@ func (r *reports) run(ctx context.Context, states <-chan *State) {
 				return
 			}
 			state = s
+			// A step that was done may be the one that reaches the controller.
+			was := done
+			if done = s.done(); done > was {
+				failed = 0
+			}
 			if failed > 0 {
 				// What is new does not wait for the heartbeat, but it does
 				// not hurry a controller that does not answer either.
+				continue
+			}
+			if wait := r.intervals.First - time.Since(sent); wait > 0 {
+				// Much is new while packages are configured.
+				beat.Reset(wait)
 				continue
 			}
 		case <-beat.C:
@@ -59,6 +70,7 @@ func (r *reports) run(ctx context.Context, states <-chan *State) {
 		seq = max(seq+1, r.uptime().Milliseconds())
 		next := r.intervals.Heartbeat
 		answer, err := r.report(ctx, state, seq)
+		sent = time.Now()
 		if err != nil {
 			if ctx.Err() != nil {
 				return

@@ -78,6 +78,17 @@ func (s *State) Of(name string) (StepState, bool) {
 	return StepState{}, false
 }
 
+// done is how many steps are.
+func (s *State) done() int {
+	n := 0
+	for _, step := range s.Steps {
+		if step.State == enrol.StateDone {
+			n++
+		}
+	}
+	return n
+}
+
 // headline sets what stands for the whole.
 func (s *State) headline() {
 	rank := map[string]int{enrol.StateFailed: 3, enrol.StateRunning: 2, enrol.StateWaiting: 1}

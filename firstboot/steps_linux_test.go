@@ -1,0 +1,184 @@
+package firstboot
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"hatchery/firstboot/clock"
+	"hatchery/internal/enrol"
+	"hatchery/internal/swarm"
+)
+
+// A fakeDocker is an engine as far as it is asked whether it is there, and the
+// units that start it.
+type fakeDocker struct {
+	socket string
+
+	mu      sync.Mutex
+	active  string
+	reason  string
+	refuses error // of StartUnit
+	starts  []string
+	server  *http.Server
+}
+
+func (d *fakeDocker) StartUnit(_ context.Context, name string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.starts = append(d.starts, name)
+	if d.refuses != nil {
+		return d.refuses
+	}
+	if d.server != nil {
+		return nil
+	}
+	l, err := net.Listen("unix", d.socket)
+	if err != nil {
+		return err
+	}
+	d.active = "active"
+	d.server = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Api-Version", "1.41")
+		if strings.HasSuffix(r.URL.Path, "/info") {
+			_ = json.NewEncoder(w).Encode(map[string]any{"ServerVersion": "20.10.24", "Swarm": map[string]any{"LocalNodeState": "inactive"}})
+		}
+	})}
+	go func() { _ = d.server.Serve(l) }()
+	return nil
+}
+
+func (d *fakeDocker) StopUnit(context.Context, string) error {
+	return errors.New("nobody stops it here")
+}
+
+func (d *fakeDocker) UnitState(context.Context, string) (active, reason string, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.active, d.reason, nil
+}
+
+func TestDockerStep(t *testing.T) {
+	for _, test := range []struct {
+		summary string
+		docker  func(*fakeDocker)
+		detail  string
+		err     string
+		starts  int
+	}{
+		{
+			summary: "it runs", docker: func(d *fakeDocker) { _ = d.StartUnit(context.Background(), "by systemd") },
+			detail: "Docker 20.10.24", starts: 1,
+		},
+		{summary: "it is started", docker: func(d *fakeDocker) { d.active = "inactive" }, detail: "Docker 20.10.24", starts: 1},
+		{
+			summary: "it cannot be started", docker: func(d *fakeDocker) {
+				d.active, d.refuses = "failed", errors.New("cannot start docker.service: failed (its process ended with exit code 1)")
+			},
+			err: "cannot start docker.service: failed (its process ended with exit code 1)", starts: 1,
+		},
+		{
+			summary: "it ends before its socket answers", docker: func(d *fakeDocker) {
+				d.active, d.reason, d.server = "failed", "its process was ended by signal 4 (illegal instruction)", &http.Server{}
+			},
+			err: "docker.service is failed: its process was ended by signal 4 (illegal instruction)", starts: 1,
+		},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			d := &fakeDocker{socket: filepath.Join(t.TempDir(), "docker.sock")}
+			test.docker(d)
+			t.Cleanup(func() {
+				if d.server != nil {
+					d.server.Close()
+				}
+			})
+			engine, err := swarm.Open("unix://" + d.socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer engine.Close()
+			e := &environment{engine: engine}
+			e.Units = d
+			e.Intervals = Intervals{First: time.Millisecond}.orDefaults()
+			step := e.dockerStep()
+			var told []string
+			detail, err := attempt(t.Context(), &step, func(format string, args ...any) { told = append(told, fmt.Sprintf(format, args...)) })
+			if detail != test.detail || (err == nil) != (test.err == "") || (err != nil && !strings.Contains(err.Error(), test.err)) {
+				t.Errorf("%q, %v; want %q, %q", detail, err, test.detail, test.err)
+			}
+			if len(d.starts) != test.starts {
+				t.Errorf("started %q, want %d times", d.starts, test.starts)
+			}
+		})
+	}
+}
+
+func TestCalling(t *testing.T) {
+	e := &environment{}
+	e.Intervals = Intervals{}.orDefaults()
+	for _, test := range []struct {
+		summary string
+		err     error
+		waits   string // "" for a failure
+		after   time.Duration
+	}{
+		{summary: "the controller does not know the time", err: &enrol.Error{Code: enrol.ClockUntrusted, RetryAfterS: 7}, waits: "the controller's clock", after: 7 * time.Second},
+		{summary: "there is no swarm yet", err: &enrol.Error{Code: enrol.SwarmNotReady, RetryAfterS: 3}, waits: "the controller's swarm", after: 3 * time.Second},
+		{summary: "nothing listens there", err: errors.New("connection refused"), waits: "the controller's service", after: 5 * time.Second},
+		{summary: "revoked", err: &enrol.Error{Code: enrol.Revoked, RetryAfterS: 60}},
+		{summary: "an impostor", err: enrol.ErrImpostor},
+		{summary: "another cluster's controller", err: enrol.ErrNotAccepted},
+		{summary: "a time that cannot be", err: clock.ErrImplausible},
+	} {
+		got := e.calling(fmt.Errorf("cannot get the time: %w", test.err))
+		var waiting *Waiting
+		switch {
+		case errors.As(got, &waiting) != (test.waits != ""):
+			t.Errorf("%s: %v", test.summary, got)
+		case waiting != nil && (waiting.For != test.waits || waiting.After != test.after):
+			t.Errorf("%s: waits %v for %s", test.summary, waiting.After, waiting.For)
+		case !errors.Is(got, test.err):
+			t.Errorf("%s: the reason is lost: %v", test.summary, got)
+		}
+	}
+}
+
+// TestSteadyStateWritesNothing: a state that stays as it is wears no card.
+func TestSteadyStateWritesNothing(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var goes atomic.Int32
+	states := 0
+	l := &loop{
+		intervals: Intervals{First: time.Microsecond, Most: time.Microsecond}.orDefaults(), previous: &State{},
+		tell: func(announcement) {}, uptime: func() time.Duration { return time.Second },
+		changed: func(s *State) { states++ },
+		steps: []*step{
+			{Step: Step{Name: "network", Every: time.Microsecond, Run: func(context.Context, Tell) (string, error) {
+				n := goes.Add(1)
+				if n == 200 {
+					cancel()
+				}
+				return fmt.Sprintf("br0, no answer from port %d", n), nil
+			}}},
+			{Step: Step{Name: "link", Run: func(context.Context, Tell) (string, error) {
+				return "", &Waiting{For: "the controller", After: time.Microsecond, Err: fmt.Errorf("no answer to port %d", goes.Load())}
+			}}},
+			{Step: Step{Name: "join", Needs: []string{"link"}, Run: func(context.Context, Tell) (string, error) { return "", nil }}},
+		},
+	}
+	l.run(ctx)
+	// Both begin, and both end; what is in between depends on who is first.
+	if states > 5 {
+		t.Errorf("%d goes gave %d states", goes.Load(), states)
+	}
+}
