@@ -38,6 +38,8 @@ type Options struct {
 	Backups  backup.Times
 	Founding founding.Waits
 	Member   member.Waits
+	// Intervals are the agents'; a node's where they are left out.
+	Intervals firstboot.Intervals
 }
 
 // A Cluster is a lab with everything that a build puts onto the cards.
@@ -48,6 +50,7 @@ type Cluster struct {
 	t       testing.TB
 	options Options
 	agents  map[int]*enginetest.Process
+	booted  map[int]string // the boot of each machine, once it has been on
 	serve   *enginetest.Process
 	boots   atomic.Int64
 }
@@ -69,7 +72,7 @@ func New(t testing.TB, o Options) *Cluster {
 		o.Backups = backup.Times{Quiet: time.Second, Most: 2 * time.Second, Soon: time.Second, Retry: time.Second, Survey: 5 * time.Second}
 	}
 	lab := enginetest.New(t, enginetest.Options{Slots: o.Slots, Bare: true, Restart: true, Uplink: o.Uplink})
-	c := &Cluster{Lab: lab, t: t, options: o, agents: map[int]*enginetest.Process{}}
+	c := &Cluster{Lab: lab, t: t, options: o, agents: map[int]*enginetest.Process{}, booted: map[int]string{}}
 	store, err := identity.Open(filepath.Join(t.TempDir(), "identity"), Name)
 	if err != nil {
 		t.Fatal(err)
@@ -163,6 +166,7 @@ func (c *Cluster) start(m *enginetest.Machine, name string, r role) *enginetest.
 	r.Firewall, r.DockerUser = filepath.Join(m.Etc(), "firewall.nft"), filepath.Join(m.Etc(), "docker-user")
 	r.Socket = c.Socket()
 	r.Times, r.Backups, r.Founding, r.Member = c.options.Times, c.options.Backups, c.options.Founding, c.options.Member
+	r.Intervals = c.options.Intervals
 	text, err := json.Marshal(r)
 	if err != nil {
 		c.t.Fatal(err)
@@ -196,7 +200,15 @@ func (c *Cluster) startAgent(m *enginetest.Machine, boot string) {
 	if c.agents[m.Slot] != nil {
 		c.t.Fatalf("%s has an agent already", m.Name)
 	}
+	c.booted[m.Slot] = boot
 	c.agents[m.Slot] = c.start(m, "agent", role{BootID: boot})
+}
+
+// RestartAgent starts a machine's agent again in the same boot, as systemd
+// does with one that ended.
+func (c *Cluster) RestartAgent(m *enginetest.Machine) {
+	c.t.Helper()
+	c.startAgent(m, c.booted[m.Slot])
 }
 
 // KillAgent kills a machine's agent (-9).

@@ -37,6 +37,7 @@ type role struct {
 	Backups                      backup.Times
 	Founding                     founding.Waits
 	Member                       member.Waits
+	Intervals                    firstboot.Intervals
 }
 
 // Main runs the tests, or whatever the process was started as.
@@ -72,7 +73,7 @@ func play(text string) int {
 			BootID: r.BootID, SkipGadget: true, SkipMachine: true,
 			Link:   link.Options{Networkd: r.Run, Log: log},
 			Bridge: bridge.Options{Networkd: r.Run, Firewall: r.Firewall, DockerUser: r.DockerUser, RunDir: r.Run, Log: log},
-			Member: r.Member, Founding: r.Founding,
+			Member: r.Member, Founding: r.Founding, Intervals: r.Intervals,
 			// The machines share a clock, which is right.
 			SetTime:    func(time.Time) error { return nil },
 			TrustClock: true, Consoles: []string{}, Log: log,
