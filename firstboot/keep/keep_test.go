@@ -519,7 +519,10 @@ func TestNodesThatLie(t *testing.T) {
 	for _, tc := range cases {
 		listing, files = tc.listing, tc.files
 		place := filepath.Join(t.TempDir(), "fetched")
-		offer, _, err := client.Newest(t.Context(), []swarmbackup.Node{{Name: "p2", Slot: 2, Addr: where.Addr()}}, place)
+		offer, survey, err := client.Newest(t.Context(), []swarmbackup.Node{{Name: "p2", Slot: 2, Addr: where.Addr()}}, place)
+		if slices.ContainsFunc(survey.Offers, func(o swarmbackup.Offer) bool { return o.ID == forgedID }) {
+			t.Errorf("%s: what the controller never signed is offered", tc.summary)
+		}
 		if tc.want == "" {
 			if !errors.Is(err, swarmbackup.ErrNone) {
 				t.Errorf("%s: %+v, %v", tc.summary, offer, err)
@@ -538,15 +541,30 @@ func TestNodesThatLie(t *testing.T) {
 // TestANodeThatStandsStill: the call ends though the node never does.
 func TestANodeThatStandsStill(t *testing.T) {
 	c := newCluster(t, "homelab")
-	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	silent, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { listener.Close() })
-	where := netip.MustParseAddrPort(listener.Addr().String())
-	client := &swarmbackup.Client{Identity: c.slot(t, 0), Port: where.Port(), Stall: 200 * time.Millisecond}
-	_, survey, err := client.Newest(t.Context(), []swarmbackup.Node{{Name: "p1", Slot: 1, Addr: where.Addr()}}, filepath.Join(t.TempDir(), "x"))
-	if !errors.Is(err, swarmbackup.ErrNone) || survey.Silent["p1"] == nil {
-		t.Errorf("%v, %+v", err, survey)
+	t.Cleanup(func() { silent.Close() })
+	// One that shakes hands, and then gives the beginning of an answer.
+	slow, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	over := make(chan struct{})
+	server := enrol.NewServer(c.slot(t, 1), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, "{")
+		w.(http.Flusher).Flush()
+		<-over
+	}), slog.New(slog.DiscardHandler))
+	go server.ServeTLS(slow, "", "")
+	t.Cleanup(func() { close(over); server.Close() })
+	for _, listener := range []net.Listener{silent, slow} {
+		where := netip.MustParseAddrPort(listener.Addr().String())
+		client := &swarmbackup.Client{Identity: c.slot(t, 0), Port: where.Port(), Stall: 500 * time.Millisecond}
+		_, survey, err := client.Newest(t.Context(), []swarmbackup.Node{{Name: "p1", Slot: 1, Addr: where.Addr()}}, filepath.Join(t.TempDir(), "x"))
+		if !errors.Is(err, swarmbackup.ErrNone) || survey.Silent["p1"] == nil {
+			t.Errorf("%v, %+v", err, survey)
+		}
 	}
 }

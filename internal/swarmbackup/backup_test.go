@@ -286,6 +286,23 @@ func TestRestoreRefuses(t *testing.T) {
 		}
 		return b.Bytes()
 	}
+	// More follows the archive, which is no reason not to look at the end.
+	var b bytes.Buffer
+	w, err := sealed.NewWriter(&b, id.Key(), []byte(label))
+	if err != nil {
+		t.Fatal(err)
+	}
+	inner, err := sealed.NewReader(bytes.NewReader(backup), id.Key())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(w, io.MultiReader(inner, bytes.NewReader(make([]byte, 300<<10)))); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	long := b.Bytes()
 	var other *swarmbackup.OtherClusterError
 	cases := []struct {
 		summary string
@@ -300,7 +317,9 @@ func TestRestoreRefuses(t *testing.T) {
 		{"no backup", []byte("SQLite"), id, is(sealed.ErrFormat)},
 		{"a later format", archive(`{"format":2,"cluster":"homelab","swarm":"s"}`), id, says("later hatchery")},
 		{"no files", archive(label), id, is(sealed.ErrDamaged)},
-		{"out of the folder", archive(label, file{tar.TypeReg, "swarm/../../x", "x"}), id, is(sealed.ErrDamaged)},
+		{"out of the folder", archive(label, file{tar.TypeReg, "swarm/../../escaped", "x"}), id, says("no file of a backup")},
+		{"beside the folder", archive(label, file{tar.TypeReg, "swarm/../escaped", "x"}), id, says("no file of a backup")},
+		{"cut behind the archive", long[:len(long)-1], id, is(sealed.ErrDamaged)},
 		{"an absolute path", archive(label, file{tar.TypeReg, "/etc/x", "x"}), id, is(sealed.ErrDamaged)},
 		{"a link", archive(label, file{tar.TypeSymlink, "swarm/x", ""}), id, is(sealed.ErrDamaged)},
 		{"a file twice", archive(label, file{tar.TypeReg, "swarm/x", "x"}, file{tar.TypeReg, "swarm/x", "y"}), id, is(fs.ErrExist)},

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -133,7 +134,7 @@ func unpack(ctx context.Context, r io.Reader, id *enrol.Identity, f func(name st
 		}
 		total += header.Size
 		switch {
-		case header.Typeflag != tar.TypeReg || !filepath.IsLocal(filepath.FromSlash(header.Name)) || strings.Contains(header.Name, "\\"):
+		case header.Typeflag != tar.TypeReg || !plain(header.Name):
 			return nil, fmt.Errorf("%w: %q is no file of a backup", sealed.ErrDamaged, header.Name)
 		case files == maxFiles || header.Size > maxRestore || total > maxRestore:
 			return nil, fmt.Errorf("%w: it holds more than a swarm can have", sealed.ErrDamaged)
@@ -150,6 +151,12 @@ func unpack(ctx context.Context, r io.Reader, id *enrol.Identity, f func(name st
 		return nil, damaged(err)
 	}
 	return label, nil
+}
+
+// plain says whether a name is below the archive's root whatever is done with
+// it: no dots that lead up, on no system.
+func plain(name string) bool {
+	return filepath.IsLocal(filepath.FromSlash(name)) && path.Clean(name) == name && !strings.Contains(name, "\\")
 }
 
 // damaged gives what an error of unpacking means. Those of the sealed
