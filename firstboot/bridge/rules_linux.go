@@ -62,9 +62,11 @@ func (e *ensuring) dockerUser(ctx context.Context) (bool, error) {
 	if err != nil { // before its packages are configured at the first boot
 		return false, errors.New("iptables is not there (yet): Docker's rules are not checked")
 	}
+	var forward string // as it was listed last
 	list := func() (string, error) {
 		out, err := e.tool(ctx, iptables, "-w", "-S")
-		return chains(out, "DOCKER-USER"), err
+		forward = chain(out, "FORWARD")
+		return chain(out, "DOCKER-USER"), err
 	}
 	changed, err := e.restore("docker-user", e.DockerUser, list, func() error {
 		_, err := e.tool(ctx, e.DockerUser)
@@ -78,12 +80,8 @@ func (e *ensuring) dockerUser(ctx context.Context) (bool, error) {
 	}
 	// Docker itself puts the jump to the chain in place when it starts.
 	// Whoever flushes FORWARD later takes it away, and the policy stays.
-	out, err := e.tool(ctx, iptables, "-w", "-S", "FORWARD")
-	if err != nil {
-		return false, fmt.Errorf("the policy of forwarding is not known: %w", err)
-	}
 	var drops, jumps bool
-	for line := range strings.Lines(out) {
+	for line := range strings.Lines(forward) {
 		drops = drops || strings.TrimSpace(line) == "-P FORWARD DROP"
 		jumps = jumps || strings.TrimSpace(line) == "-A FORWARD -j DOCKER-USER"
 	}
@@ -96,11 +94,11 @@ func (e *ensuring) dockerUser(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// chains gives the lines of a listing that are about a chain.
-func chains(listing, name string) string {
+// chain gives the lines of a listing that are about a chain.
+func chain(listing, name string) string {
 	var b strings.Builder
 	for line := range strings.Lines(listing) {
-		if f := strings.Fields(line); len(f) > 1 && (f[0] == "-N" || f[0] == "-A") && f[1] == name {
+		if f := strings.Fields(line); len(f) > 1 && (f[0] == "-P" || f[0] == "-N" || f[0] == "-A") && f[1] == name {
 			b.WriteString(line)
 		}
 	}

@@ -170,6 +170,9 @@ func (e *ensuring) ownMAC(link netlink.Link) (netlink.Link, error) {
 	// Few drivers change the address of a link that is up.
 	err := netlink.LinkSetHardwareAddr(link, want)
 	if errors.Is(err, unix.EBUSY) {
+		if e.node.Root != "" && e.node.Root != "card" {
+			return nil, fmt.Errorf("%s has not the MAC address %s, and stays on while the root file system comes over it: power-cycle the slot", a.Name, want)
+		}
 		if err = netlink.LinkSetDown(link); err == nil {
 			err = netlink.LinkSetHardwareAddr(link, want)
 		}
