@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"hatchery/firstboot/founding"
+	"hatchery/firstboot/member"
 	"hatchery/internal/enginetest"
 	"hatchery/internal/enrol"
 	"hatchery/internal/identity"
@@ -156,15 +157,15 @@ func (b *bench) complete() {
 	}
 }
 
-// damage overwrites the swarm's log.
-func (b *bench) damage() {
+// damage overwrites a part of files in the swarm's folder.
+func (b *bench) damage(pattern string) {
 	b.t.Helper()
-	logs, err := filepath.Glob(filepath.Join(b.Controller.DockerRoot(), "swarm/raft/wal-v3-encrypted/*.wal"))
+	files, err := filepath.Glob(filepath.Join(b.Controller.DockerRoot(), "swarm", pattern))
 	b.must(err)
-	if len(logs) == 0 {
-		b.t.Fatal("there is no log to damage")
+	if len(files) == 0 {
+		b.t.Fatal("there is nothing to damage")
 	}
-	for _, log := range logs {
+	for _, log := range files {
 		f, err := os.OpenFile(log, os.O_WRONLY, 0)
 		b.must(err)
 		_, err = f.WriteAt(bytes.Repeat([]byte{0xa5}, 8<<10), 64)
@@ -280,15 +281,18 @@ func TestEngineReopened(t *testing.T) {
 	b.complete()
 }
 
-// The card lost a part of the swarm's log.
+// The card lost a part of what the swarm is made of.
 func TestEngineDamaged(t *testing.T) {
+	const log = "raft/wal-v3-encrypted/*.wal"
 	for _, tt := range []struct {
 		summary string
+		damage  string
 		backup  bool
 		how     string
 	}{
-		{"with a backup", true, founding.Recovered},
-		{"without one", false, founding.Made},
+		{"the log, with a backup", log, true, founding.Recovered},
+		{"the log, without one", log, false, founding.Made},
+		{"the list of tasks", "worker/tasks.db", false, founding.Reopened},
 	} {
 		t.Run(tt.summary, func(t *testing.T) {
 			b := newBench(t)
@@ -299,19 +303,45 @@ func TestEngineDamaged(t *testing.T) {
 			}
 			c := b.Controller
 			b.must(c.StopEngine())
-			b.damage()
+			b.damage(tt.damage)
 			if err := c.StartEngine(t.Context()); err != nil {
 				t.Fatalf("the engine does not start: %v", err)
 			}
 			info, err := c.Engine().Info(t.Context())
 			t.Logf("the engine says %+v, %v", info, err)
 			result := b.settle()
-			if result.How != tt.how || len(result.SetAside) != 1 || (result.ClusterID == first.ClusterID) != tt.backup {
+			if result.How != tt.how || len(result.SetAside) != 1 || (result.ClusterID == first.ClusterID) != (tt.how != founding.Made) {
 				t.Errorf("%+v, want a swarm that was %s, and the damaged one beside", result, tt.how)
 			}
-			if tt.backup {
+			if tt.how != founding.Made {
 				b.complete()
 			}
+		})
+	}
+}
+
+// A power cut left zeros where the controller's engine notes what it is: it
+// does not start at all, and opens its state by force once that is set aside.
+func TestEngineTorn(t *testing.T) {
+	for _, name := range []string{"docker-state.json", "state.json"} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			first := b.settle()
+			b.populate()
+			c := b.Controller
+			c.KillEngine()
+			b.must(os.WriteFile(filepath.Join(c.DockerRoot(), "swarm", name), make([]byte, 100), 0o600))
+			if err := c.StartEngine(t.Context()); err == nil {
+				t.Error("the engine starts with it: nothing needs to be unblocked")
+			}
+			if _, err := member.Unblock(c.DockerRoot()); err != nil {
+				t.Fatal(err)
+			}
+			b.must(c.StartEngine(t.Context()))
+			if result := b.settle(); result.ClusterID != first.ClusterID || result.NodeID != first.NodeID {
+				t.Errorf("%+v, want %+v back", result, first)
+			}
+			b.complete()
 		})
 	}
 }

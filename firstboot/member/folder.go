@@ -30,7 +30,7 @@ const maxStateFile = 1 << 20
 // "Error creating cluster component"). It is for a node of either role, for an
 // engine that does not run, and gives the names of what it set aside. The
 // engine then starts without them: a worker as part of no swarm, so that it
-// joins anew; a manager's state is left for package founding.
+// joins, and stays the node that its certificate says; a manager's state is left for package founding.
 func Unblock(dockerRoot string) (aside []string, err error) {
 	dir := filepath.Join(dockerRoot, "swarm")
 	var torn []string
