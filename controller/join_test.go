@@ -55,6 +55,12 @@ func TestNodesJoinAndAreLabelled(t *testing.T) {
 	if remote, err := p2.calls.Cluster(t.Context()); err != nil || remote.Slots[0].NodeID != "node1" {
 		t.Errorf("a node sees %+v, %v", remote, err)
 	}
+	if own, err := c.client(c.identity(0), address(0)).Cluster(t.Context()); err != nil || own.Slots[1].NodeID != "node2" {
+		t.Errorf("the controller itself sees %+v, %v", own, err)
+	}
+	if _, err := c.client(c.identity(0), address(1)).Cluster(t.Context()); code(err) != "unknown-slot" {
+		t.Errorf("the controller's certificate from a slot's address is answered %v", err)
+	}
 }
 
 func TestWhatANodeIsTold(t *testing.T) {
