@@ -44,10 +44,12 @@ type registry struct {
 	// TokenOut says that the worker token was handed out since it was last
 	// rotated; RotateNow that whoever has it must not join with it: his slot
 	// was revoked.
-	TokenOut  bool               `json:"token_out,omitempty"`
-	RotateNow bool               `json:"rotate_now,omitempty"`
-	Slots     map[string]*record `json:"slots"` // "p1" …
-	Alarms    []enrol.AlarmEntry `json:"alarms,omitempty"`
+	TokenOut  bool `json:"token_out,omitempty"`
+	RotateNow bool `json:"rotate_now,omitempty"`
+	// Controller is what is known of its own entry.
+	Controller *record            `json:"controller,omitempty"`
+	Slots      map[string]*record `json:"slots"` // "p1" …
+	Alarms     []enrol.AlarmEntry `json:"alarms,omitempty"`
 }
 
 // A record is what outlives the service of a slot.

@@ -41,6 +41,7 @@ type service struct {
 	slots     map[int]*slot // never changes; what it points to is guarded
 	byName    map[string]*slot
 	byAddress map[netip.Addr]*slot
+	self      *slot // the controller's own entry; nil if node.json has no such target
 
 	mu       sync.Mutex       // guards what follows
 	byNode   map[string]*slot // who came with a node ID, present and past
@@ -136,6 +137,10 @@ func newService(o Options) (*service, error) {
 	now := time.Now()
 	for _, t := range o.Node.Targets {
 		if t.Slot == 0 {
+			if reg.Controller == nil {
+				reg.Controller = &record{}
+			}
+			s.self = newSlot(t, reg.Controller, now)
 			continue
 		}
 		name := clusterctrl.SlotName(t.Slot)

@@ -17,7 +17,7 @@ import (
 // away.
 const (
 	labelPrefix = "hatchery."
-	labelSlot   = labelPrefix + "slot"  // p1
+	labelSlot   = labelPrefix + "slot"  // p1, controller
 	labelModel  = labelPrefix + "model" // zero
 	labelArch   = labelPrefix + "arch"  // armv6: what programs may be built for
 )
@@ -66,16 +66,28 @@ func (s *service) settling(ctx context.Context) {
 	}
 }
 
-// settleAll brings every slot's entry to what it should be. One slot's trouble
-// does not hold up the others.
+// settleAll brings every slot's entry and the controller's own to what they
+// should be. One slot's trouble does not hold up the others.
 func (s *service) settleAll(ctx context.Context) error {
 	st, err := s.swarm.since(ctx, time.Now())
 	if err != nil {
 		return err
 	}
-	var errs []error
+	var all []*slot
+	if s.self != nil {
+		s.mu.Lock()
+		if s.self.NodeID != st.info.NodeID {
+			s.self.adoptNode(st.info.NodeID)
+			s.changed()
+		}
+		s.mu.Unlock()
+		all = append(all, s.self)
+	}
 	for _, number := range slices.Sorted(maps.Keys(s.slots)) {
-		slot := s.slots[number]
+		all = append(all, s.slots[number])
+	}
+	var errs []error
+	for _, slot := range all {
 		for try := 0; ; try++ {
 			err = s.settleSlot(ctx, slot, st)
 			if err == nil || !(errors.Is(err, swarm.ErrConflict) || errors.Is(err, swarm.ErrNotFound)) || try == 4 {
@@ -198,6 +210,8 @@ func (s *service) planFor(slot *slot, st *standing) *plan {
 	var others []swarm.Node
 	for _, n := range st.nodes {
 		switch {
+		case n.ID == st.info.NodeID && slot == s.self:
+			entry = n
 		case n.Manager || n.ID == st.info.NodeID:
 		case n.ID == slot.NodeID && !slot.Barred:
 			entry = n
@@ -237,8 +251,8 @@ func (s *service) planFor(slot *slot, st *standing) *plan {
 	p.labels = s.labelsFor(slot, &after, entry)
 	if p.first {
 		p.availability = after.Availability
-		if p.availability == "" {
-			p.availability = active
+		if p.availability == "" && slot != s.self {
+			p.availability = active // it came paused; the controller never did
 		}
 	}
 	if !p.first && len(p.remove) == 0 && maps.Equal(entry.Labels, p.labels) && maps.Equal(slot.Applied, slot.target.Labels) {

@@ -175,7 +175,7 @@ func TestAnotherHandOnTheEntry(t *testing.T) {
 	hands := 3
 	c.engine.with(func() {
 		c.engine.before = func(call string) error {
-			if strings.HasPrefix(call, "update") && hands > 0 {
+			if strings.HasPrefix(call, "update node1") && hands > 0 {
 				hands--
 				n := c.engine.nodes["node1"]
 				n.Version++
@@ -203,6 +203,48 @@ func TestTheOrder(t *testing.T) {
 			t.Errorf("the calls are: %s", have)
 		}
 	})
+}
+
+// The controller's own entry is labelled like a slot's, and what an operator
+// set on it is his.
+func TestTheControllersOwnEntry(t *testing.T) {
+	c := newCluster(t, 1)
+	c.node.Targets[0].Model, c.node.Targets[0].Labels = "3", map[string]string{"disk": "ssd"}
+	own := func(want string) {
+		t.Helper()
+		eventually(t, func() error {
+			n, err := c.engine.Node(t.Context(), c.engine.info.NodeID)
+			if have := fmt.Sprint(n.Availability, " ", n.Labels); have != want || err != nil {
+				return fmt.Errorf("the controller's entry is %s, %v; it should be %s", have, err, want)
+			}
+			return nil
+		})
+	}
+	c.start()
+	own("active map[disk:ssd hatchery.model:3 hatchery.slot:controller]")
+	c.engine.edit("manager", func(n *swarm.Node) {
+		n.Labels = map[string]string{"rack": "left", "hatchery.slot": "p1", "hatchery.old": "x"}
+		n.Availability = "drain"
+	})
+	own("drain map[disk:ssd hatchery.model:3 hatchery.slot:controller rack:left]")
+	c.card(1).up()
+	c.settled("node1 active ready" + p1Labels)
+	c.end()
+
+	// What is gone from the inventory is gone from the entry.
+	c.node.Targets[0].Labels, c.node.Targets[0].Arch = nil, "armv7"
+	c.start()
+	own("drain map[hatchery.arch:armv7 hatchery.model:3 hatchery.slot:controller rack:left]")
+	time.Sleep(300 * time.Millisecond) // what the entry has is seen every 100 ms
+	c.end()
+
+	// A swarm made anew, with the service's folder as it was.
+	c.engine = newEngine()
+	c.engine.info.ClusterID, c.engine.info.NodeID = "swarm2", "manager2"
+	c.engine.nodes = map[string]*swarm.Node{"manager2": {ID: "manager2", Manager: true, State: "ready", Availability: "active"}}
+	c.options.Engine = c.engine
+	c.start()
+	own("drain map[hatchery.arch:armv7 hatchery.model:3 hatchery.slot:controller rack:left]")
 }
 
 // A node that has joined and not reported yet is newer than the slot's entry,

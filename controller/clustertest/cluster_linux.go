@@ -30,7 +30,7 @@ import (
 // Options are what a cluster is to be like.
 type Options struct {
 	Slots  []int                     // nil: slot 1
-	Labels map[int]map[string]string // of a slot, as cluster.yaml has them
+	Labels map[int]map[string]string // of a slot, 0 for the controller, as cluster.yaml has them
 	Uplink bool                      // see enginetest.Options
 	// Times, Backups, Founding and Member are shorter than a cluster's where
 	// they are left out.
@@ -124,7 +124,10 @@ func (c *Cluster) node(m *enginetest.Machine, generation int) []byte {
 	}
 	for _, other := range c.Machines() {
 		t := nodefile.Target{Name: other.Name, Slot: other.Slot, Hostname: other.Hostname, Address: other.Addr}
-		if m.Slot == 0 && other.Slot != 0 {
+		switch {
+		case m.Slot == 0 && other.Slot == 0:
+			t.Model, t.Arch, t.Labels = "3", "armv7", c.options.Labels[0]
+		case m.Slot == 0:
 			t.Model, t.Arch, t.Labels, t.Generation = "zero", "armv6", c.options.Labels[other.Slot], 1
 		}
 		n.Targets = append(n.Targets, t)
@@ -327,9 +330,12 @@ func Table(nodes []swarm.Node) string {
 // Settled is what Table shows when the controller and every slot are in
 // place, with one entry each. More are a slot's labels beside hatchery's own.
 func (c *Cluster) Settled(more map[int]string) string {
-	lines := []string{fmt.Sprintf("controller %s %s ready active", c.Controller.Hostname, c.Controller.Addr)}
-	for _, m := range c.Slots() {
+	var lines []string
+	for _, m := range c.Machines() {
 		labels := []string{"hatchery.arch=armv6", "hatchery.model=zero"}
+		if m.Slot == 0 {
+			labels = []string{"hatchery.arch=armv7", "hatchery.model=3"}
+		}
 		for name, value := range c.options.Labels[m.Slot] {
 			labels = append(labels, name+"="+value)
 		}
