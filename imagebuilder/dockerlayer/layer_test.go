@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"hatchery/firstboot/packages"
 	"hatchery/imagebuilder/apt"
 	"hatchery/imagebuilder/baseimage"
 	"hatchery/imagebuilder/deb/debtest"
@@ -167,18 +167,22 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// TestThePlacesThatTheNodeKnows: the node's program looks where things are
-// laid.
+// TestThePlacesThatTheNodeKnows: the agent looks where things are laid.
 func TestThePlacesThatTheNodeKnows(t *testing.T) {
-	text, err := os.ReadFile(filepath.FromSlash("../../overlays/docker/usr/lib/hatchery/packages"))
-	if err != nil {
+	if dpkg.ScriptsFile != "/var/lib/hatchery/packages/scripts" {
+		t.Errorf("the agent runs no scripts of %s", dpkg.ScriptsFile)
+	}
+	root := t.TempDir()
+	archive := filepath.Join(root, filepath.FromSlash(dockerlayer.PreloadFile))
+	if err := os.MkdirAll(filepath.Dir(archive), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	state, name := path.Split(dpkg.ScriptsFile)
-	for _, line := range []string{"\narchive=" + dockerlayer.PreloadFile + "\n", "\nstate=" + strings.TrimSuffix(state, "/") + "\n", `"$state/` + name + `"`} {
-		if !strings.Contains(string(text), line) {
-			t.Errorf("%q is not in it", line)
-		}
+	if err := os.WriteFile(archive, []byte("images"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	left, err := packages.Look(packages.Options{StateDir: filepath.Join(root, "var/lib/hatchery"), Calls: filepath.Join(root, "calls")})
+	if err != nil || !left.Load || left.Images != int64(len("images")) {
+		t.Errorf("the agent finds %+v, %v", left, err)
 	}
 }
 
