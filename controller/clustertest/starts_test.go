@@ -1,0 +1,366 @@
+//go:build linux
+
+package clustertest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"hatchery/controller"
+	"hatchery/controller/clustertest"
+	"hatchery/firstboot"
+	"hatchery/internal/enginetest"
+	"hatchery/internal/enrol"
+)
+
+// patience is how long anything may take on a machine that does much else.
+const patience = 3 * time.Minute
+
+// rounds is how often something random is done: more with HATCHERY_SOAK=1.
+func rounds(short, long int) int {
+	if os.Getenv("HATCHERY_SOAK") == "1" {
+		return long
+	}
+	return short
+}
+
+// eachSeed runs a test a number of times, two at a time, each with other random numbers.
+// HATCHERY_CLUSTER_SEED says where they begin, so that what failed can be seen
+// again: a subtest's name is its seed.
+func eachSeed(t *testing.T, n int, run func(t *testing.T, r *rand.Rand)) {
+	first := time.Now().UnixNano() % 1e6
+	if text := os.Getenv("HATCHERY_CLUSTER_SEED"); text != "" {
+		var err error
+		if first, err = strconv.ParseInt(text, 10, 64); err != nil {
+			t.Fatalf("HATCHERY_CLUSTER_SEED: %v", err)
+		}
+	}
+	for i := range n {
+		seed := first + int64(i)
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			t.Logf("HATCHERY_CLUSTER_SEED=%d", seed)
+			run(t, rand.New(rand.NewPCG(uint64(seed), 5)))
+		})
+	}
+}
+
+// until waits for something that comes about by itself.
+func until(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for !done() {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited for %s for %v", what, patience)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// stands waits until a step of a machine's agent is in a state, with those
+// words in its detail.
+func stands(t *testing.T, c *clustertest.Cluster, m *enginetest.Machine, step, state, words string) {
+	t.Helper()
+	var s firstboot.StepState
+	deadline := time.Now().Add(patience)
+	for time.Now().Before(deadline) {
+		if all, err := c.AgentState(m); err == nil {
+			s, _ = all.Of(step)
+		}
+		if s.State == state && strings.Contains(s.Detail, words) {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Fatalf("%s's step %s is %s (%s), not %s (%s)", m.Name, step, s.State, s.Detail, state, words)
+}
+
+// inOrder waits until everybody is in place and says so, and sees that nothing
+// but what was to be happened on the way: no alarm, no state that was lost.
+func inOrder(t *testing.T, c *clustertest.Cluster) {
+	t.Helper()
+	c.WaitSettled()
+	for _, m := range c.Machines() {
+		until(t, m.Name+"'s agent to be steady", func() bool {
+			s, err := c.AgentState(m)
+			return err == nil && s.Step == firstboot.Steady
+		})
+		broken, err := filepath.Glob(filepath.Join(m.State(), "*.broken*"))
+		if err != nil || len(broken) > 0 {
+			t.Errorf("%s has lost its state: %v %v", m.Name, broken, err)
+		}
+	}
+	// The service may have been started again a moment ago.
+	var view *enrol.ClusterView
+	until(t, "the service to answer", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		var err error
+		view, err = c.Service().Cluster(ctx)
+		return err == nil
+	})
+	for _, a := range view.Alarms {
+		t.Errorf("an alarm of slot %d: %s: %s", a.Slot, a.Code, a.Detail)
+	}
+	// Being steady, nobody changes anything any more.
+	c.WaitSettled()
+}
+
+// TestColdStartInAnyOrder powers machines on in one random order after the
+// other, the controller's agent and its service apart: whoever is first waits
+// for the rest.
+func TestColdStartInAnyOrder(t *testing.T) {
+	t.Parallel()
+	eachSeed(t, rounds(2, 10), func(t *testing.T, r *rand.Rand) {
+		c := clustertest.New(t, clustertest.Options{Slots: []int{1, 2, 3}})
+		type part struct {
+			name  string
+			start func()
+		}
+		parts := []part{{"serve", c.StartServe}}
+		for _, m := range c.Machines() {
+			parts = append(parts, part{m.Name, func() { c.StartAgent(m) }})
+		}
+		r.Shuffle(len(parts), func(i, j int) { parts[i], parts[j] = parts[j], parts[i] })
+		for _, p := range parts {
+			pause := time.Duration(r.IntN(3000)) * time.Millisecond
+			t.Logf("after %v: %s", pause, p.name)
+			time.Sleep(pause)
+			p.start()
+		}
+		all := time.Now()
+		inOrder(t, c)
+		t.Logf("in place %v after the last one was on", time.Since(all).Round(100*time.Millisecond))
+	})
+}
+
+// TestControllerLate has the nodes wait for a controller that comes up in
+// stages, as one does that configures its packages for minutes. The nodes try
+// fifty times as often as they would, so that seconds do for minutes.
+func TestControllerLate(t *testing.T) {
+	t.Parallel()
+	c := clustertest.New(t, clustertest.Options{Slots: []int{1, 2}, Intervals: firstboot.Intervals{First: 20 * time.Millisecond, Most: time.Second}})
+	for _, m := range c.Slots() {
+		c.PowerOn(m)
+	}
+	for _, m := range c.Slots() {
+		stands(t, c, m, "link", enrol.StateWaiting, "waits for the controller")
+		// What a node can do without the controller is done meanwhile.
+		stands(t, c, m, "docker", enrol.StateDone, "")
+	}
+	written := make(map[int]time.Time)
+	for _, m := range c.Slots() {
+		written[m.Slot] = stateWritten(t, m)
+	}
+	time.Sleep(3 * time.Second)
+	for _, m := range c.Slots() {
+		if now := stateWritten(t, m); !now.Equal(written[m.Slot]) {
+			t.Errorf("%s wears its card while nothing is new: state.json is of %v, then of %v", m.Name, written[m.Slot], now)
+		}
+	}
+
+	c.Controller.RefuseEngine("its packages are being configured")
+	c.StartAgent(c.Controller)
+	for _, m := range c.Slots() {
+		stands(t, c, m, "link", enrol.StateDone, "")
+		stands(t, c, m, "clock", enrol.StateWaiting, "waits for the controller's service")
+	}
+	c.StartServe()
+	for _, m := range c.Slots() {
+		stands(t, c, m, "clock", enrol.StateDone, "")
+		stands(t, c, m, "join", enrol.StateWaiting, "waits for the controller's swarm")
+	}
+	c.Controller.RefuseEngine("")
+	inOrder(t, c)
+}
+
+// stateWritten is when a machine's state.json was last written.
+func stateWritten(t *testing.T, m *enginetest.Machine) time.Time {
+	t.Helper()
+	info, err := os.Stat(filepath.Join(m.State(), firstboot.StateFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.ModTime()
+}
+
+// TestTokenRotatedMidJoin has somebody rotate the token without pause, so that
+// the one a node was given is worth nothing when its engine comes with it.
+// Once every node has seen that, the rotating ends.
+func TestTokenRotatedMidJoin(t *testing.T) {
+	t.Parallel()
+	c := clustertest.New(t, clustertest.Options{Slots: []int{1, 2}, Times: controller.Times{
+		Rotate: 3 * time.Second, Join: time.Minute, Alive: 5 * time.Second, Pending: time.Minute, Settle: 2 * time.Second}})
+	c.PowerOn(c.Controller)
+	c.WaitTable(strings.Split(c.Settled(nil), "\n")[0]) // the controller alone
+	for _, m := range c.Slots() {
+		c.PowerOn(m)
+	}
+	rotations := 0
+	until(t, "every engine to come with a token that was rotated away", func() bool {
+		if err := c.Controller.Engine().RotateWorkerToken(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		rotations++
+		return !slices.ContainsFunc(c.Slots(), func(m *enginetest.Machine) bool {
+			return !strings.Contains(logOf(t, m, "dockerd"), "valid join token is necessary")
+		})
+	})
+	t.Logf("rotated %d times", rotations)
+	last := workerToken(t, c)
+	inOrder(t, c)
+	// What the nodes were given at last is rotated away too, with nobody
+	// joining.
+	until(t, "the token that was handed out to be rotated", func() bool { return workerToken(t, c) != last })
+	inOrder(t, c)
+}
+
+func workerToken(t *testing.T, c *clustertest.Cluster) string {
+	t.Helper()
+	cluster, err := c.Controller.Engine().Cluster(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cluster.WorkerToken
+}
+
+func logOf(t *testing.T, m *enginetest.Machine, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(m.Log(name))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// TestKilledAtRandomPoints kills agents, the service and engines (-9) while
+// everything comes up. What was killed is started again, as systemd does it.
+func TestKilledAtRandomPoints(t *testing.T) {
+	t.Parallel()
+	eachSeed(t, rounds(5, 20), func(t *testing.T, r *rand.Rand) {
+		c := clustertest.New(t, clustertest.Options{Slots: []int{1, 2}, Labels: map[int]map[string]string{1: {"disk": "ssd"}}})
+		for _, m := range c.Machines() {
+			c.PowerOn(m)
+		}
+		began := time.Now()
+		upTo := func(most time.Duration) time.Duration { return time.Duration(r.Int64N(int64(most))) }
+		for range 4 + r.IntN(5) {
+			time.Sleep(upTo(1500 * time.Millisecond))
+			m := c.Machines()[r.IntN(3)]
+			what := []string{"agent", "dockerd", "serve"}[r.IntN(3)]
+			t.Logf("%v: %s's %s", time.Since(began).Round(time.Millisecond), m.Name, what)
+			switch what {
+			case "agent":
+				c.KillAgent(m)
+				time.Sleep(upTo(time.Second))
+				c.RestartAgent(m)
+			case "serve":
+				c.KillServe()
+				time.Sleep(upTo(time.Second))
+				c.StartServe()
+			case "dockerd":
+				m.KillEngine() // it is started again by itself
+			}
+		}
+		inOrder(t, c)
+		t.Logf("in place after %v", time.Since(began).Round(100*time.Millisecond))
+	})
+}
+
+// TestUnpluggedWhileJoining cuts a node's link at the moment in which it was
+// told to join, and at random ones, both ways: without a carrier, and with the
+// interface gone. Another node is not disturbed.
+func TestUnpluggedWhileJoining(t *testing.T) {
+	t.Parallel()
+	eachSeed(t, rounds(1, 5), func(t *testing.T, r *rand.Rand) {
+		c := clustertest.New(t, clustertest.Options{Slots: []int{1, 2}})
+		c.PowerOn(c.Controller)
+		c.WaitTable(strings.Split(c.Settled(nil), "\n")[0])
+		cuts := []struct {
+			name     string
+			cut, end func(m *enginetest.Machine) error
+		}{
+			{"no carrier", (*enginetest.Machine).Disconnect, (*enginetest.Machine).Connect},
+			{"no interface", (*enginetest.Machine).Unplug, (*enginetest.Machine).Plug},
+		}
+		m := c.Slot(1)
+		for _, cut := range cuts {
+			told := toldToJoin(t, c, m.Slot)
+			c.PowerOn(m)
+			select {
+			case <-told:
+			case <-time.After(patience):
+				t.Fatal("the node was not told to join")
+			}
+			must(t, cut.cut(m))
+			length := time.Second + time.Duration(r.IntN(3000))*time.Millisecond
+			t.Logf("%s for %v after the answer", cut.name, length)
+			time.Sleep(length)
+			must(t, cut.end(m))
+			for range 2 {
+				other := cuts[r.IntN(len(cuts))]
+				pause, length := time.Duration(r.IntN(2000))*time.Millisecond, time.Duration(r.IntN(3000))*time.Millisecond
+				t.Logf("%v later: %s for %v", pause, other.name, length)
+				time.Sleep(pause)
+				must(t, other.cut(m))
+				time.Sleep(length)
+				must(t, other.end(m))
+			}
+			if c.AgentPid(c.Slot(2)) == 0 {
+				c.PowerOn(c.Slot(2))
+			}
+			began := time.Now()
+			inOrder(t, c)
+			t.Logf("in place %v after the last cut", time.Since(began).Round(100*time.Millisecond))
+			c.PowerOff(m)
+			c.Reflash(m)
+		}
+		c.PowerOn(m)
+		inOrder(t, c)
+
+		// A member that is away for a while comes back as the one it was.
+		before := clustertest.NodeOf(t, c.WaitSettled(), m.Slot)
+		must(t, m.Unplug())
+		c.WaitTable(strings.Replace(c.Settled(nil), "p1 p1 172.19.181.1 ready", "p1 p1 172.19.181.1 down", 1))
+		must(t, m.Plug())
+		inOrder(t, c)
+		if after := clustertest.NodeOf(t, c.WaitSettled(), m.Slot); after.ID != before.ID {
+			t.Errorf("the node was %s, and is %s after its cable was out", before.ID, after.ID)
+		}
+	})
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// toldToJoin gives a channel that is closed when the service tells a slot to
+// join, the next time.
+func toldToJoin(t *testing.T, c *clustertest.Cluster, slot int) <-chan struct{} {
+	t.Helper()
+	// A moment by the service's own clock, which this process shares.
+	since := time.Now()
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		_ = c.Service().Events(t.Context(), true, func(e controller.Event) error {
+			if e.Slot == slot && e.Kind == controller.EventJoin && !e.Time.Before(since) && strings.Contains(e.Detail, "told to join") {
+				return errors.New("seen")
+			}
+			return nil
+		})
+	}()
+	return told
+}
