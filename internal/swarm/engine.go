@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/docker/docker/api/types/events"
@@ -98,6 +99,8 @@ func (e *Engine) Info(ctx context.Context) (Info, error) {
 // Init makes a swarm, or with ForceNewCluster takes up the one that lies in
 // Docker's folder, with this engine as its only manager, and gives the node's
 // ID. An engine that is an active manager keeps its swarm with ForceNewCluster.
+// Where there is no swarm to take up, ForceNewCluster must not be asked for:
+// after a start that fails it would make a swarm without a key to sign with.
 func (e *Engine) Init(ctx context.Context, o InitOptions) (string, error) {
 	limited, cancel := context.WithTimeout(ctx, longCall)
 	defer cancel()
@@ -112,18 +115,35 @@ func (e *Engine) Init(ctx context.Context, o InitOptions) (string, error) {
 	if o.AddressPool.IsValid() {
 		r.DefaultAddrPool, r.SubnetSize = []string{o.AddressPool.String()}, subnetSize
 	}
-	const doing = "making the swarm"
-	id, err := e.client.SwarmInit(limited, r)
+	id, err := e.start(ctx, limited, r)
 	if err != nil || o.CertExpiry == 0 || o.ForceNewCluster {
-		return id, failed(ctx, doing, err)
+		return id, err
 	}
 	// A manager signs with the life of certificates that it found when it
 	// started (swarmkit ca/server.go, UpdateRootCA), and this one started
 	// before it was told. So it starts once more, with the swarm that it made:
 	// else the nodes that join now would get Docker's 90 days.
 	r.ForceNewCluster = true
-	id, err = e.client.SwarmInit(limited, r)
-	return id, failed(ctx, doing, err)
+	return e.start(ctx, limited, r)
+}
+
+// start starts a manager. With ForceNewCluster the engine stops the one that
+// runs, and does not wait for its port: that is tried again for a while. The
+// swarm is kept all the time, in Docker's folder.
+func (e *Engine) start(ctx, limited context.Context, r swarm.InitRequest) (string, error) {
+	const tries, pause = 40, 250 * time.Millisecond
+	for try := 1; ; try++ {
+		id, err := e.client.SwarmInit(limited, r)
+		err = failed(ctx, "making the swarm", err)
+		if err == nil || try == tries || !r.ForceNewCluster || !strings.Contains(err.Error(), "address already in use") {
+			return id, err
+		}
+		select {
+		case <-limited.Done():
+			return "", err
+		case <-time.After(pause):
+		}
+	}
 }
 
 // Join makes the engine a worker of a swarm. ErrJoinTimeout is no failure:

@@ -184,6 +184,39 @@ func TestLife(t *testing.T) {
 	}
 }
 
+// TestInitAgain: the port of the manager that was stopped for a recovery is
+// free a moment later only.
+func TestInitAgain(t *testing.T) {
+	t.Parallel() // engines are waited for
+	ctx := t.Context()
+	l := lab(t)
+	c := l.Controller
+	before, err := c.Engine().Cluster(ctx)
+	must(t, err)
+	// A second address, whose port the test holds.
+	must(t, c.Command(ctx, "ip", "addr", "add", "172.19.181.253/24", "dev", c.Link()).Run())
+	var taken net.Listener
+	must(t, c.Do(func() (err error) { taken, err = net.Listen("tcp", "172.19.181.253:2377"); return err }))
+	defer taken.Close()
+	o := swarm.InitOptions{Addr: netip.MustParseAddr("172.19.181.253")}
+	o.ForceNewCluster = true
+	done := make(chan error)
+	go func() {
+		_, err := c.Engine().Init(ctx, o)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		t.Fatalf("a recovery does not wait for its port: %v", err)
+	case <-time.After(2 * time.Second):
+	}
+	must(t, taken.Close())
+	must(t, <-done)
+	if i := info(t, c); i.State != swarm.Active || i.ClusterID != before.ID || i.NodeAddr != o.Addr {
+		t.Errorf("recovered: %+v, want swarm %s", i, before.ID)
+	}
+}
+
 // drain takes what has happened already.
 func drain(c <-chan struct{}) {
 	for {
