@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"hatchery/internal/clusterctrl"
@@ -75,12 +76,22 @@ func Ports(ctx context.Context) ([]Port, error) {
 	if bridge == nil || err != nil {
 		return nil, err
 	}
-	links, err := rtnl.Links()
+	// The bridges' own list of ports, a fraction of what is to be told of all
+	// links.
+	messages, err := rtnl.List(func() ([][]byte, error) {
+		request := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
+		request.AddData(nl.NewIfInfomsg(unix.AF_BRIDGE))
+		return request.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+	})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("cannot list the ports of %s: %w", clusterctrl.Bridge, err)
 	}
 	var ports []Port
-	for _, link := range links {
+	for _, m := range messages {
+		link, err := netlink.LinkDeserialize(nil, m)
+		if err != nil {
+			return nil, fmt.Errorf("cannot list the ports of %s: %w", clusterctrl.Bridge, err)
+		}
 		a := link.Attrs()
 		if slot, ok := SlotOfMAC(a.HardwareAddr); ok && a.MasterIndex == bridge.Attrs().Index {
 			ports = append(ports, Port{Slot: slot, Name: a.Name, Index: a.Index, Carrier: rtnl.Carrier(a)})
