@@ -3,6 +3,8 @@ package founding_test
 import (
 	"bytes"
 	"context"
+	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"hatchery/firstboot/founding"
+	"hatchery/firstboot/keep"
 	"hatchery/firstboot/member"
 	"hatchery/internal/enginetest"
 	"hatchery/internal/enrol"
@@ -25,8 +28,12 @@ import (
 type bench struct {
 	*enginetest.Lab
 	t        *testing.T
-	identity *enrol.Identity
+	identity *enrol.Identity // the controller's
 	backups  []founding.Backup
+	// keeper is the node that keeps backups, as client finds it: its service
+	// is the real one, on the machine's own loopback.
+	keeper swarmbackup.Node
+	client *swarmbackup.Client
 }
 
 func newBench(t *testing.T) *bench {
@@ -34,10 +41,15 @@ func newBench(t *testing.T) *bench {
 	b := &bench{Lab: lab, t: t}
 	store, err := identity.Open(filepath.Join(t.TempDir(), "identity"), "homelab")
 	b.must(err)
-	files, err := store.Target("controller", 0, "hammond")
-	b.must(err)
-	b.identity, err = enrol.NewIdentity(files.Key, files.Certificate, files.CA)
-	b.must(err)
+	open := func(name string, slot int) *enrol.Identity {
+		files, err := store.Target(name, slot, name)
+		b.must(err)
+		id, err := enrol.NewIdentity(files.Key, files.Certificate, files.CA)
+		b.must(err)
+		return id
+	}
+	b.identity = open("controller", 0)
+	b.keep(open("p1", 1))
 	for _, m := range lab.Machines() {
 		b.must(m.StartEngine(t.Context()))
 	}
@@ -49,6 +61,22 @@ func (b *bench) must(err error) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
+}
+
+// keep has slot 1 keep backups.
+func (b *bench) keep(id *enrol.Identity) {
+	b.t.Helper()
+	store, err := keep.Open(filepath.Join(b.t.TempDir(), "backups"))
+	b.must(err)
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	b.must(err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- keep.Serve(ctx, listener, store, id, slog.New(slog.DiscardHandler)) }()
+	b.t.Cleanup(func() { cancel(); <-done })
+	addr := listener.Addr().(*net.TCPAddr).AddrPort()
+	b.keeper = swarmbackup.Node{Name: "p1", Slot: 1, Addr: addr.Addr()}
+	b.client = &swarmbackup.Client{Identity: b.identity, Port: addr.Port()}
 }
 
 // Offers are the backups that the bench was given.
@@ -79,12 +107,15 @@ func (k *taken) Restore(ctx context.Context, dockerRoot string, _ bool) error {
 	return err
 }
 
-// backUp takes a backup while the engine runs.
+// backUp takes a backup while the engine runs, and gives it to the node.
 func (b *bench) backUp() {
 	b.t.Helper()
 	file := filepath.Join(b.t.TempDir(), "backup")
-	_, err := swarmbackup.Take(b.t.Context(), file, swarmbackup.Source{Identity: b.identity, DockerRoot: b.Controller.DockerRoot()})
+	_, err := swarmbackup.Take(b.t.Context(), file, swarmbackup.Source{Identity: b.identity, DockerRoot: b.Controller.DockerRoot(), State: filepath.Join(b.Controller.State(), "controller")})
 	b.must(err)
+	id, _, err := swarmbackup.FileID(file)
+	b.must(err)
+	b.must(b.client.Put(b.t.Context(), b.keeper, id, file))
 	b.backups = []founding.Backup{&taken{b, file}}
 }
 
@@ -102,7 +133,11 @@ func (b *bench) founding() *founding.Founding {
 // settle reconciles until there is no error, as the agent does.
 func (b *bench) settle() founding.Result {
 	b.t.Helper()
-	f := b.founding()
+	return b.settleWith(b.founding())
+}
+
+func (b *bench) settleWith(f *founding.Founding) founding.Result {
+	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.t.Context(), 4*time.Minute)
 	defer cancel()
 	for {
@@ -216,22 +251,42 @@ func TestEngineMade(t *testing.T) {
 	})
 }
 
-// The controller's card was flashed anew: its node takes up the swarm again by
-// itself.
+// The controller's card was flashed anew: it gets the swarm back from what its
+// node keeps, over TLS, and the node takes it up again by itself.
 func TestEngineRecovered(t *testing.T) {
 	b := newBench(t)
-	first := b.settle()
+	c := b.Controller
+	f := b.founding()
+	service := filepath.Join(c.State(), "controller")
+	f.Backups = &founding.Keepers{Client: b.client, Identity: b.identity, Folder: c.State(), ServiceState: service}
+	f.Node.Targets[1].Address = b.keeper.Addr
+	first := b.settleWith(f)
+	if first.How != founding.Made {
+		t.Fatalf("%+v, want a swarm that was made: no node has a backup", first)
+	}
 	b.populate()
+	b.must(os.MkdirAll(service, 0o700))
+	b.must(os.WriteFile(filepath.Join(service, "registry.json"), []byte("generations"), 0o600))
 	b.backUp()
-	b.must(b.Controller.Wipe())
-	b.must(b.Controller.StartEngine(t.Context()))
-	result := b.settle()
-	if result.How != founding.Recovered || result.ClusterID != first.ClusterID || result.NodeID != first.NodeID || len(result.SetAside) != 0 {
+
+	b.must(c.Wipe())
+	b.must(c.StartEngine(t.Context()))
+	// The service of a new card has begun with nothing.
+	b.must(os.MkdirAll(service, 0o700))
+	b.must(os.WriteFile(filepath.Join(service, "registry.json"), []byte("nothing"), 0o600))
+	result := b.settleWith(f)
+	if result.How != founding.Recovered || result.ClusterID != first.ClusterID || result.NodeID != first.NodeID || len(result.SetAside) != 0 || !strings.Contains(result.Backup, "p1") {
 		t.Errorf("%+v, want %+v back", result, first)
 	}
 	b.complete()
-	if again := b.settle(); again.How != founding.Kept {
+	if data, err := os.ReadFile(filepath.Join(service, "registry.json")); string(data) != "generations" {
+		t.Errorf("the service has %q, %v, want what was in the backup", data, err)
+	}
+	if again := b.settleWith(f); again.How != founding.Kept {
 		t.Errorf("%+v, want it kept", again)
+	}
+	if rest, err := filepath.Glob(filepath.Join(c.State(), "*"+swarmbackup.Suffix)); len(rest) > 0 || err != nil {
+		t.Errorf("left over: %v, %v", rest, err)
 	}
 }
 

@@ -222,7 +222,7 @@ func (g *going) turn(ctx context.Context) (again bool, err error) {
 			return false, fmt.Errorf("the controller says join (%s), but the node is a member: it is asked again", reason(answer, "no reason given"))
 		case swarm.Pending:
 			// The controller does not know of a join that goes on here.
-			return g.await(ctx)
+			return g.await(ctx, false)
 		}
 		// The engine cannot use its membership, and the controller knows of none.
 		if err := g.leave(ctx, "the engine cannot use its membership: "+info.Error); err != nil {
@@ -279,7 +279,7 @@ func (g *going) stay(ctx context.Context, info swarm.Info, answer *enrol.JoinAns
 		g.restarted = false
 		return false, nil
 	case swarm.Pending:
-		return g.await(ctx)
+		return g.await(ctx, true)
 	case swarm.Inactive:
 		return false, errors.New("the controller says stay, but the node is part of no swarm: it is asked again")
 	}
@@ -307,7 +307,7 @@ func (g *going) join(ctx context.Context, answer *enrol.JoinAnswer) (again bool,
 	case swarm.Active:
 		return g.joined(answer)
 	case swarm.Pending:
-		if again, err := g.await(ctx); err != nil || !again {
+		if again, err := g.await(ctx, false); err != nil || !again {
 			return again, err
 		}
 		if g.result.Swarm.State == string(swarm.Active) {
@@ -381,8 +381,9 @@ func (g *going) options(answer *enrol.JoinAnswer) (swarm.JoinOptions, error) {
 }
 
 // await waits for a join that goes on in the background. again says that it
-// has come to an end, whichever.
-func (g *going) await(ctx context.Context) (again bool, err error) {
+// has come to an end, whichever. known says that the controller knows the
+// membership, so that it is not given up lightly.
+func (g *going) await(ctx context.Context, known bool) (again bool, err error) {
 	info, err := g.until(ctx, g.waits.Pending, "the join goes on", func(i swarm.Info) bool { return i.State != swarm.Pending })
 	if err != nil {
 		return false, err
@@ -392,14 +393,14 @@ func (g *going) await(ctx context.Context) (again bool, err error) {
 	case swarm.Active, swarm.Inactive:
 		return true, nil
 	default:
-		if g.hasCertificate() {
+		if known {
 			return true, info.Err()
 		}
 		err := g.leave(ctx, "the join failed: "+info.Error)
 		return err == nil, errors.Join(err, info.Err())
 	}
 	why := fmt.Errorf("the join has gone on for %v: %w", g.waits.Pending, g.obstacle(ctx, info))
-	if g.hasCertificate() {
+	if known {
 		return false, errors.Join(why, g.remedy(ctx, why.Error()))
 	}
 	return false, errors.Join(why, g.leave(ctx, why.Error()))
@@ -561,11 +562,6 @@ func (g *going) outdated() bool {
 		now = g.Now
 	}
 	return err == nil && (now().Before(from) || now().After(to))
-}
-
-func (g *going) hasCertificate() bool {
-	_, _, _, _, _, err := swarm.CertificateOf(g.DockerRoot)
-	return err == nil
 }
 
 // syncClock sets the clock by the controller's, once in a Reconcile.
