@@ -83,7 +83,7 @@ func TestEvents(t *testing.T) {
 	go func() {
 		done <- client.Events(ctx, true, func(e controller.Event) error {
 			seen <- e
-			if e.Kind == controller.EventNode && strings.Contains(e.Detail, "is active") {
+			if e.Kind == controller.EventNode && strings.Contains(e.Detail, "p1: node node1 is active") {
 				return enough
 			}
 			return nil
@@ -97,7 +97,7 @@ func TestEvents(t *testing.T) {
 	close(seen)
 	var kinds []string
 	for e := range seen {
-		if e.Time.IsZero() || e.Detail == "" || e.Kind != controller.EventSwarm && e.Slot != 1 {
+		if of1 := strings.HasPrefix(e.Detail, "p1: "); e.Time.IsZero() || e.Detail == "" || of1 != (e.Slot == 1) {
 			t.Errorf("the event %+v", e)
 		}
 		kinds = append(kinds, e.Kind)
