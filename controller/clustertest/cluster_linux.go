@@ -49,8 +49,8 @@ type Cluster struct {
 
 	t       testing.TB
 	options Options
-	agents  map[int]*enginetest.Process
-	booted  map[int]string // the boot of each machine, once it has been on
+	agents  map[*enginetest.Machine]*enginetest.Process
+	booted  map[*enginetest.Machine]string // the boot of each machine, once it has been on
 	serve   *enginetest.Process
 	boots   atomic.Int64
 }
@@ -72,7 +72,7 @@ func New(t testing.TB, o Options) *Cluster {
 		o.Backups = backup.Times{Quiet: time.Second, Most: 2 * time.Second, Soon: time.Second, Retry: time.Second, Survey: 5 * time.Second}
 	}
 	lab := enginetest.New(t, enginetest.Options{Slots: o.Slots, Bare: true, Restart: true, Uplink: o.Uplink})
-	c := &Cluster{Lab: lab, t: t, options: o, agents: map[int]*enginetest.Process{}, booted: map[int]string{}}
+	c := &Cluster{Lab: lab, t: t, options: o, agents: map[*enginetest.Machine]*enginetest.Process{}, booted: map[*enginetest.Machine]string{}}
 	store, err := identity.Open(filepath.Join(t.TempDir(), "identity"), Name)
 	if err != nil {
 		t.Fatal(err)
@@ -200,25 +200,25 @@ func (c *Cluster) StartAgent(m *enginetest.Machine) {
 
 func (c *Cluster) startAgent(m *enginetest.Machine, boot string) {
 	c.t.Helper()
-	if c.agents[m.Slot] != nil {
+	if c.agents[m] != nil {
 		c.t.Fatalf("%s has an agent already", m.Name)
 	}
-	c.booted[m.Slot] = boot
-	c.agents[m.Slot] = c.start(m, "agent", role{BootID: boot})
+	c.booted[m] = boot
+	c.agents[m] = c.start(m, "agent", role{BootID: boot})
 }
 
 // RestartAgent starts a machine's agent again in the same boot, as systemd
 // does with one that ended.
 func (c *Cluster) RestartAgent(m *enginetest.Machine) {
 	c.t.Helper()
-	c.startAgent(m, c.booted[m.Slot])
+	c.startAgent(m, c.booted[m])
 }
 
 // KillAgent kills a machine's agent (-9).
 func (c *Cluster) KillAgent(m *enginetest.Machine) {
-	if p := c.agents[m.Slot]; p != nil {
+	if p := c.agents[m]; p != nil {
 		p.Kill()
-		delete(c.agents, m.Slot)
+		delete(c.agents, m)
 	}
 }
 
@@ -242,7 +242,7 @@ func (c *Cluster) KillServe() {
 // AgentPid is the process id of a machine's agent, ServePid that of the
 // service; 0 where it does not run.
 func (c *Cluster) AgentPid(m *enginetest.Machine) int {
-	if p := c.agents[m.Slot]; p != nil {
+	if p := c.agents[m]; p != nil {
 		return p.Pid
 	}
 	return 0

@@ -116,6 +116,18 @@ func (l *Lab) Slots() []*Machine {
 // Machines are the controller and all slots.
 func (l *Lab) Machines() []*Machine { return append([]*Machine{l.Controller}, l.Slots()...) }
 
+// Double is another machine on a machine's cable, with the same address and
+// host name, and whatever is laid into its folders: a copy of its card. They
+// share a network namespace, so that neither is in the way of the other's
+// packets.
+func (l *Lab) Double(m *Machine) *Machine {
+	l.t.Helper()
+	d := l.machine(m.Name+"-double", m.Slot, m.Addr)
+	d.Hostname, d.netns = m.Hostname, m.netns
+	d.prepare()
+	return d
+}
+
 func (l *Lab) machine(name string, slot int, addr netip.Addr) *Machine {
 	m := &Machine{Name: name, Slot: slot, Hostname: name, Addr: addr, Dir: filepath.Join(l.dir, name), lab: l, netns: l.name + "-" + name}
 	m.engine.machine = m
