@@ -468,3 +468,25 @@ func FuzzRestore(f *testing.F) {
 		}
 	})
 }
+
+// TestTakeWhileTheKeyChanges: raft's files are read with the key that belongs
+// to them, or read again.
+func TestTakeWhileTheKeyChanges(t *testing.T) {
+	id := newCluster(t, "homelab").slot(t, 0)
+	f := backuptest.New(t, t.TempDir(), "swarm", "node")
+	looks := 0
+	backup := take(t, swarmbackup.Source{Identity: id, DockerRoot: f.DockerRoot, Now: func() time.Time {
+		// Now is asked after the folder was looked at.
+		if looks++; looks == 1 {
+			f.Write("certificates/swarm-node.key", "the next key")
+		}
+		return time.Now()
+	}})
+	root := t.TempDir()
+	if _, err := swarmbackup.Restore(t.Context(), bytes.NewReader(backup), swarmbackup.Target{Identity: id, DockerRoot: root}); err != nil {
+		t.Fatal(err)
+	}
+	if key := tree(t, root)["swarm/certificates/swarm-node.key"]; key != "the next key" || looks != 2 {
+		t.Errorf("the key is %q after %d looks", key, looks)
+	}
+}
