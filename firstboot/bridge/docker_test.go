@@ -93,7 +93,11 @@ func TestDocker(t *testing.T) {
 	// off, by its policy. Where the kernel has br_netfilter, from each other
 	// too.
 	keep.Kill()
-	run(ctl, "sh", "-euc", "echo 0 >/proc/sys/net/ipv4/ip_forward; iptables -w -F; iptables -w -X; echo 1 >/proc/sys/net/bridge/bridge-nf-call-iptables")
+	run(ctl, "sh", "-euc", "echo 0 >/proc/sys/net/ipv4/ip_forward; iptables -w -F; iptables -w -X")
+	neighbour := "172.19.181.1"
+	if got := run(ctl, "sh", "-euc", "cd /proc/sys/net/bridge 2>/dev/null || exit 0; echo 1 >bridge-nf-call-iptables; echo on"); got == "on" {
+		neighbour = "no answer"
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	if err := ctl.StartEngine(ctx); err != nil {
@@ -102,7 +106,7 @@ func TestDocker(t *testing.T) {
 	if got := run(ctl, "iptables", "-w", "-S", "FORWARD"); !strings.Contains(got, "-P FORWARD DROP") {
 		t.Fatalf("the engine was to be at its worst, and is not: %s", got)
 	}
-	if got, want := reach(), "no answer, no answer, [172.19.181.254] <nil>"; got != want {
+	if got, want := reach(), neighbour+", no answer, [172.19.181.254] <nil>"; got != want {
 		t.Errorf("nobody keeps it: %s, not %s", got, want)
 	}
 	keeper()
