@@ -19,7 +19,7 @@ PACKAGES := acl apt attr binfmt-support binutils bmap-tools btrfs-progs bzip2 ca
 help:
 	@sed -n 's/^## //p' Makefile
 
-.PHONY: help deps base print-base payload build demo test test-fast bench fuzz lint vuln clean
+.PHONY: help deps base print-base payload build demo test test-fast test-swarm soak bench fuzz lint vuln clean
 
 ## deps: the Debian packages that tests, demo and benchmarks need
 deps:
@@ -54,6 +54,14 @@ test: deps base payload lint
 ## test-fast: the quick tests, without root and without the base image; what needs more is skipped by name (-v shows it)
 test-fast:
 	go test -short ./...
+
+## test-swarm: the agent and the service with real engines in network namespaces (root)
+test-swarm: deps
+	@.ci/swarm
+
+## soak: the long forms of test-swarm: twenty random kills and more, for as long as it takes
+soak: deps
+	@HATCHERY_SOAK=1 .ci/swarm
 
 ## bench: benchmarks, and whole commands against the peer tools
 bench: deps base build
