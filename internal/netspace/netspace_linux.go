@@ -1,6 +1,3 @@
-// Package netspace makes network namespaces for tests: small networks of cables
-// between them, and programs that run in them. The names are unique on the
-// machine, and everything goes with the test that made it.
 package netspace
 
 import (
@@ -12,6 +9,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -72,16 +70,41 @@ type Space struct {
 	t    testing.TB
 }
 
+// janitor removes a namespace, and ends what runs in it, when its standard input
+// ends: when the test is over, or its process is. The name is the test's alone,
+// so whatever runs there was started by it.
+const janitor = `
+cat >/dev/null
+[ -e "/run/netns/$1" ] || exit 0
+for try in 1 2 3 4 5 6 7 8 9 10; do
+	pids=$(ip netns pids "$1")
+	[ -n "$pids" ] || break
+	kill -9 $pids
+	sleep 0.1
+done
+ip netns delete "$1"
+`
+
 // New makes a namespace whose loopback is up. It goes with the test.
 func New(t testing.TB) *Space {
 	t.Helper()
 	s := &Space{Name: fmt.Sprintf("hatchery-%d-%08x", os.Getpid(), rand.Uint32()), t: t}
-	testtool.Run(t, "ip", "netns", "add", s.Name)
+	janitor := exec.Command("sh", "-c", janitor, "janitor", s.Name)
+	janitor.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // an interrupt at the keyboard is for the test alone
+	stdin, err := janitor.StdinPipe()
+	if err == nil {
+		err = janitor.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
-		if out, err := exec.Command("ip", "netns", "delete", s.Name).CombinedOutput(); err != nil {
-			t.Errorf("namespace %s stays: %v\n%s", s.Name, err, out)
+		stdin.Close()
+		if err := janitor.Wait(); err != nil {
+			t.Errorf("namespace %s may stay: %v", s.Name, err)
 		}
 	})
+	testtool.Run(t, "ip", "netns", "add", s.Name)
 	s.IP("link set lo up")
 	return s
 }
