@@ -24,7 +24,7 @@ import (
 )
 
 // patience is how long a state is waited for that has to come.
-const patience = 30 * time.Second
+const patience = 90 * time.Second
 
 // An engine plays the controller's Docker Engine: a manager and its list of
 // nodes, with swarmkit's rules as far as the service can meet them.
