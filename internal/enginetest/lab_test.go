@@ -95,6 +95,7 @@ func eventuallyList(t *testing.T, lab *enginetest.Lab, want string) {
 
 // TestSwarm has what may happen to machines happen to those of a swarm.
 func TestSwarm(t *testing.T) {
+	t.Parallel() // engines are waited for
 	ctx := t.Context()
 	lab := enginetest.New(t, enginetest.Options{Slots: []int{1, 17}})
 	joined(t, lab)
@@ -150,6 +151,7 @@ func TestSwarm(t *testing.T) {
 
 // TestUnits asks what stands for systemd.
 func TestUnits(t *testing.T) {
+	t.Parallel() // engines are waited for
 	ctx := t.Context()
 	lab := enginetest.New(t, enginetest.Options{})
 	m := lab.Slot(1)
@@ -196,6 +198,7 @@ func TestUnits(t *testing.T) {
 // TestRestart: with Options.Restart a killed engine comes back, and a stopped
 // one does not.
 func TestRestart(t *testing.T) {
+	t.Parallel() // engines are waited for
 	ctx := t.Context()
 	lab := enginetest.New(t, enginetest.Options{Restart: true})
 	m := lab.Slot(1)
@@ -245,6 +248,7 @@ func hear(t *testing.T, to *enginetest.Machine, addr string, from *enginetest.Ma
 // TestNetwork: slots reach the controller and each other with their own
 // addresses, by the plan's MACs, also while the controller's engine runs.
 func TestNetwork(t *testing.T) {
+	t.Parallel() // engines are waited for
 	ctx := t.Context()
 	lab := enginetest.New(t, enginetest.Options{Slots: []int{1, 2}, Uplink: true})
 	c, p1, p2 := lab.Controller, lab.Slot(1), lab.Slot(2)
@@ -297,6 +301,7 @@ func links(t *testing.T, m *enginetest.Machine) map[string]string {
 
 // TestBare: there are only cables.
 func TestBare(t *testing.T) {
+	t.Parallel() // engines are waited for
 	lab := enginetest.New(t, enginetest.Options{Slots: []int{3}, Bare: true})
 	if diff := cmp.Diff(map[string]string{"lo": "", "ethpi3": "00:22:82:ff:fe:03"}, links(t, lab.Controller)); diff != "" {
 		t.Errorf("the controller (-want +got):\n%s", diff)
@@ -319,6 +324,7 @@ func TestBare(t *testing.T) {
 // TestProcess: a process of a machine is killed by its id, asked to end, and
 // its output kept.
 func TestProcess(t *testing.T) {
+	t.Parallel() // engines are waited for
 	ctx := t.Context()
 	lab := enginetest.New(t, enginetest.Options{})
 	m := lab.Slot(1)
@@ -370,6 +376,7 @@ func TestLabOfItsOwn(t *testing.T) {
 
 // TestKilled: a test that is killed leaves nothing behind.
 func TestKilled(t *testing.T) {
+	t.Parallel() // engines are waited for
 	c := exec.Command(os.Args[0])
 	c.Env = append(os.Environ(), asLab+"=1")
 	var errs bytes.Buffer

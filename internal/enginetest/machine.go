@@ -224,7 +224,8 @@ func (m *Machine) Unplug() error {
 }
 
 // Disconnect cuts a slot's link at the controller's end: the node's has no
-// carrier.
+// carrier. A controller's agent that runs switches its end on again at once:
+// see Block.
 func (m *Machine) Disconnect() error {
 	return m.lab.ip("-n", m.lab.Controller.netns, "link", "set", m.port(), "down")
 }
@@ -232,6 +233,24 @@ func (m *Machine) Disconnect() error {
 // Connect undoes Disconnect.
 func (m *Machine) Connect() error {
 	return m.lab.ip("-n", m.lab.Controller.netns, "link", "set", m.port(), "up")
+}
+
+// Block has nothing come through a slot's link any more, in which no end can
+// see anything wrong.
+func (m *Machine) Block() error { return m.block("-I") }
+
+// Unblock undoes Block.
+func (m *Machine) Unblock() error { return m.block("-D") }
+
+func (m *Machine) block(do string) error {
+	var errs []error
+	for _, rule := range [][]string{{"INPUT", "-i"}, {"OUTPUT", "-o"}} {
+		out, err := exec.Command("nsenter", "--net="+m.NetNS(), "--", "iptables", "-w", do, rule[0], rule[1], m.Link(), "-j", "DROP").CombinedOutput()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("iptables %s %s on %s: %w: %s", do, rule[0], m.Name, err, out))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // sysctl sets a setting of the machine's network namespace.
