@@ -280,6 +280,33 @@ func TestOtherAuthorities(t *testing.T) {
 	})
 }
 
+// TestLookingWhetherSomebodyIsThere: a node connects and goes again to see
+// whether its link works, which is nothing to tell of.
+func TestLookingWhetherSomebodyIsThere(t *testing.T) {
+	c := newCluster(t, 1).start()
+	for _, hello := range []string{"", "no handshake at all"} {
+		conn, err := net.Dial("tcp", netip.AddrPortFrom(address(0), c.port).String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Write([]byte(hello)); err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, func() error {
+		if !strings.Contains(c.log.String(), "a connection failed") {
+			return fmt.Errorf("nothing of the second one is in the log")
+		}
+		return nil
+	})
+	if log := c.log.String(); strings.Count(log, "a connection failed") != 1 {
+		t.Errorf("the first one is told of too:\n%s", log)
+	}
+}
+
 func TestOneAddressHasSoManyConnections(t *testing.T) {
 	c := newCluster(t, 1).start()
 	dial := func(from netip.Addr) net.Conn {
