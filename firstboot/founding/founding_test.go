@@ -497,3 +497,12 @@ func TestOnlyTheController(t *testing.T) {
 		t.Errorf("%v after %d calls, want a refusal", err, m.calls)
 	}
 }
+
+// An engine that somebody else stopped is theirs to start.
+func TestEngineDown(t *testing.T) {
+	m := newMachine(t)
+	m.running = false
+	if _, err := m.founding(nil).Reconcile(t.Context()); !errors.Is(err, swarm.ErrUnreachable) || m.running {
+		t.Errorf("%v, running %v, want %v and an engine left alone", err, m.running, swarm.ErrUnreachable)
+	}
+}
