@@ -14,18 +14,28 @@ import (
 
 func newStatus(s *settings) *cobra.Command {
 	st := &station{settings: s}
+	var clear bool
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Show where every slot stands",
 		Long: `status shows, for each slot, which step its agent is at, what the swarm says of
 its node, when it was heard of last, and why it was refused, if it was. It asks
-the service on the controller.`,
+the service on the controller. Alarms stay until they are cleared.`,
 		Example: `  hatchery status                  # on the controller
   hatchery status --on hammond     # from the workstation
   hatchery status --json`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return st.run(c, []string{"status"}, func(ctx context.Context) error {
+			args := []string{"status"}
+			if clear {
+				args = append(args, "--clear-alarms")
+			}
+			return st.run(c, args, func(ctx context.Context) error {
+				if clear {
+					if err := st.service().ClearAlarms(ctx); err != nil {
+						return err
+					}
+				}
 				view, err := st.service().Cluster(ctx)
 				if err != nil {
 					return err
@@ -39,6 +49,7 @@ the service on the controller.`,
 		},
 	}
 	st.flags(c)
+	c.Flags().BoolVar(&clear, "clear-alarms", false, "forget the alarms that were raised so far")
 	return c
 }
 

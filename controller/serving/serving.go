@@ -87,6 +87,8 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 
+	// Its address may come much later, with br0: nothing waits for that.
+	tell(o.Log, systemd.Ready())
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var beside sync.WaitGroup
@@ -105,7 +107,6 @@ func Run(ctx context.Context, o Options) error {
 		Clock: clock.NewTrust(node).Trusted, Ports: slotOf, Backups: runner, Log: o.Log, Times: o.Times,
 		Ready: func(listen net.Addr) {
 			o.Log.Info("serving", "cluster", node.Cluster, "address", listen.String())
-			tell(o.Log, systemd.Ready())
 			beside.Go(func() { watchdog(ctx, o) })
 		},
 	})

@@ -64,8 +64,14 @@ func (c cluster) slot(t testing.TB, slot int) *enrol.Identity {
 // backup is a sealed file with its id.
 func backup(t testing.TB, id *enrol.Identity, content string) (fileID string, data []byte) {
 	t.Helper()
+	return backupOf(t, id, "s", content)
+}
+
+// backupOf is one of a swarm.
+func backupOf(t testing.TB, id *enrol.Identity, swarm, content string) (fileID string, data []byte) {
+	t.Helper()
 	var b bytes.Buffer
-	w, err := sealed.NewWriter(&b, id.Key(), []byte(`{"format":1,"cluster":"homelab","swarm":"s","index":1}`))
+	w, err := sealed.NewWriter(&b, id.Key(), fmt.Appendf(nil, `{"format":1,"cluster":"homelab","swarm":%q,"index":1}`, swarm))
 	if err == nil {
 		_, err = io.WriteString(w, content)
 	}
@@ -154,6 +160,31 @@ func TestTheLatestTwoAreKept(t *testing.T) {
 	for _, e := range entries {
 		if info, err := e.Info(); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%v, %v", info.Mode(), err)
+		}
+	}
+}
+
+// TestTheSwarmBefore: a controller that made a new swarm, because it was not
+// answered in time, does not cost the old one by backing up the new.
+func TestTheSwarmBefore(t *testing.T) {
+	id := newCluster(t, "homelab").slot(t, 0)
+	s := open(t, t.TempDir())
+	names := map[string]string{}
+	for _, name := range []string{"old 1", "old 2", "old 3", "new 1", "new 2", "new 3", "third 1"} {
+		fileID, data := backupOf(t, id, strings.Fields(name)[0], name)
+		if _, err := s.Put(fileID, int64(len(data)), bytes.NewReader(data)); err != nil {
+			t.Fatal(err)
+		}
+		names[fileID[:6]] = name
+		var kept []string
+		for _, id := range strings.Fields(ids(t, s)) {
+			kept = append(kept, names[id])
+		}
+		want := map[string]string{
+			"old 2": "old 2, old 1", "new 1": "new 1, old 3", "new 2": "new 2, new 1, old 3", "new 3": "new 3, new 2, old 3", "third 1": "third 1, new 3",
+		}[name]
+		if got := strings.Join(kept, ", "); want != "" && got != want {
+			t.Errorf("after %s: kept %s, want %s", name, got, want)
 		}
 	}
 }

@@ -66,6 +66,7 @@ type kept struct {
 	id     string
 	name   string
 	bytes  int64
+	swarm  string // whose it is; "" where it is damaged
 }
 
 // list gives the kept ones, the latest first.
@@ -87,17 +88,48 @@ func (s *Store) list() ([]kept, error) {
 		} else if err != nil {
 			return nil, err
 		}
-		all = append(all, kept{n, id, e.Name(), info.Size()})
+		all = append(all, kept{n, id, e.Name(), info.Size(), s.swarmOf(e.Name())})
 	}
 	slices.SortFunc(all, func(a, b kept) int { return cmp.Or(cmp.Compare(b.number, a.number), cmp.Compare(b.name, a.name)) })
 	return all, nil
 }
 
-// prune removes all but the latest.
+// swarmOf says which swarm a backup is of, by its label.
+func (s *Store) swarmOf(name string) string {
+	f, err := os.Open(filepath.Join(s.dir, name))
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	header, err := sealed.ReadHeader(f)
+	if err != nil {
+		return ""
+	}
+	label, err := swarmbackup.ParseLabel(header.Label)
+	if err != nil {
+		return ""
+	}
+	return label.Swarm
+}
+
+// prune removes all but the latest of the present swarm, and the latest of the
+// one before: a controller that made a new swarm because no node answered it in
+// time must not cost the old one.
 func (s *Store) prune(all []kept) error {
+	present, former := 0, ""
 	for i, k := range all {
-		double := slices.ContainsFunc(all[:i], func(later kept) bool { return later.id == k.id })
-		if i < swarmbackup.Kept && !double {
+		keep := !slices.ContainsFunc(all[:i], func(later kept) bool { return later.id == k.id })
+		switch {
+		case !keep:
+		case k.swarm == all[0].swarm:
+			present++
+			keep = present <= swarmbackup.Kept
+		case k.swarm != "" && former == "":
+			former = k.swarm
+		default:
+			keep = false
+		}
+		if keep {
 			continue
 		}
 		if err := os.Remove(filepath.Join(s.dir, k.name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -146,7 +178,7 @@ func (s *Store) Get(id string) (*os.File, error) {
 }
 
 // Put keeps a backup of size bytes, whole or not at all; then the oldest goes
-// if there are more than swarmbackup.Kept. It says whether the backup is new
+// if there are more than swarmbackup.Kept of its swarm. It says whether the backup is new
 // here. One that is kept already becomes the latest, and the content is not read. The errors: ErrNoRoom,
 // ErrNotIt, those of reading and of the disk.
 func (s *Store) Put(id string, size int64, content io.Reader) (bool, error) {
@@ -186,7 +218,7 @@ func (s *Store) Put(id string, size int64, content io.Reader) (bool, error) {
 	if err := s.write(place, id, size, content); err != nil {
 		return false, err
 	}
-	return true, s.prune(append([]kept{{number, id, filepath.Base(place), size}}, all...))
+	return true, s.prune(append([]kept{{number, id, filepath.Base(place), size, s.swarmOf(filepath.Base(place))}}, all...))
 }
 
 // makeRoom sees that there is space. If need be all kept ones go but the latest, which

@@ -10,7 +10,8 @@ import "regexp"
 //
 // An id is the SHA-256 of the whole file, in lower-case hexadecimal.
 
-// Kept is how many backups a node keeps: the latest ones.
+// Kept is how many backups a node keeps of the present swarm: the latest ones.
+// It keeps one of the swarm before beside them.
 const Kept = 2
 
 // MaxSize is how large a backup may be that a node takes, in bytes.
