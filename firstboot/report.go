@@ -22,6 +22,7 @@ type reports struct {
 	ready     func(*State) bool                          // whether the controller can be reached at all
 	swarm     func(ctx context.Context) enrol.SwarmState // what the engine says
 	rejoin    func()                                     // the controller wants the node to join again
+	refused   func()                                     // the controller takes the node for none of its own (any more)
 	tell      func(announcement)
 	intervals Intervals
 	uptime    func() time.Duration
@@ -82,6 +83,9 @@ func (r *reports) run(ctx context.Context, states <-chan *State) {
 			if errors.As(err, &refused) {
 				event = EventRefused
 				next = max(next, time.Duration(refused.RetryAfterS)*time.Second)
+				if shutOut(refused.Code) {
+					r.refused()
+				}
 			}
 			if text := tidy(err.Error()); gist(text) != told {
 				told = gist(text)
@@ -98,6 +102,15 @@ func (r *reports) run(ctx context.Context, states <-chan *State) {
 		}
 		beat.Reset(spread(next))
 	}
+}
+
+// shutOut says that a refusal is about who the node is, and no matter of time.
+func shutOut(code enrol.Code) bool {
+	switch code {
+	case enrol.Revoked, enrol.StaleGeneration, enrol.UnknownSlot, enrol.WrongAddress, enrol.Clone:
+		return true
+	}
+	return false
 }
 
 func (r *reports) report(ctx context.Context, s *State, seq int64) (*enrol.StatusAnswer, error) {

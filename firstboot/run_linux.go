@@ -150,6 +150,9 @@ func (a *agent) run(ctx context.Context) error {
 		if report.rejoin == nil {
 			report.rejoin = func() {}
 		}
+		if report.refused == nil {
+			report.refused = func() {}
+		}
 		outlets.Go(func() { report.run(ctx, reported) })
 	}
 	line := ""

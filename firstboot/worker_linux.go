@@ -52,6 +52,13 @@ func (e *environment) workerSteps() ([]Step, *reports) {
 				e.wake("join")
 			}
 		},
+		refused: func() {
+			// An engine whose entry was removed calls itself active for ever.
+			// What the controller says to the step, people see.
+			if !e.ask.Swap(true) {
+				e.wake("join")
+			}
+		},
 	}
 }
 
