@@ -18,6 +18,7 @@ import (
 	"hatchery/controller"
 	"hatchery/controller/clustertest"
 	"hatchery/firstboot"
+	"hatchery/firstboot/founding"
 	"hatchery/internal/enginetest"
 	"hatchery/internal/enrol"
 )
@@ -53,6 +54,10 @@ func eachSeed(t *testing.T, n int, run func(t *testing.T, r *rand.Rand)) {
 		})
 	}
 }
+
+// alone is for a controller that is on before any slot: it does not wait long
+// for somebody who may keep a backup.
+var alone = founding.Waits{Settle: time.Second}
 
 // until waits for something that comes about by itself.
 func until(t testing.TB, what string, done func() bool) {
@@ -198,10 +203,9 @@ func stateWritten(t *testing.T, m *enginetest.Machine) time.Time {
 // Once every node has seen that, the rotating ends.
 func TestTokenRotatedMidJoin(t *testing.T) {
 	t.Parallel()
-	c := clustertest.New(t, clustertest.Options{Slots: []int{1, 2}, Times: controller.Times{
-		Rotate: 3 * time.Second, Join: time.Minute, Alive: 5 * time.Second, Pending: time.Minute, Settle: 2 * time.Second}})
+	c := clustertest.New(t, clustertest.Options{Slots: []int{1, 2}, Founding: alone})
 	c.PowerOn(c.Controller)
-	c.WaitTable(strings.Split(c.Settled(nil), "\n")[0]) // the controller alone
+	c.WaitTable(strings.Split(c.Settled(nil), "\n")[0]) // the controller's line
 	for _, m := range c.Slots() {
 		c.PowerOn(m)
 	}
@@ -257,6 +261,9 @@ func TestKilledAtRandomPoints(t *testing.T) {
 			time.Sleep(upTo(1500 * time.Millisecond))
 			m := c.Machines()[r.IntN(3)]
 			what := []string{"agent", "dockerd", "serve"}[r.IntN(3)]
+			if what == "serve" {
+				m = c.Controller
+			}
 			t.Logf("%v: %s's %s", time.Since(began).Round(time.Millisecond), m.Name, what)
 			switch what {
 			case "agent":
@@ -277,66 +284,75 @@ func TestKilledAtRandomPoints(t *testing.T) {
 }
 
 // TestUnpluggedWhileJoining cuts a node's link at the moment in which it was
-// told to join, and at random ones, both ways: without a carrier, and with the
-// interface gone. Another node is not disturbed.
+// told to join, and then at random ones: by pulling the cable, and by losing
+// all that goes through it for longer than an engine waits for its join.
 func TestUnpluggedWhileJoining(t *testing.T) {
 	t.Parallel()
-	eachSeed(t, rounds(1, 5), func(t *testing.T, r *rand.Rand) {
-		c := clustertest.New(t, clustertest.Options{Slots: []int{1, 2}})
-		c.PowerOn(c.Controller)
-		c.WaitTable(strings.Split(c.Settled(nil), "\n")[0])
-		cuts := []struct {
-			name     string
-			cut, end func(m *enginetest.Machine) error
-		}{
-			{"no carrier", (*enginetest.Machine).Disconnect, (*enginetest.Machine).Connect},
-			{"no interface", (*enginetest.Machine).Unplug, (*enginetest.Machine).Plug},
-		}
-		m := c.Slot(1)
-		for _, cut := range cuts {
-			told := toldToJoin(t, c, m.Slot)
-			c.PowerOn(m)
-			select {
-			case <-told:
-			case <-time.After(patience):
-				t.Fatal("the node was not told to join")
-			}
-			must(t, cut.cut(m))
-			length := time.Second + time.Duration(r.IntN(3000))*time.Millisecond
-			t.Logf("%s for %v after the answer", cut.name, length)
-			time.Sleep(length)
-			must(t, cut.end(m))
-			for range 2 {
-				other := cuts[r.IntN(len(cuts))]
-				pause, length := time.Duration(r.IntN(2000))*time.Millisecond, time.Duration(r.IntN(3000))*time.Millisecond
-				t.Logf("%v later: %s for %v", pause, other.name, length)
-				time.Sleep(pause)
-				must(t, other.cut(m))
-				time.Sleep(length)
-				must(t, other.end(m))
-			}
-			if c.AgentPid(c.Slot(2)) == 0 {
-				c.PowerOn(c.Slot(2))
-			}
-			began := time.Now()
-			inOrder(t, c)
-			t.Logf("in place %v after the last cut", time.Since(began).Round(100*time.Millisecond))
-			c.PowerOff(m)
-			c.Reflash(m)
-		}
-		c.PowerOn(m)
-		inOrder(t, c)
+	type cut struct {
+		name       string
+		begin, end func(m *enginetest.Machine) error
+		length     time.Duration // at least
+	}
+	pulled := cut{"pulled", (*enginetest.Machine).Unplug, (*enginetest.Machine).Plug, 500 * time.Millisecond}
+	blocked := cut{"blocked", (*enginetest.Machine).Block, (*enginetest.Machine).Unblock, 0}
+	// Docker gives up waiting after 20 s, and goes on in the background.
+	long := blocked
+	long.length = 22 * time.Second
+	for _, first := range []cut{pulled, long} {
+		t.Run(first.name, func(t *testing.T) {
+			t.Parallel()
+			eachSeed(t, rounds(1, 5), func(t *testing.T, r *rand.Rand) {
+				c := clustertest.New(t, clustertest.Options{Founding: alone})
+				c.PowerOn(c.Controller)
+				c.WaitTable(strings.Split(c.Settled(nil), "\n")[0])
+				m := c.Slot(1)
+				told := toldToJoin(t, c, m.Slot)
+				c.PowerOn(m)
+				select {
+				case <-told:
+				case <-time.After(patience):
+					t.Fatal("the node was not told to join")
+				}
+				for i, now := range []cut{first, []cut{pulled, blocked}[r.IntN(2)], []cut{pulled, blocked}[r.IntN(2)]} {
+					pause, length := time.Duration(0), now.length+time.Duration(r.IntN(3000))*time.Millisecond
+					if i > 0 {
+						pause = time.Duration(r.IntN(2000)) * time.Millisecond
+					}
+					t.Logf("%v later: %s for %v", pause, now.name, length)
+					time.Sleep(pause)
+					must(t, now.begin(m))
+					time.Sleep(length)
+					must(t, now.end(m))
+				}
+				began := time.Now()
+				inOrder(t, c)
+				t.Logf("in place %v after the last cut", time.Since(began).Round(100*time.Millisecond))
+			})
+		})
+	}
+}
 
-		// A member that is away for a while comes back as the one it was.
-		before := clustertest.NodeOf(t, c.WaitSettled(), m.Slot)
-		must(t, m.Unplug())
-		c.WaitTable(strings.Replace(c.Settled(nil), "p1 p1 172.19.181.1 ready", "p1 p1 172.19.181.1 down", 1))
-		must(t, m.Plug())
-		inOrder(t, c)
-		if after := clustertest.NodeOf(t, c.WaitSettled(), m.Slot); after.ID != before.ID {
-			t.Errorf("the node was %s, and is %s after its cable was out", before.ID, after.ID)
-		}
-	})
+// TestMemberUnplugged: a member whose cable was out comes back as the one that
+// it was.
+func TestMemberUnplugged(t *testing.T) {
+	t.Parallel()
+	c := clustertest.New(t, clustertest.Options{})
+	for _, m := range c.Machines() {
+		c.PowerOn(m)
+	}
+	inOrder(t, c)
+	m := c.Slot(1)
+	before := clustertest.NodeOf(t, c.WaitSettled(), m.Slot)
+	must(t, m.Unplug())
+	c.WaitTable(strings.Replace(c.Settled(nil), "p1 p1 172.19.181.1 ready", "p1 p1 172.19.181.1 down", 1))
+	must(t, m.Plug())
+	began := time.Now()
+	nodes := c.WaitSettled()
+	t.Logf("ready %v after its cable was back", time.Since(began).Round(100*time.Millisecond))
+	if after := clustertest.NodeOf(t, nodes, m.Slot); after.ID != before.ID {
+		t.Errorf("the node was %s, and is %s after its cable was out", before.ID, after.ID)
+	}
+	inOrder(t, c)
 }
 
 func must(t *testing.T, err error) {
