@@ -105,6 +105,7 @@ func (e *environment) swarmStep(trust *clock.Trust) Step {
 		Clock: trust.Trusted, Connected: connected,
 		Node: e.node, DockerRoot: e.DockerRoot, StateDir: e.StateDir, Waits: e.Founding, Log: e.Log,
 	}
+	e.stopped = f.EngineStopped
 	return Step{
 		Name: "swarm", Needs: []string{"network", "clock", "docker"}, Every: e.Intervals.Check, Limit: 30 * time.Minute,
 		Run: func(ctx context.Context, tell Tell) (string, error) {

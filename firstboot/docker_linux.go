@@ -3,10 +3,12 @@ package firstboot
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"hatchery/firstboot/member"
 	"hatchery/firstboot/packages"
 )
 
@@ -88,6 +90,9 @@ func (e *environment) dockerStep(needs ...string) Step {
 		Check: func(ctx context.Context) (bool, string, error) {
 			ctx, cancel := context.WithTimeout(ctx, time.Minute)
 			defer cancel()
+			if e.stopped != nil && e.stopped() {
+				return true, "stopped while the swarm's folder is changed", nil
+			}
 			info, err := e.engine.Info(ctx)
 			if err != nil {
 				return false, err.Error(), nil
@@ -100,6 +105,15 @@ func (e *environment) dockerStep(needs ...string) Step {
 				return "", err
 			}
 			tell("%s is %s", DockerUnit, strings.TrimSuffix(active+", "+reason, ", "))
+			if active == "failed" || active == "inactive" {
+				aside, err := member.Unblock(e.DockerRoot)
+				for _, name := range aside {
+					e.event(EventProblem, slog.LevelWarn, "docker", "a power cut has left a file that Docker does not start with; it is set aside: "+name)
+				}
+				if err != nil {
+					return "", err
+				}
+			}
 			if err := e.Units.StartUnit(ctx, DockerUnit); err != nil {
 				return "", err
 			}

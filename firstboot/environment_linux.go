@@ -30,6 +30,7 @@ type environment struct {
 	ask      atomic.Bool   // the controller is to be asked about the swarm
 	timed    bool          // the clock was right once in this run
 	keeping  atomic.Bool   // backups are served
+	stopped  func() bool   // the engine is stopped on purpose; nil on a node in a slot
 	member   atomic.Bool   // the swarm stands, as far as this node is part of it
 	began    time.Time
 	closers  []func()

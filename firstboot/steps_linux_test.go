@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -74,7 +76,11 @@ func TestDockerStep(t *testing.T) {
 		detail  string
 		err     string
 		starts  int
+		torn    bool // a power cut has left a file that Docker does not start with
+		stopped bool // on purpose
 	}{
+		{summary: "it is stopped on purpose", stopped: true, docker: func(d *fakeDocker) { d.active = "inactive" }, detail: "stopped while the swarm's folder is changed"},
+		{summary: "a file is torn", torn: true, docker: func(d *fakeDocker) { d.active = "failed" }, detail: "Docker 20.10.24", starts: 1},
 		{
 			summary: "it runs", docker: func(d *fakeDocker) { _ = d.StartUnit(context.Background(), "by systemd") },
 			detail: "Docker 20.10.24", starts: 1,
@@ -106,14 +112,28 @@ func TestDockerStep(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer engine.Close()
-			e := &environment{engine: engine}
+			events := 0
+			e := &environment{engine: engine, stopped: func() bool { return test.stopped }, event: func(Event, slog.Level, string, string) { events++ }}
 			e.Units = d
+			e.DockerRoot = t.TempDir()
+			torn := filepath.Join(e.DockerRoot, "swarm", "docker-state.json")
+			if test.torn {
+				if err := os.MkdirAll(filepath.Dir(torn), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(torn, []byte(`{"LocalAddr`), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
 			e.Intervals = Intervals{First: time.Millisecond}.orDefaults()
 			step := e.dockerStep()
 			var told []string
 			detail, err := attempt(t.Context(), &step, func(format string, args ...any) { told = append(told, fmt.Sprintf(format, args...)) })
 			if detail != test.detail || (err == nil) != (test.err == "") || (err != nil && !strings.Contains(err.Error(), test.err)) {
 				t.Errorf("%q, %v; want %q, %q", detail, err, test.detail, test.err)
+			}
+			if _, err := os.Lstat(torn); test.torn && (err == nil || events != 1) {
+				t.Errorf("the torn file is in the way, or nobody was told (%d events)", events)
 			}
 			if len(d.starts) != test.starts {
 				t.Errorf("started %q, want %d times", d.starts, test.starts)
