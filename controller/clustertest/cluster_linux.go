@@ -51,7 +51,7 @@ type Cluster struct {
 	options Options
 	agents  map[*enginetest.Machine]*enginetest.Process
 	booted  map[*enginetest.Machine]string // the boot of each machine, once it has been on
-	serve   *enginetest.Process
+	service *unit
 	boots   atomic.Int64
 }
 
@@ -72,7 +72,7 @@ func New(t testing.TB, o Options) *Cluster {
 		o.Backups = backup.Times{Quiet: time.Second, Most: 2 * time.Second, Soon: time.Second, Retry: time.Second, Survey: 5 * time.Second}
 	}
 	lab := enginetest.New(t, enginetest.Options{Slots: o.Slots, Bare: true, Restart: true, Uplink: o.Uplink})
-	c := &Cluster{Lab: lab, t: t, options: o, agents: map[*enginetest.Machine]*enginetest.Process{}, booted: map[*enginetest.Machine]string{}}
+	c := &Cluster{Lab: lab, service: &unit{}, t: t, options: o, agents: map[*enginetest.Machine]*enginetest.Process{}, booted: map[*enginetest.Machine]string{}}
 	store, err := identity.Open(filepath.Join(t.TempDir(), "identity"), Name)
 	if err != nil {
 		t.Fatal(err)
@@ -87,6 +87,9 @@ func New(t testing.TB, o Options) *Cluster {
 	}
 	c.write(lab.Controller, "node.json", c.node(lab.Controller, 1), 0o644)
 	c.rules()
+	c.service.begin = func() (*enginetest.Process, error) { return c.process(lab.Controller, "serve", role{Serve: true}) }
+	lab.Controller.AddUnit(firstboot.ServiceUnit, c.service)
+	t.Cleanup(c.service.kill)
 	return c
 }
 
@@ -164,6 +167,14 @@ func (c *Cluster) rules() {
 // start starts a process of a role in a machine.
 func (c *Cluster) start(m *enginetest.Machine, name string, r role) *enginetest.Process {
 	c.t.Helper()
+	p, err := c.process(m, name, r)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return p
+}
+
+func (c *Cluster) process(m *enginetest.Machine, name string, r role) (*enginetest.Process, error) {
 	r.Etc, r.State, r.Run, r.DockerRoot = m.Etc(), m.State(), m.Run(), m.DockerRoot()
 	r.EngineHost, r.Units = m.EngineHost(), m.UnitsSocket()
 	r.Firewall, r.DockerUser = filepath.Join(m.Etc(), "firewall.nft"), filepath.Join(m.Etc(), "docker-user")
@@ -172,19 +183,15 @@ func (c *Cluster) start(m *enginetest.Machine, name string, r role) *enginetest.
 	r.Intervals = c.options.Intervals
 	text, err := json.Marshal(r)
 	if err != nil {
-		c.t.Fatal(err)
+		return nil, err
 	}
 	self, err := os.Executable()
 	if err != nil {
-		c.t.Fatal(err)
+		return nil, err
 	}
 	cmd := m.Command(context.Background(), self)
 	cmd.Env = append(os.Environ(), roleVariable+"="+string(text))
-	p, err := m.Go(name, cmd)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return p
+	return m.Go(name, cmd)
 }
 
 // boot is a boot's id, like the kernel's.
@@ -222,22 +229,17 @@ func (c *Cluster) KillAgent(m *enginetest.Machine) {
 	}
 }
 
-// StartServe starts the controller's service.
+// StartServe starts the controller's service if it does not run. One that ends
+// by itself is started again, as systemd does it.
 func (c *Cluster) StartServe() {
 	c.t.Helper()
-	if c.serve != nil {
-		c.t.Fatal("the service runs already")
+	if err := c.service.Start(); err != nil {
+		c.t.Fatal(err)
 	}
-	c.serve = c.start(c.Controller, "serve", role{Serve: true})
 }
 
-// KillServe kills the service (-9).
-func (c *Cluster) KillServe() {
-	if c.serve != nil {
-		c.serve.Kill()
-		c.serve = nil
-	}
-}
+// KillServe kills the service (-9), and it stays down.
+func (c *Cluster) KillServe() { c.service.kill() }
 
 // AgentPid is the process id of a machine's agent, ServePid that of the
 // service; 0 where it does not run.
@@ -249,20 +251,16 @@ func (c *Cluster) AgentPid(m *enginetest.Machine) int {
 }
 
 // ServePid is the process id of the service, 0 where it does not run.
-func (c *Cluster) ServePid() int {
-	if c.serve != nil {
-		return c.serve.Pid
-	}
-	return 0
-}
+func (c *Cluster) ServePid() int { return c.service.pid() }
 
-// PowerOff ends everything that runs in a machine, as a power cut does.
+// PowerOff ends everything that runs in a machine, as a power cut does. Its
+// links stay as they are.
 func (c *Cluster) PowerOff(m *enginetest.Machine) {
 	c.KillAgent(m)
 	if m.Slot == 0 {
 		c.KillServe()
 	}
-	m.KillEngine()
+	m.CutPower()
 }
 
 // PowerOn boots a machine with whatever is on its card.

@@ -167,6 +167,10 @@ func (m *Machine) KillEngine() {
 	}
 }
 
+// CutPower kills the engine as KillEngine does, and it stays down whatever the
+// options say. Other processes are the caller's to end.
+func (m *Machine) CutPower() { m.engine.powerCut() }
+
 // powerCut kills the engine, and it stays down.
 func (e *engine) powerCut() {
 	e.jobs.Lock()

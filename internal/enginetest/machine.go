@@ -36,6 +36,7 @@ type Machine struct {
 
 	mu        sync.Mutex
 	processes []*Process
+	others    map[string]Unit // see AddUnit
 	client    *swarm.Engine
 }
 

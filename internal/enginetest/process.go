@@ -97,6 +97,9 @@ const stopLimit = time.Minute
 // the test.
 func ownSession() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
 
+// Running says whether the process has not ended.
+func (p *Process) Running() bool { return p.running() }
+
 // running says whether the process has not ended.
 func (p *Process) running() bool {
 	select {

@@ -54,7 +54,7 @@ func (s *unitServer) answer(r unitRequest) (a unitAnswer) {
 		a.Active = "inactive"
 		return a
 	case r.Unit != DockerService:
-		err = fmt.Errorf("unit %s not found", r.Unit)
+		a.Active, err = m.otherUnit(r)
 	case r.Do == "start":
 		err = m.StartEngine(s.ctx)
 	case r.Do == "stop":
@@ -69,6 +69,47 @@ func (s *unitServer) answer(r unitRequest) (a unitAnswer) {
 		a.Active, a.Reason = s.machine.engine.state()
 	}
 	return a
+}
+
+// A Unit is one that a test plays beside the engine's.
+type Unit interface {
+	// Start starts it if it does not run, Stop stops it if it does.
+	Start() error
+	Stop() error
+	Running() bool
+}
+
+// AddUnit has the machine's units know another one.
+func (m *Machine) AddUnit(name string, u Unit) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.others == nil {
+		m.others = make(map[string]Unit)
+	}
+	m.others[name] = u
+}
+
+func (m *Machine) otherUnit(r unitRequest) (active string, err error) {
+	m.mu.Lock()
+	u := m.others[r.Unit]
+	m.mu.Unlock()
+	if u == nil {
+		return "", fmt.Errorf("unit %s not found", r.Unit)
+	}
+	switch r.Do {
+	case "start":
+		err = u.Start()
+	case "stop":
+		err = u.Stop()
+	case "state":
+	default:
+		err = fmt.Errorf("a unit cannot be asked to %q", r.Do)
+	}
+	active = "inactive"
+	if u.Running() {
+		active = "active"
+	}
+	return active, err
 }
 
 func (s *unitServer) close() {
