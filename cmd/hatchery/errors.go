@@ -14,6 +14,7 @@ import (
 	"hatchery/imagebuilder/baseimage"
 	"hatchery/imagebuilder/clusterlock"
 	"hatchery/internal/download"
+	"hatchery/internal/enrol"
 	"hatchery/internal/spec"
 )
 
@@ -38,6 +39,10 @@ func exitCode(err error) int {
 		if errors.As(err, mistake) {
 			return exitUsage
 		}
+	}
+	var refused *enrol.Error
+	if errors.As(err, &refused) && refused.Code == enrol.UnknownSlot {
+		return exitUsage
 	}
 	return exitFailed
 }
