@@ -2,6 +2,8 @@ package controller_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -108,6 +110,10 @@ func TestAClone(t *testing.T) {
 	}
 	if err := controller.Dial(c.options.Socket).ClearAlarms(t.Context()); err != nil || c.alarms() != "" {
 		t.Errorf("clearing them: %v, left: %q", err, c.alarms())
+	}
+	// A power cut brings none back.
+	if data, err := os.ReadFile(filepath.Join(c.options.StateDir, "registry.json")); err != nil || strings.Contains(string(data), "alarms") {
+		t.Errorf("the registry still has them: %v\n%s", err, data)
 	}
 }
 

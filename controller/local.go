@@ -99,6 +99,12 @@ func (s *service) localCalls() http.Handler {
 		s.registry.Alarms = nil
 		s.changed()
 		s.mu.Unlock()
+		// What a person was told is done, is so after a power cut too.
+		if err := s.save(r.Context()); err != nil {
+			s.log.Error("the alarms cannot be forgotten", "error", err)
+			enrol.WriteError(w, &enrol.Error{Status: http.StatusInternalServerError, Code: enrol.SwarmNotReady, Detail: err.Error()})
+			return
+		}
 		w.WriteHeader(http.StatusNoContent)
 	})
 	mux.HandleFunc("GET "+pathEvents, s.eventsCall)
