@@ -455,6 +455,28 @@ func TestABrokenStateIsSetAside(t *testing.T) {
 	}
 }
 
+// A folder in its place (a botched restore) is set aside like a broken file,
+// over what was set aside before.
+func TestAFolderForAState(t *testing.T) {
+	dir := t.TempDir()
+	place := filepath.Join(dir, firstboot.StateFile)
+	if err := os.MkdirAll(filepath.Join(place, "sub"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(place+".broken", []byte("from before"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	a := start(t, dir, nil, done("link"))
+	a.steady()
+	a.stop()
+	if _, err := os.Stat(filepath.Join(place+".broken", "sub")); err != nil {
+		t.Errorf("it is not set aside: %v", err)
+	}
+	if s, err := firstboot.ReadState(dir); err != nil || s.Step != firstboot.Steady {
+		t.Errorf("the state after that: %+v, %v", s, err)
+	}
+}
+
 // busyAgent is an agent whose state changes as fast as it can.
 func busyAgent(dir string) {
 	n := 0

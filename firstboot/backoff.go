@@ -46,5 +46,8 @@ func (i Intervals) pause(tries int) time.Duration {
 
 // spread gives a duration between three quarters and five quarters of d.
 func spread(d time.Duration) time.Duration {
+	if d <= 0 {
+		return 0
+	}
 	return d - d/4 + rand.N(d/2+1)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,6 +35,9 @@ type environment struct {
 	member   atomic.Bool   // the swarm stands, as far as this node is part of it
 	began    time.Time
 	closers  []func()
+
+	mu     sync.Mutex
+	timers map[string]*time.Timer // by step, of after
 }
 
 // steps gives the steps of the node's role, and what reports them to the
@@ -79,9 +83,19 @@ func (e *environment) clock() clock.Options {
 	return clock.Options{Floor: clock.Floor(e.node), SetTime: e.SetTime, Now: e.Now}
 }
 
-// after has a step gone through again after a while.
+// after has a step gone through again after a while. The last word counts: a
+// step that asks for that at every go has one go waiting, whatever else woke
+// it meanwhile.
 func (e *environment) after(d time.Duration, step string) {
-	time.AfterFunc(spread(d), func() { e.wake(step) })
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.timers == nil {
+		e.timers = make(map[string]*time.Timer)
+	}
+	if t := e.timers[step]; t != nil {
+		t.Stop()
+	}
+	e.timers[step] = time.AfterFunc(spread(d), func() { e.wake(step) })
 }
 
 // growStep gives the root the whole card.
@@ -116,7 +130,7 @@ func (e *environment) calling(err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &refused):
-		after := time.Duration(refused.RetryAfterS) * time.Second
+		after := refused.RetryAfter()
 		switch refused.Code {
 		case enrol.ClockUntrusted:
 			return &Waiting{For: "the controller's clock", After: after, Err: err}

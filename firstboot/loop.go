@@ -234,6 +234,9 @@ func (l *loop) take(ctx context.Context, m message) {
 	}
 }
 
+// mostPause is how long a step waits at the most, whoever asks for more.
+const mostPause = time.Hour
+
 func (l *loop) finish(s *step, text string, err error) {
 	var waiting *Waiting
 	switch {
@@ -261,8 +264,8 @@ func (l *loop) finish(s *step, text string, err error) {
 			}
 		}
 	case errors.As(err, &waiting):
-		pause := spread(waiting.After)
-		if waiting.After == 0 {
+		pause := spread(min(waiting.After, mostPause))
+		if waiting.After <= 0 {
 			s.tries++
 			pause = l.intervals.pause(s.tries)
 		}

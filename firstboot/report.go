@@ -82,7 +82,7 @@ func (r *reports) run(ctx context.Context, states <-chan *State) {
 			event := EventUnheard
 			if errors.As(err, &refused) {
 				event = EventRefused
-				next = max(next, time.Duration(refused.RetryAfterS)*time.Second)
+				next = max(next, refused.RetryAfter())
 				if shutOut(refused.Code) {
 					r.refused()
 				}
@@ -93,8 +93,8 @@ func (r *reports) run(ctx context.Context, states <-chan *State) {
 			}
 		} else {
 			failed, told = 0, ""
-			if answer.NextS > 0 {
-				next = min(next, time.Duration(answer.NextS)*time.Second)
+			if wanted := answer.Next(); wanted > 0 {
+				next = min(next, wanted)
 			}
 			if answer.Rejoin {
 				r.rejoin()

@@ -22,6 +22,44 @@ func (r *refuser) Status(context.Context, enrol.StatusReport) (*enrol.StatusAnsw
 	return nil, &enrol.Error{Code: r.code, Detail: "no"}
 }
 
+// A counter gives the same answer, or refusal, to every report.
+type counter struct {
+	answer *enrol.StatusAnswer
+	err    error
+	calls  chan struct{}
+}
+
+func (c *counter) Status(ctx context.Context, _ enrol.StatusReport) (*enrol.StatusAnswer, error) {
+	select {
+	case c.calls <- struct{}{}:
+	case <-ctx.Done():
+	}
+	return c.answer, c.err
+}
+
+// Numbers that no controller means neither end the agent nor silence it: next_s
+// that is more than a duration holds was one below 0.
+func TestReportsWithNonsense(t *testing.T) {
+	for _, seconds := range []int{-1 << 62, -1, 0, 9_223_372_037, 1 << 62} {
+		c := &counter{answer: &enrol.StatusAnswer{NextS: seconds}, calls: make(chan struct{})}
+		r := &reports{
+			to: c, ready: func(*State) bool { return true }, swarm: noSwarm, tell: func(announcement) {},
+			refused: func() {}, rejoin: func() {},
+			intervals: Intervals{First: time.Millisecond, Most: time.Millisecond, Heartbeat: time.Millisecond}.orDefaults(),
+			uptime:    func() time.Duration { return time.Second },
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		states, done := make(chan *State, 1), make(chan struct{})
+		states <- &State{}
+		go func() { defer close(done); r.run(ctx, states) }()
+		for range 3 {
+			<-c.calls
+		}
+		cancel()
+		<-done
+	}
+}
+
 // A node that the controller shuts out while all of its steps are done has to
 // look at its membership again: its engine does not notice.
 func TestRefusedReports(t *testing.T) {

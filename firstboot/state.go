@@ -129,6 +129,9 @@ func ReadState(dir string) (*State, error) {
 		return nil, fmt.Errorf("cannot read where the agent stands: %w", err)
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.IsDir() {
+		return nil, fmt.Errorf("%s: %w: it is a folder", f.Name(), ErrState)
+	}
 	data, err := io.ReadAll(io.LimitReader(f, maxState+1))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read where the agent stands: %w", err)
@@ -180,7 +183,13 @@ func recall(dir string) (*State, error) {
 	}
 	place := filepath.Join(dir, StateFile)
 	aside := place + ".broken"
-	if rerr := os.Rename(place, aside); rerr != nil {
+	// A folder gives way to no file, and a file to no folder: what was set
+	// aside before is older.
+	rerr := os.RemoveAll(aside)
+	if rerr == nil {
+		rerr = os.Rename(place, aside)
+	}
+	if rerr != nil {
 		return &State{}, fmt.Errorf("%w; cannot set it aside: %w", err, rerr)
 	}
 	return &State{}, fmt.Errorf("%w; set aside as %s", err, aside)

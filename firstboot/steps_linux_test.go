@@ -154,6 +154,7 @@ func TestCalling(t *testing.T) {
 		{summary: "the controller does not know the time", err: &enrol.Error{Code: enrol.ClockUntrusted, RetryAfterS: 7}, waits: "the controller's clock", after: 7 * time.Second},
 		{summary: "there is no swarm yet", err: &enrol.Error{Code: enrol.SwarmNotReady, RetryAfterS: 3}, waits: "the controller's swarm", after: 3 * time.Second},
 		{summary: "nothing listens there", err: errors.New("connection refused"), waits: "the controller's service", after: 5 * time.Second},
+		{summary: "a number that is none", err: &enrol.Error{Code: enrol.SwarmNotReady, RetryAfterS: 1 << 62}, waits: "the controller's swarm", after: time.Hour},
 		{summary: "revoked", err: &enrol.Error{Code: enrol.Revoked, RetryAfterS: 60}},
 		{summary: "an impostor", err: enrol.ErrImpostor},
 		{summary: "another cluster's controller", err: enrol.ErrNotAccepted},
@@ -169,6 +170,26 @@ func TestCalling(t *testing.T) {
 		case !errors.Is(got, test.err):
 			t.Errorf("%s: the reason is lost: %v", test.summary, got)
 		}
+	}
+}
+
+// A step that asks for another go at every go has one waiting, however often
+// something else woke it.
+func TestAfterKeepsOneTimer(t *testing.T) {
+	woken := make(chan string, 100)
+	e := &environment{wake: func(step string) { woken <- step }}
+	for range 50 {
+		e.after(time.Hour, "network")
+	}
+	for range 50 {
+		e.after(20*time.Millisecond, "network")
+	}
+	if step := <-woken; step != "network" {
+		t.Errorf("%s was woken", step)
+	}
+	time.Sleep(100 * time.Millisecond)
+	if len(woken) > 0 {
+		t.Errorf("woken %d times more", len(woken))
 	}
 }
 

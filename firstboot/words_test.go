@@ -34,6 +34,14 @@ func TestPausesGrowAndDiffer(t *testing.T) {
 	}
 }
 
+func TestSpread(t *testing.T) {
+	for _, d := range []time.Duration{-1 << 63, -time.Hour, -1, 0, 1, time.Second, time.Hour} {
+		if got := spread(d); got < 0 || d > 0 && (got < d/4*3 || got/5 > d/4) {
+			t.Errorf("%v is spread to %v", d, got)
+		}
+	}
+}
+
 func FuzzTidy(f *testing.F) {
 	f.Add("could not join with SWMTKN-1-0123456789abcdefghij-klmnopqrst: refused")
 	f.Add("unlock with SWMKEY-1-7c37Cc8654o6p38HnroywCi19pllOnGtbdZEgtKxZu8")
