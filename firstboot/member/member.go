@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"hatchery/internal/enrol"
@@ -70,6 +71,9 @@ type Waits struct {
 	Pending time.Duration // for a join that goes on in the background: 3 min
 	Failed  time.Duration // for an engine that tries again by itself: 45 s
 	Engine  time.Duration // for an engine that was restarted, or leaves: 2 min
+	// Calm is the time in which it leaves maxLeaves times at the most because
+	// the controller says so: 10 min.
+	Calm time.Duration
 }
 
 func (w Waits) orDefaults() Waits {
@@ -82,6 +86,7 @@ func (w Waits) orDefaults() Waits {
 	set(&w.Pending, 3*time.Minute)
 	set(&w.Failed, 45*time.Second)
 	set(&w.Engine, 2*time.Minute)
+	set(&w.Calm, 10*time.Minute)
 	return w
 }
 
@@ -115,7 +120,15 @@ type Member struct {
 	// restarted says that the engine was restarted for a membership that it
 	// could not use. The next remedy is to leave.
 	restarted bool
+	// left is when the node last left because the controller said so.
+	left []time.Time
 }
+
+// maxLeaves is how often a node leaves in Waits.Calm because the controller
+// says so: every time all of its tasks end, and another dead entry stands in
+// the swarm's list. Two of the controller's that disagree, or a mistake in it,
+// must not do that to a cluster every few seconds.
+const maxLeaves = 4
 
 // A Result is how the membership stands, and what was done for it. It is as
 // it was last seen where there was an error, too.
@@ -210,7 +223,7 @@ func (g *going) turn(ctx context.Context) (again bool, err error) {
 	}
 	switch answer.Action {
 	case enrol.Wait:
-		return false, &Wait{For: reason(answer, "the controller"), After: seconds(answer.RetryAfterS)}
+		return false, &Wait{For: reason(answer, "the controller"), After: answer.RetryAfter()}
 	case enrol.Stay:
 		return g.stay(ctx, info, answer)
 	case enrol.Join:
@@ -231,7 +244,7 @@ func (g *going) turn(ctx context.Context) (again bool, err error) {
 		return g.join(ctx, answer)
 	case enrol.LeaveAndJoin:
 		if info.State != swarm.Inactive {
-			if err := g.leave(ctx, reason(answer, "the controller says so")); err != nil {
+			if err := g.obey(ctx, reason(answer, "the controller says so")); err != nil {
 				return false, err
 			}
 		}
@@ -253,9 +266,9 @@ func (g *going) ask(ctx context.Context) (*enrol.JoinAnswer, error) {
 		if errors.As(err, &refused) {
 			switch refused.Code {
 			case enrol.ClockUntrusted:
-				return nil, &Wait{For: "the controller's clock", After: seconds(refused.RetryAfterS), Err: err}
+				return nil, &Wait{For: "the controller's clock", After: refused.RetryAfter(), Err: err}
 			case enrol.SwarmNotReady:
-				return nil, &Wait{For: "the controller's swarm", After: seconds(refused.RetryAfterS), Err: err}
+				return nil, &Wait{For: "the controller's swarm", After: refused.RetryAfter(), Err: err}
 			}
 		}
 		return nil, fmt.Errorf("cannot ask the controller about the swarm: %w", err)
@@ -271,7 +284,7 @@ func (g *going) ask(ctx context.Context) (*enrol.JoinAnswer, error) {
 func (g *going) stay(ctx context.Context, info swarm.Info, answer *enrol.JoinAnswer) (again bool, err error) {
 	has := g.result.Swarm.ClusterID
 	if answer.ClusterID != "" && has != "" && has != answer.ClusterID && info.State != swarm.Inactive {
-		err := g.leave(ctx, fmt.Sprintf("the swarm is %s now, and the node is part of %s", answer.ClusterID, has))
+		err := g.obey(ctx, fmt.Sprintf("the swarm is %s now, and the node is part of %s", answer.ClusterID, has))
 		return err == nil, err
 	}
 	switch info.State {
@@ -441,6 +454,20 @@ func (g *going) remedy(ctx context.Context, why string) error {
 	return g.restart(ctx, why)
 }
 
+// obey leaves because the controller says so, but not again and again.
+func (g *going) obey(ctx context.Context, why string) error {
+	g.left = slices.DeleteFunc(g.left, func(at time.Time) bool { return time.Since(at) >= g.waits.Calm })
+	if len(g.left) >= maxLeaves {
+		return &Wait{
+			For:   fmt.Sprintf("some peace: it left the swarm %d times within %v, and is told to leave again", maxLeaves, g.waits.Calm),
+			After: g.waits.Calm - time.Since(g.left[0]),
+			Err:   errors.New(why),
+		}
+	}
+	g.left = append(g.left, time.Now())
+	return g.leave(ctx, why)
+}
+
 // leave has the engine forget what it is part of.
 func (g *going) leave(ctx context.Context, why string) error {
 	g.tell("leaving the swarm: %s", why)
@@ -595,5 +622,3 @@ func reason(answer *enrol.JoinAnswer, standard string) string {
 	}
 	return standard
 }
-
-func seconds(n int) time.Duration { return time.Duration(max(n, 0)) * time.Second }

@@ -428,6 +428,55 @@ func trimmed(lines []string) []string {
 	return lines
 }
 
+// A controller that tells a member to leave whenever it is asked (two tables
+// of it disagree, say) does not have it leave without end; once it is quiet,
+// it is believed again.
+func TestLeavesAreBounded(t *testing.T) {
+	f := &fake{t: t, root: t.TempDir(), cluster: "c1", answers: []any{leaveAndJoin("T1", "c1")}}
+	isMember(f)
+	m := f.newMember()
+	m.Waits.Calm = time.Hour
+	leaves := func() int { return strings.Count(strings.Join(f.log, "\n"), "leave") }
+	var wait *member.Wait
+	for range 20 {
+		_, err := m.Reconcile(t.Context())
+		if err != nil && !errors.As(err, &wait) {
+			t.Fatal(err)
+		}
+	}
+	if wait == nil || wait.After < 50*time.Minute || !strings.Contains(wait.Error(), "no such node") {
+		t.Errorf("it waits %+v", wait)
+	}
+	if n := leaves(); n < 2 || n > 4 {
+		t.Errorf("it left %d times", n)
+	}
+	if f.info.State != swarm.Active {
+		t.Errorf("it is %s in the end", f.info.State)
+	}
+	m.Waits.Calm = time.Nanosecond
+	before := leaves()
+	if _, err := m.Reconcile(t.Context()); err != nil || leaves() != before+1 {
+		t.Errorf("after a quiet time it is not believed: %v", err)
+	}
+}
+
+// What the controller asks for is bounded: no wait without end, none below 0.
+func TestNonsenseToWait(t *testing.T) {
+	for _, seconds := range []int{-1 << 62, -1, 1 << 62, 9_223_372_037} {
+		for _, answer := range []any{
+			&enrol.Error{Status: 503, Code: enrol.SwarmNotReady, RetryAfterS: seconds},
+			&enrol.JoinAnswer{Action: enrol.Wait, RetryAfterS: seconds},
+		} {
+			f := &fake{t: t, root: t.TempDir(), info: swarm.Info{State: swarm.Inactive}, answers: []any{answer}}
+			_, err := f.newMember().Reconcile(t.Context())
+			var wait *member.Wait
+			if !errors.As(err, &wait) || wait.After < 0 || wait.After > time.Hour {
+				t.Errorf("%d s: %#v", seconds, err)
+			}
+		}
+	}
+}
+
 func TestWaitTellsWhen(t *testing.T) {
 	f := &fake{t: t, root: t.TempDir(), info: swarm.Info{State: swarm.Inactive},
 		answers: []any{&enrol.Error{Status: 503, Code: enrol.ClockUntrusted, Detail: "no NTP yet", RetryAfterS: 5}}}
