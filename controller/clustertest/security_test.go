@@ -198,6 +198,11 @@ func TestRevoked(t *testing.T) {
 		t.Errorf("joining with the token of before gives %v", err)
 	}
 
+	// It was off for a while, with all that it had.
+	c.PowerOff(p1)
+	c.PowerOn(p1)
+	refused("switched on again")
+
 	// Built without --renew it is the same key, also for a service that was
 	// started anew.
 	c.PowerOff(p1)
@@ -221,7 +226,7 @@ func TestRevoked(t *testing.T) {
 	}
 	inOrderWith(t, c, rack)
 	// And who has the old card still is refused still.
-	a := call(t, p1, loaded(t, stolen), p1.Addr, http.MethodPost, enrol.PathJoin, `{"boot_id":"thief","swarm":{"state":"inactive"}}`)
+	a := call(t, p1, loaded(t, stolen), http.MethodPost, enrol.PathJoin, `{"boot_id":"thief","swarm":{"state":"inactive"}}`)
 	if a.code != "revoked" {
 		t.Errorf("the lost card is answered %+v", a)
 	}
@@ -253,24 +258,23 @@ type answered struct {
 }
 
 // call calls the service from a machine with an identity as its program would.
-func call(t *testing.T, m *enginetest.Machine, id *enrol.Identity, from netip.Addr, method, path, body string) answered {
+func call(t *testing.T, m *enginetest.Machine, id *enrol.Identity, method, path, body string) answered {
 	t.Helper()
-	return knock(t, m, enrol.ClientTLS(id, 0), from, method, path, body)
+	return knock(t, m, enrol.ClientTLS(id, 0), clusterctrl.ControllerAddr(), method, path, body)
 }
 
-// knock makes one call to the service from a machine, with whatever
-// certificate the configuration shows.
-func knock(t *testing.T, m *enginetest.Machine, config *tls.Config, from netip.Addr, method, path, body string) (a answered) {
+// knock makes one call from a machine to the controller or a slot, with
+// whatever certificate the configuration shows.
+func knock(t *testing.T, m *enginetest.Machine, config *tls.Config, at netip.Addr, method, path, body string) (a answered) {
 	t.Helper()
 	var conn net.Conn
 	err := m.Do(func() error {
-		d := net.Dialer{Timeout: time.Minute, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
 		var err error
-		conn, err = d.Dial("tcp4", netip.AddrPortFrom(clusterctrl.ControllerAddr(), enrol.Port).String())
+		conn, err = net.DialTimeout("tcp4", netip.AddrPortFrom(at, enrol.Port).String(), time.Minute)
 		return err
 	})
 	if err != nil {
-		t.Fatalf("the service cannot be reached: %v", err)
+		t.Fatalf("%s cannot be reached: %v", at, err)
 	}
 	defer conn.Close()
 	need(t, conn.SetDeadline(time.Now().Add(time.Minute)))
@@ -371,7 +375,7 @@ func TestStrangers(t *testing.T) {
 		if test.body != "" {
 			body = test.body
 		}
-		a := knock(t, p1, test.config, p1.Addr, method, path, body)
+		a := knock(t, p1, test.config, manager.Addr, method, path, body)
 		have := fmt.Sprintf("%d %s", a.status, a.code)
 		switch {
 		case test.want == "" && (a.status != 0 || a.err == nil):
@@ -444,6 +448,28 @@ func TestStrangers(t *testing.T) {
 	// Everything in its place, everybody is let in.
 	c.PowerOn(p2)
 	inOrder(t, c)
+
+	// Nodes keep backups for the controller: nobody else gets any from them.
+	asNode := func(id *enrol.Identity) *tls.Config { return enrol.ClientTLS(id, 2) }
+	for _, test := range []struct {
+		summary string
+		from    *enginetest.Machine
+		id      *identity.Identity
+		want    string
+	}{
+		{"the controller", manager, target(c.Store, manager), "200 "},
+		{"another node", p1, target(c.Store, p1), "403 bad-request"},
+		{"the controller of another identity folder", manager, target(foreign, manager), ""},
+	} {
+		config := asNode(own)
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return &loaded(t, test.id).Certificate, nil
+		}
+		a := knock(t, test.from, config, p2.Addr, http.MethodGet, enrol.PathBackup, "")
+		if have := fmt.Sprintf("%d %s", a.status, a.code); have != test.want && (test.want != "" || a.status != 0 || a.err == nil) {
+			t.Errorf("%s asks a node for backups and is answered %s (%v), not %q: %s", test.summary, have, a.err, test.want, a.body)
+		}
+	}
 }
 
 // builtFor is the identity of a slot that the cluster does not have.
@@ -514,6 +540,52 @@ func TestClone(t *testing.T) {
 	// The copy is found: the alarm is a thing of the past.
 	c.PowerOff(double)
 	need(t, c.Service().ClearAlarms(ctx))
+	inOrder(t, c)
+}
+
+// A member's card is copied whole: the copy has the swarm's certificate too.
+// Nobody can tell which is which, but that there are two.
+func TestCopiedMember(t *testing.T) {
+	t.Parallel()
+	c := guarded(t, 1, 2)
+	ctx, p1 := t.Context(), c.Slot(1)
+	for _, m := range c.Machines() {
+		c.PowerOn(m)
+	}
+	first := clustertest.NodeOf(t, c.WaitSettled(), 1)
+	double := c.Double(p1)
+	copyCard(t, double, p1)
+	for _, name := range []string{"certificates", "docker-state.json", "state.json"} {
+		from, to := filepath.Join(p1.DockerRoot(), "swarm", name), filepath.Join(double.DockerRoot(), "swarm", name)
+		need(t, os.MkdirAll(filepath.Dir(to), 0o700))
+		if name == "certificates" {
+			need(t, os.CopyFS(to, os.DirFS(from)))
+			continue
+		}
+		data, err := os.ReadFile(from)
+		need(t, err, os.WriteFile(to, data, 0o600))
+	}
+	c.StartAgent(double)
+	until(t, "an alarm", func() bool { return alarms(t, c) == "p1 clone" })
+	// There is one entry all the same, and nothing of the others' is touched.
+	if now := clustertest.NodeOf(t, c.WaitSettled(), 1); now.ID != first.ID {
+		t.Errorf("the node is %s, it was %s", now.ID, first.ID)
+	}
+
+	// The way out: neither of them.
+	if _, err := c.Service().Revoke(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	without := settledBut(c, 1, nil)
+	c.WaitTable(without)
+	for _, m := range []*enginetest.Machine{p1, double} {
+		stands(t, c, m, "join", enrol.StateFailed, "revoked")
+	}
+	c.WaitTable(without)
+	c.PowerOff(double)
+	c.PowerOff(p1)
+	c.Renew(p1)
+	c.PowerOn(p1)
 	inOrder(t, c)
 }
 
