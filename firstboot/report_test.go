@@ -2,6 +2,7 @@ package firstboot
 
 import (
 	"context"
+	"math"
 	"testing"
 	"time"
 
@@ -40,7 +41,7 @@ func (c *counter) Status(ctx context.Context, _ enrol.StatusReport) (*enrol.Stat
 // Numbers that no controller means neither end the agent nor silence it: next_s
 // that is more than a duration holds was one below 0.
 func TestReportsWithNonsense(t *testing.T) {
-	for _, seconds := range []int{-1 << 62, -1, 0, 9_223_372_037, 1 << 62} {
+	for _, seconds := range []int{math.MinInt, -1, 0, 9_223_372_037 & math.MaxInt, math.MaxInt} {
 		c := &counter{answer: &enrol.StatusAnswer{NextS: seconds}, calls: make(chan struct{})}
 		r := &reports{
 			to: c, ready: func(*State) bool { return true }, swarm: noSwarm, tell: func(announcement) {},
@@ -57,6 +58,51 @@ func TestReportsWithNonsense(t *testing.T) {
 		}
 		cancel()
 		<-done
+	}
+}
+
+// An engine that was killed just when its node was to tell that it has joined
+// is back seconds later, and the controller waits for it: it is told then, not
+// with the next heartbeat.
+func TestReportsWhileTheEngineIsAway(t *testing.T) {
+	for _, test := range []struct {
+		summary string
+		steps   []StepState
+		engine  string
+		soon    bool
+	}{
+		{"a member's engine is away", []StepState{{Name: "join", State: enrol.StateDone}}, "", true},
+		{"a member's engine connects", []StepState{{Name: "join", State: enrol.StateDone}}, "pending", true},
+		{"a member", []StepState{{Name: "join", State: enrol.StateDone}}, "active", false},
+		{"no member yet", []StepState{{Name: "join", State: enrol.StateWaiting}}, "inactive", false},
+		{"a node without Docker", nil, "", false},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			c := &counter{answer: &enrol.StatusAnswer{}, calls: make(chan struct{}, 1)}
+			r := &reports{
+				to: c, ready: func(*State) bool { return true }, tell: func(announcement) {},
+				swarm:   func(context.Context) enrol.SwarmState { return enrol.SwarmState{State: test.engine} },
+				refused: func() {}, rejoin: func() {},
+				intervals: Intervals{First: time.Millisecond, Heartbeat: time.Hour}.orDefaults(),
+				uptime:    func() time.Duration { return time.Second },
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			states, done := make(chan *State, 1), make(chan struct{})
+			states <- &State{Steps: test.steps}
+			go func() { defer close(done); r.run(ctx, states) }()
+			<-c.calls
+			if test.soon {
+				<-c.calls
+			} else {
+				select {
+				case <-c.calls:
+					t.Error("reported again long before the heartbeat")
+				case <-time.After(50 * time.Millisecond):
+				}
+			}
+			cancel()
+			<-done
+		})
 	}
 }
 

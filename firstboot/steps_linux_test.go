@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -154,7 +155,7 @@ func TestCalling(t *testing.T) {
 		{summary: "the controller does not know the time", err: &enrol.Error{Code: enrol.ClockUntrusted, RetryAfterS: 7}, waits: "the controller's clock", after: 7 * time.Second},
 		{summary: "there is no swarm yet", err: &enrol.Error{Code: enrol.SwarmNotReady, RetryAfterS: 3}, waits: "the controller's swarm", after: 3 * time.Second},
 		{summary: "nothing listens there", err: errors.New("connection refused"), waits: "the controller's service", after: 5 * time.Second},
-		{summary: "a number that is none", err: &enrol.Error{Code: enrol.SwarmNotReady, RetryAfterS: 1 << 62}, waits: "the controller's swarm", after: time.Hour},
+		{summary: "a number that is none", err: &enrol.Error{Code: enrol.SwarmNotReady, RetryAfterS: math.MaxInt}, waits: "the controller's swarm", after: time.Hour},
 		{summary: "revoked", err: &enrol.Error{Code: enrol.Revoked, RetryAfterS: 60}},
 		{summary: "an impostor", err: enrol.ErrImpostor},
 		{summary: "another cluster's controller", err: enrol.ErrNotAccepted},

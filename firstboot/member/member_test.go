@@ -3,6 +3,7 @@ package member_test
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -462,7 +463,7 @@ func TestLeavesAreBounded(t *testing.T) {
 
 // What the controller asks for is bounded: no wait without end, none below 0.
 func TestNonsenseToWait(t *testing.T) {
-	for _, seconds := range []int{-1 << 62, -1, 1 << 62, 9_223_372_037} {
+	for _, seconds := range []int{math.MinInt, -1, math.MaxInt32, math.MaxInt} {
 		for _, answer := range []any{
 			&enrol.Error{Status: 503, Code: enrol.SwarmNotReady, RetryAfterS: seconds},
 			&enrol.JoinAnswer{Action: enrol.Wait, RetryAfterS: seconds},
