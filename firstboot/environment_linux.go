@@ -118,9 +118,6 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// noSwarm is for nodes of which nothing is known.
-func noSwarm(context.Context) enrol.SwarmState { return enrol.SwarmState{} }
-
 // calling makes an error of a call to the controller one of waiting, where it
 // tells that the controller is not so far yet; what a person has to see to
 // stays a failure.

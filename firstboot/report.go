@@ -70,7 +70,7 @@ func (r *reports) run(ctx context.Context, states <-chan *State) {
 		// Rises over all runs of the agent in a boot.
 		seq = max(seq+1, r.uptime().Milliseconds())
 		next := r.intervals.Heartbeat
-		answer, err := r.report(ctx, state, seq)
+		swarm, answer, err := r.report(ctx, state, seq)
 		sent = time.Now()
 		if err != nil {
 			if ctx.Err() != nil {
@@ -96,6 +96,11 @@ func (r *reports) run(ctx context.Context, states <-chan *State) {
 			if wanted := answer.Next(); wanted > 0 {
 				next = min(next, wanted)
 			}
+			if join, ok := state.Of("join"); ok && join.State == enrol.StateDone && swarm.State != active {
+				// Its engine is being started again: the controller, which
+				// goes by what the engine says, is told soon that it is back.
+				next = min(next, 3*r.intervals.First)
+			}
 			if answer.Rejoin {
 				r.rejoin()
 			}
@@ -113,12 +118,20 @@ func shutOut(code enrol.Code) bool {
 	return false
 }
 
-func (r *reports) report(ctx context.Context, s *State, seq int64) (*enrol.StatusAnswer, error) {
+// active is the state of an engine that is a member.
+const active = "active"
+
+func (r *reports) report(ctx context.Context, s *State, seq int64) (enrol.SwarmState, *enrol.StatusAnswer, error) {
 	ctx, cancel := context.WithTimeout(ctx, reportLimit)
 	defer cancel()
-	return r.to.Status(ctx, enrol.StatusReport{
+	swarm := r.swarm(ctx)
+	answer, err := r.to.Status(ctx, enrol.StatusReport{
 		BootID: s.BootID, Seq: seq, AgentVersion: s.AgentVersion,
 		Step: s.Step, State: s.State, Detail: s.Detail, Since: s.Since,
-		Swarm: r.swarm(ctx),
+		Swarm: swarm,
 	})
+	return swarm, answer, err
 }
+
+// noSwarm is for nodes of which nothing is known.
+func noSwarm(context.Context) enrol.SwarmState { return enrol.SwarmState{} }
