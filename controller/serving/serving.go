@@ -87,7 +87,8 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 
-	// Its address may come much later, with br0: nothing waits for that.
+	// Its address may come much later, with br0: neither systemd nor its
+	// watchdog waits for that.
 	tell(o.Log, systemd.Ready())
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -95,6 +96,7 @@ func Run(ctx context.Context, o Options) error {
 	defer beside.Wait()
 	defer cancel()
 	beside.Go(func() { up.look(ctx) })
+	beside.Go(func() { watchdog(ctx, o) })
 	failed := make(chan error, 1)
 	beside.Go(func() {
 		if err := runner.Run(ctx); err != nil && ctx.Err() == nil {
@@ -107,7 +109,6 @@ func Run(ctx context.Context, o Options) error {
 		Clock: clock.NewTrust(node).Trusted, Ports: slotOf, Backups: runner, Log: o.Log, Times: o.Times,
 		Ready: func(listen net.Addr) {
 			o.Log.Info("serving", "cluster", node.Cluster, "address", listen.String())
-			beside.Go(func() { watchdog(ctx, o) })
 		},
 	})
 	tell(o.Log, systemd.Stopping())
@@ -141,6 +142,11 @@ func watchdog(ctx context.Context, o Options) {
 	ticker := time.NewTicker(every / 2)
 	defer ticker.Stop()
 	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
 		asking, cancel := context.WithTimeout(ctx, every)
 		_, err := client.Cluster(asking)
 		cancel()
@@ -148,11 +154,6 @@ func watchdog(ctx context.Context, o Options) {
 			tell(o.Log, systemd.Alive())
 		} else if ctx.Err() == nil {
 			o.Log.Error("the service does not answer its own socket", "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
 		}
 	}
 }
