@@ -24,13 +24,9 @@ const (
 	maxPerAddress  = 8
 )
 
-// How long the other end may take. The handshake alone takes a Pi Zero
-// seconds.
-const (
-	handshakeTime = 60 * time.Second
-	answerTime    = 2 * time.Minute
-	idleTime      = 2 * time.Minute // longer than the time between two reports, so that the connection serves again
-)
+// answerTime is how long the other end may take to read an answer, from the
+// request on. A backup would take longer; a node serves those.
+const answerTime = 2 * time.Minute
 
 // serveNodes begins to answer nodes, and gives what ends it.
 func (s *service) serveNodes(ctx context.Context, wg *sync.WaitGroup, failed chan<- error) (stop func(), err error) {
@@ -38,19 +34,9 @@ func (s *service) serveNodes(ctx context.Context, wg *sync.WaitGroup, failed cha
 	if err != nil {
 		return func() {}, err
 	}
-	// HTTP/1.1 alone: its connections take a third of the memory.
-	var http1 http.Protocols
-	http1.SetHTTP1(true)
-	server := &http.Server{
-		Handler:           s.nodeCalls(),
-		Protocols:         &http1,
-		ReadHeaderTimeout: handshakeTime,
-		WriteTimeout:      answerTime,
-		IdleTimeout:       idleTime,
-		MaxHeaderBytes:    8 << 10,
-		ErrorLog:          log.New(&serverLog{log: s.log, calls: rate.NewLimiter(rate.Every(10*time.Second), 10)}, "", 0),
-		TLSConfig:         enrol.ServerTLS(s.Identity),
-	}
+	server := enrol.NewServer(s.Identity, s.nodeCalls(), s.log)
+	server.WriteTimeout = answerTime
+	server.ErrorLog = log.New(&serverLog{log: s.log, calls: rate.NewLimiter(rate.Every(10*time.Second), 10)}, "", 0)
 	wg.Go(func() {
 		if err := server.ServeTLS(&gate{Listener: l, perAddress: map[netip.Addr]int{}}, "", ""); !errors.Is(err, http.ErrServerClosed) {
 			failed <- err

@@ -21,11 +21,11 @@ const (
 
 // When to come back, in seconds.
 const (
-	retrySwarmS = 5  // the swarm is not ready
-	retryClockS = 10 // the clock is not trusted
-	retrySoonS  = 3  // something is about to be over
-	retryCloneS = 30 // a person has to look
-	reportS     = 20 // the next report
+	retrySwarmS  = 5  // the swarm is not ready
+	retryClockS  = 10 // the clock is not trusted
+	retrySoonS   = 3  // something is about to be over
+	retryPersonS = 30 // a person has to look
+	reportS      = 20 // the next report
 )
 
 // How long the strings of a body may be. What a node reports is shown and

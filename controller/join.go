@@ -85,7 +85,7 @@ func (s *service) joinCall(w http.ResponseWriter, r *http.Request) (any, *enrol.
 	// What was believed of this slot holds after a power cut too.
 	if err := s.save(ctx); err != nil {
 		s.log.Error("the service's state cannot be written", "error", err)
-		return nil, &enrol.Error{Code: enrol.SwarmNotReady, Detail: "the controller cannot write its state: is its card full?", RetryAfterS: retryCloneS}
+		return nil, &enrol.Error{Code: enrol.SwarmNotReady, Detail: "the controller cannot write its state: is its card full?", RetryAfterS: retryPersonS}
 	}
 	if action != enrol.Stay {
 		s.event(slot, EventJoin, fmt.Sprintf("%s: told to %s: %s", slot.target.Name, action, reason))
@@ -128,7 +128,7 @@ func (s *service) hear(ctx context.Context, slot *slot, boot string, member enro
 	}
 	if v == cloned {
 		refused := refusal(enrol.Clone, "another card with the identity of %s is at work: find it, or `hatchery revoke %s`", name, name)
-		refused.RetryAfterS = retryCloneS
+		refused.RetryAfterS = retryPersonS
 		s.refuse(slot, refused)
 		return v, refused
 	}
@@ -144,9 +144,6 @@ const (
 // decide says what a node has to do about its membership, and why. The caller
 // holds the lock.
 func (s *service) decide(slot *slot, m enrol.SwarmState, st *standing, now time.Time) (enrol.Action, string) {
-	if swarm.State(m.State) != swarm.Pending {
-		slot.pending = time.Time{}
-	}
 	if swarm.State(m.State) != swarm.Pending {
 		slot.pending = time.Time{}
 	}
@@ -251,7 +248,7 @@ func (s *service) grant(ctx context.Context, slot *slot, peer enrol.Peer) (enrol
 	s.mu.Unlock()
 	if err := s.save(ctx); err != nil {
 		s.log.Error("the service's state cannot be written", "error", err)
-		return "", &enrol.Error{Code: enrol.SwarmNotReady, Detail: "the controller cannot write its state: is its card full?", RetryAfterS: retryCloneS}
+		return "", &enrol.Error{Code: enrol.SwarmNotReady, Detail: "the controller cannot write its state: is its card full?", RetryAfterS: retryPersonS}
 	}
 	c, err := s.cluster.since(ctx, now)
 	if err != nil {

@@ -9,9 +9,6 @@ import (
 	"hatchery/internal/enrol"
 )
 
-// untrusted is the source of a time that is not to be relied on.
-const untrusted = "untrusted"
-
 // viewAge is how old the list of nodes in a view may be.
 const viewAge = 2 * time.Second
 
@@ -20,7 +17,7 @@ func (s *service) view(ctx context.Context) *enrol.ClusterView {
 	now := time.Now()
 	source, ok, err := s.Clock(ctx)
 	if !ok || err != nil || source == "" {
-		source = untrusted
+		source = enrol.TimeUntrusted
 	}
 	st, err := s.swarm.since(ctx, now.Add(-viewAge))
 	v := &enrol.ClusterView{

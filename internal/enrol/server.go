@@ -8,8 +8,9 @@ import (
 )
 
 // NewServer is the server for the calls, to be run with its ServeTLS("", "")
-// on a listener: with [ServerTLS], without HTTP/2, and with limits that a slow
-// node keeps and nobody can hold a connection beyond. The limit for a body is
+// on a listener: with [ServerTLS], with HTTP/1.1 alone (connections of HTTP/2
+// take three times the memory), and with limits that a slow node keeps and
+// nobody can hold a connection beyond. The limit for a body is
 // its handler's business ([ReadBody] has one), because a backup takes minutes.
 func NewServer(id *Identity, handler http.Handler, logger *slog.Logger) *http.Server {
 	protocols := new(http.Protocols)
