@@ -89,7 +89,7 @@ func Read(path string) (*Node, error) {
 	}
 	n, err := Parse(data)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w (build the image again, or write the file as docs/first-boot.md has it)", path, err)
+		return nil, fmt.Errorf("%s: %w (the builder writes this file: build the image again, and flash it)", path, err)
 	}
 	return n, nil
 }
