@@ -125,11 +125,11 @@ func (a *agent) run(ctx context.Context) error {
 	}
 	a.event(EventStarted, slog.LevelInfo, "", "the agent "+o.Version+" runs")
 	if err := systemd.Ready(); err != nil {
-		o.Log.WarnContext(ctx, "cannot tell systemd that the agent runs", "err", err)
+		o.Log.WarnContext(ctx, "cannot tell systemd that the agent runs", "error", err)
 	}
 	watchdog, err := systemd.Watchdog()
 	if err != nil {
-		o.Log.WarnContext(ctx, "cannot read how often systemd's watchdog wants to hear of the agent", "err", err)
+		o.Log.WarnContext(ctx, "cannot read how often systemd's watchdog wants to hear of the agent", "error", err)
 	}
 
 	var outlets sync.WaitGroup

@@ -72,10 +72,10 @@ func (e *environment) membership(ctx context.Context) enrol.SwarmState {
 	return member.State(ctx, e.engine, e.DockerRoot)
 }
 
-// gadgetStep is for a device controller that turns up late: the gadget is
-// made early in the boot, by a unit of its own.
+// gadgetStep says how the gadget stands, which a unit of its own made early in
+// the boot, and makes it where that failed or a device controller came late.
 func (e *environment) gadgetStep() Step {
-	return Step{Name: "gadget", Run: func(ctx context.Context, tell Tell) (string, error) {
+	return Step{Name: "gadget", Every: e.Intervals.Check, Run: func(ctx context.Context, tell Tell) (string, error) {
 		status, err := gadget.Ensure(ctx, e.node, gadget.Options{Log: e.Log})
 		return status.String(), err
 	}}
@@ -216,7 +216,7 @@ func (e *environment) keep(ctx context.Context, address netip.AddrPort) error {
 		err := keep.Serve(e.ctx, listener, store, e.identity, e.Log)
 		e.keeping.Store(false)
 		if e.ctx.Err() == nil {
-			e.Log.WarnContext(e.ctx, "backups are not served any more", "err", err)
+			e.Log.WarnContext(e.ctx, "backups are not served any more", "error", err)
 			e.wake("backups")
 		}
 	}()
