@@ -56,8 +56,9 @@ func (r *reports) run(ctx context.Context, states <-chan *State) {
 				// not hurry a controller that does not answer either.
 				continue
 			}
-			if wait := r.intervals.First - time.Since(sent); wait > 0 {
-				// Much is new while packages are configured.
+			if wait := r.intervals.First - time.Since(sent); wait > 0 && done <= was {
+				// Much is new while packages are configured. A step that is
+				// done is what the controller may wait for.
 				beat.Reset(wait)
 				continue
 			}

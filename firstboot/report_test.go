@@ -61,6 +61,33 @@ func TestReportsWithNonsense(t *testing.T) {
 	}
 }
 
+// A step that is done is told at once, whatever was told a moment before: the
+// controller makes a node that has joined active. Other news waits a little.
+func TestReportsWhatIsDoneAtOnce(t *testing.T) {
+	c := &counter{answer: &enrol.StatusAnswer{}, calls: make(chan struct{})}
+	r := &reports{
+		to: c, ready: func(*State) bool { return true }, swarm: noSwarm, tell: func(announcement) {},
+		refused: func() {}, rejoin: func() {},
+		intervals: Intervals{First: time.Hour, Heartbeat: time.Hour}.orDefaults(),
+		uptime:    func() time.Duration { return time.Second },
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	states, done := make(chan *State), make(chan struct{})
+	go func() { defer close(done); r.run(ctx, states) }()
+	states <- &State{Steps: []StepState{{Name: "docker", State: enrol.StateDone}}}
+	<-c.calls
+	states <- &State{Steps: []StepState{{Name: "docker", State: enrol.StateDone}, {Name: "join", State: enrol.StateRunning}}}
+	select {
+	case <-c.calls:
+		t.Error("what is under way was told at once")
+	case <-time.After(50 * time.Millisecond):
+	}
+	states <- &State{Steps: []StepState{{Name: "docker", State: enrol.StateDone}, {Name: "join", State: enrol.StateDone}}}
+	<-c.calls
+	cancel()
+	<-done
+}
+
 // An engine that was killed just when its node was to tell that it has joined
 // is back seconds later, and the controller waits for it: it is told then, not
 // with the next heartbeat.
