@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,6 +22,7 @@ import (
 	"hatchery/firstboot/founding"
 	"hatchery/internal/enginetest"
 	"hatchery/internal/enrol"
+	"hatchery/internal/swarm"
 )
 
 // patience is how long anything may take on a machine that does much else.
@@ -379,4 +381,102 @@ func toldToJoin(t *testing.T, c *clustertest.Cluster, slot int) <-chan struct{} 
 		})
 	}()
 	return told
+}
+
+// BenchmarkReady has a wiped node come up beside a controller that is up, and
+// measures the time from an engine that answers to a node that the swarm's list
+// shows as ready, active and labelled; next to it what the engine alone takes,
+// told to join by hand. The difference is ours. The memory is that of the
+// processes of this test binary, of which an agent is a small part; that which
+// is not the binary's pages is the same as an agent's.
+func BenchmarkReady(b *testing.B) {
+	c := clustertest.New(b, clustertest.Options{Founding: alone, Times: controller.Times{
+		Rotate: time.Hour, Join: time.Minute, Alive: 100 * time.Millisecond, Pending: time.Minute, Settle: 2 * time.Second}})
+	for _, m := range c.Machines() {
+		c.PowerOn(m)
+	}
+	m := c.Slot(1)
+	// in waits for an entry of the slot's that is none of the known ones.
+	known := make(map[string]bool)
+	in := func(is func(n swarm.Node) bool) time.Time {
+		for {
+			nodes, err := c.Controller.Engine().Nodes(b.Context())
+			if err != nil {
+				b.Fatal(err)
+			}
+			for _, n := range nodes {
+				if n.Addr == m.Addr && !known[n.ID] && is(n) {
+					known[n.ID] = true
+					return time.Now()
+				}
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	wiped := func() {
+		c.PowerOff(m)
+		c.Reflash(m)
+	}
+	nodes := c.WaitSettled()
+	known[clustertest.NodeOf(b, nodes, 1).ID] = true
+	var all, engine time.Duration
+	for b.Loop() {
+		wiped()
+		c.PowerOn(m)
+		for m.Engine().Ping(b.Context()) != nil {
+			time.Sleep(5 * time.Millisecond)
+		}
+		up := time.Now()
+		all += in(func(n swarm.Node) bool {
+			return n.State == "ready" && n.Availability == "active" && n.Labels["hatchery.slot"] == m.Name
+		}).Sub(up)
+		c.WaitSettled()
+
+		wiped()
+		if err := m.StartEngine(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		cluster, err := c.Controller.Engine().Cluster(b.Context())
+		if err != nil {
+			b.Fatal(err)
+		}
+		up = time.Now()
+		if err := m.Engine().Join(b.Context(), swarm.JoinOptions{Remotes: []string{netip.AddrPortFrom(c.Controller.Addr, swarm.Port).String()},
+			Token: cluster.WorkerToken, Addr: m.Addr, Availability: "active"}); err != nil {
+			b.Fatal(err)
+		}
+		engine += in(func(n swarm.Node) bool { return n.State == "ready" }).Sub(up)
+	}
+	wiped()
+	c.PowerOn(m)
+	c.WaitSettled()
+	per := func(d time.Duration) float64 { return d.Seconds() / float64(b.N) }
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(per(all), "s-up-to-ready")
+	b.ReportMetric(per(engine), "s-engine-alone")
+	b.ReportMetric(per(all-engine), "s-ours")
+	for unit, pid := range map[string]int{"agent": c.AgentPid(m), "serve": c.ServePid(), "controller-agent": c.AgentPid(c.Controller)} {
+		all, own := resident(b, pid)
+		b.ReportMetric(all, "MiB-"+unit)
+		b.ReportMetric(own, "MiB-"+unit+"-own")
+	}
+}
+
+// resident is what a process has in memory, and what of it is its own, not the
+// binary's pages, in MiB (proc_pid_status(5)).
+func resident(b *testing.B, pid int) (all, own float64) {
+	b.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		for name, to := range map[string]*float64{"VmRSS:": &all, "RssAnon:": &own} {
+			var kib float64
+			if _, err := fmt.Sscanf(line, name+" %f kB", &kib); err == nil {
+				*to = kib / 1024
+			}
+		}
+	}
+	return all, own
 }
