@@ -2,13 +2,16 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
 	"strings"
 	"time"
 
+	"hatchery/internal/bridgeport"
 	"hatchery/internal/enrol"
+	"hatchery/internal/hearsay"
 )
 
 // The codes that only this service uses.
@@ -104,6 +107,18 @@ func (s *service) misplaced(ctx context.Context, slot *slot, from netip.Addr) *e
 		return nil
 	}
 	behind, known, err := s.Ports(ctx, from)
+	var shared *bridgeport.SharedError
+	if errors.As(err, &shared) {
+		if shared.Slot != slot.target.Slot {
+			return refusal(enrol.WrongAddress, "%s calls from a port of slot %d, of which there are several", slot.target.Name, shared.Slot)
+		}
+		// Which of them this is nobody can tell by the ports. The boots may:
+		// the first one that was heard goes on to speak for the slot.
+		s.mu.Lock()
+		s.alarm(slot, enrol.Clone, shared.Error())
+		s.mu.Unlock()
+		return nil
+	}
 	if err != nil {
 		// The bridge may be in the making. The certificate and the address
 		// are right, and this is asked again at the next call.
@@ -176,22 +191,8 @@ func membership(m *enrol.SwarmState) *enrol.Error {
 	if len(m.State) > maxWord || len(m.NodeID) > maxID || len(m.ClusterID) > maxID {
 		return refusal(enrol.BadRequest, "the swarm's state, node_id or cluster_id is longer than any can be")
 	}
-	m.Error = short(m.Error, maxDetail)
+	m.Error = hearsay.Line(m.Error, maxDetail)
 	return nil
-}
-
-// short cuts a text that is only shown, and takes control characters out.
-func short(text string, most int) string {
-	text = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(text, "�"))
-	if len(text) <= most {
-		return text
-	}
-	return strings.ToValidUTF8(text[:most-len("…")], "") + "…"
 }
 
 // trusted refuses while the controller's own time may be wrong.

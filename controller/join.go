@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"hatchery/internal/enrol"
+	"hatchery/internal/hearsay"
 	"hatchery/internal/swarm"
 )
 
@@ -182,7 +183,7 @@ func (s *service) decide(slot *slot, m enrol.SwarmState, st *standing, now time.
 // may call itself active for ever.
 func (s *service) wrongMember(slot *slot, m enrol.SwarmState, st *standing) string {
 	if m.ClusterID != "" && st.info.ClusterID != "" && m.ClusterID != st.info.ClusterID {
-		return "it is in another swarm, " + short(m.ClusterID, maxID)
+		return "it is in another swarm, " + hearsay.Line(m.ClusterID, maxID)
 	}
 	entry, listed := st.byID[m.NodeID]
 	switch {

@@ -9,12 +9,12 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
 	"hatchery/internal/clusterctrl"
 	"hatchery/internal/enrol"
+	"hatchery/internal/hearsay"
 )
 
 // The calls on the socket, beside enrol.PathCluster.
@@ -161,7 +161,7 @@ func (s *service) backupCall(w http.ResponseWriter, r *http.Request) {
 		w.Header().Del("Trailer")
 		enrol.WriteError(w, &enrol.Error{Status: http.StatusServiceUnavailable, Code: enrol.SwarmNotReady, Detail: err.Error()})
 	default:
-		w.Header().Set(backupDone, strings.ReplaceAll(short(err.Error(), maxDetail), "\n", " "))
+		w.Header().Set(backupDone, hearsay.Line(err.Error(), maxDetail))
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"hatchery/internal/enrol"
+	"hatchery/internal/hearsay"
 	"hatchery/internal/swarm"
 )
 
@@ -26,9 +27,9 @@ func (s *service) statusCall(w http.ResponseWriter, r *http.Request) (any, *enro
 	if refused := firstOf(named(body.Slot, peer), bootID(body.BootID), membership(&body.Swarm)); refused != nil {
 		return nil, refused
 	}
-	body.AgentVersion = short(body.AgentVersion, maxWord)
-	body.Step, body.State = short(body.Step, maxWord), short(body.State, maxWord)
-	body.Detail = short(body.Detail, maxDetail)
+	body.AgentVersion = hearsay.Line(body.AgentVersion, maxWord)
+	body.Step, body.State = hearsay.Line(body.Step, maxWord), hearsay.Line(body.State, maxWord)
+	body.Detail = hearsay.Line(body.Detail, maxDetail)
 
 	ctx, now := r.Context(), time.Now()
 	v, refused := s.hear(ctx, slot, body.BootID, body.Swarm, now)

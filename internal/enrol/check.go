@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strings"
 	"unicode"
+
+	"hatchery/internal/hearsay"
 )
 
 // How long fields may be, in bytes.
@@ -63,24 +65,5 @@ func id(name, s string) error {
 
 func notPrintable(r rune) bool { return !unicode.IsPrint(r) }
 
-// tidy makes a text fit to be shown: one line without control characters, and
-// not too long.
-func tidy(s string) string {
-	if len(s) > 4*maxText {
-		s = s[:4*maxText]
-	}
-	s = strings.Map(func(r rune) rune {
-		switch {
-		case unicode.IsSpace(r):
-			return ' '
-		case !unicode.IsPrint(r):
-			return -1
-		}
-		return r
-	}, strings.ToValidUTF8(s, ""))
-	s = strings.Join(strings.Fields(s), " ")
-	if len(s) > maxText {
-		s = strings.ToValidUTF8(s[:maxText-len("…")], "") + "…"
-	}
-	return s
-}
+// tidy makes a line of what somebody said.
+func tidy(said string) string { return hearsay.Line(said, maxText) }

@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/client"
+
+	"hatchery/internal/hearsay"
 )
 
 // What an engine refuses, or fails with, as far as a caller does something
@@ -116,7 +117,7 @@ func (i Info) Err() error {
 		return nil
 	}
 	return &engineError{doing: "Docker says that its swarm is in state " + string(i.State),
-		words: hideTokens(i.Error), kind: Meaning(i.Error)}
+		words: hearsay.WithoutSecrets(i.Error), kind: Meaning(i.Error)}
 }
 
 // An engineError is an answer of the engine, in its words.
@@ -148,7 +149,7 @@ func failed(ctx context.Context, doing string, err error) error {
 	if cause := ctx.Err(); cause != nil {
 		return fmt.Errorf("%s: %w", doing, cause)
 	}
-	e := &engineError{doing: doing, words: hideTokens(strings.TrimPrefix(err.Error(), "Error response from daemon: "))}
+	e := &engineError{doing: doing, words: hearsay.WithoutSecrets(strings.TrimPrefix(err.Error(), "Error response from daemon: "))}
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		e.kind, e.words = ErrUnreachable, "no answer from Docker in time (see `journalctl -u docker`)"
@@ -162,10 +163,3 @@ func failed(ctx context.Context, doing string, err error) error {
 	}
 	return e
 }
-
-// token is a join token or an unlock key, as swarmkit's ca/config.go and
-// manager/encryption write them.
-var token = regexp.MustCompile(`SWM(TKN|KEY)-[A-Za-z0-9+/=-]+`)
-
-// hideTokens keeps tokens out of errors, and so out of logs.
-func hideTokens(s string) string { return token.ReplaceAllString(s, "[secret]") }
