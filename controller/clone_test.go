@@ -1,7 +1,9 @@
 package controller_test
 
 import (
+	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,6 +11,7 @@ import (
 	"time"
 
 	"hatchery/controller"
+	"hatchery/internal/bridgeport"
 	"hatchery/internal/enrol"
 )
 
@@ -119,6 +122,27 @@ func TestAClone(t *testing.T) {
 
 // A service that was started again has not heard anybody yet, and does not
 // take that for silence.
+// Two cards of one slot are plugged in, and the bridge sees two ports with the
+// slot's MAC address: an alarm, while the slot's own card goes on. A card of
+// another slot behind such a port is behind the wrong one.
+func TestTwoPortsOfOneSlot(t *testing.T) {
+	c := newCluster(t, 2)
+	c.options.Ports = func(context.Context, netip.Addr) (int, bool, error) {
+		return 0, false, fmt.Errorf("asking the bridge: %w", &bridgeport.SharedError{Slot: 1, Ports: []string{"ethpi1", "usb1"}})
+	}
+	c.start()
+	k := c.card(1)
+	k.up()
+	c.settled("node1 active ready" + p1Labels)
+	if _, err := c.card(2).tell("link"); code(err) != "wrong-address" {
+		t.Errorf("another slot's card behind a port of p1's is answered %v", err)
+	}
+	v := c.view()
+	if c.alarms() != "p1 clone, p2 wrong-address" || !strings.Contains(v.Alarms[0].Detail, "ethpi1 and usb1") {
+		t.Errorf("the alarms are %q: %+v", c.alarms(), v.Alarms)
+	}
+}
+
 func TestACloneAfterARestart(t *testing.T) {
 	c := newCluster(t, 1).start()
 	k := c.card(1)

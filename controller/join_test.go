@@ -251,6 +251,27 @@ func TestStraysUseUpNobodysCalls(t *testing.T) {
 	t.Fatal("the thief may call without end")
 }
 
+// Somebody with a slot's certificate, and an address for every call, neither
+// pushes other slots' alarms out nor has the card written at every call.
+func TestAlarmsThatAreNeverTheSame(t *testing.T) {
+	c := newCluster(t, 2).start()
+	first := c.client(c.identity(1), address(2))
+	if _, err := first.Status(t.Context(), enrol.StatusReport{BootID: "b"}); code(err) != "wrong-address" {
+		t.Fatal(err)
+	}
+	id := c.identity(2)
+	for n := range 40 {
+		thief := c.client(id, address(100+n))
+		if _, err := thief.Status(t.Context(), enrol.StatusReport{BootID: "b"}); code(err) != "wrong-address" && code(err) != "too-many-calls" {
+			t.Fatal(err)
+		}
+	}
+	have := c.alarms()
+	if strings.Count(have, "p1 wrong-address") != 1 || strings.Count(have, "p2 wrong-address") != 4 {
+		t.Errorf("the alarms are %q", have)
+	}
+}
+
 func TestOtherAuthorities(t *testing.T) {
 	c := newCluster(t, 1).start()
 	other, err := identity.Open(t.TempDir()+"/identity", "homelab") // the same name, another key

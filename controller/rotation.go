@@ -38,7 +38,7 @@ func (s *service) rotationIsDue(now time.Time) bool {
 		return false
 	}
 	for _, slot := range s.slots {
-		if !slot.joining.IsZero() && now.Sub(slot.joining) < s.Times.Join {
+		if slot.joins(now, s.Times.Join) {
 			return false
 		}
 	}

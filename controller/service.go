@@ -246,14 +246,33 @@ func (s *service) alarm(slot *slot, code enrol.Code, detail string) {
 			return
 		}
 	}
+	// Nor does one whose alarms are never the same (somebody with a slot's
+	// certificate, who calls from one address after the other) push out those
+	// of others.
+	var kind []int
+	for i, a := range alarms {
+		if a.Slot == entry.Slot && a.Code == code {
+			kind = append(kind, i)
+		}
+	}
+	if n := len(kind); n >= alarmsOfAKind {
+		if at < 0 && entry.Time.Sub(alarms[kind[n-1]].Time).Abs() < alarmAgain {
+			return
+		}
+		alarms = slices.Delete(alarms, kind[0], kind[0]+1)
+	}
 	alarms = append(alarms, entry)
 	s.registry.Alarms = slices.Clip(alarms[max(0, len(alarms)-maxAlarms):])
 	s.changed()
 	s.event(slot, EventAlarm, detail)
 }
 
-// alarmAgain is how often the same alarm is told.
-const alarmAgain = 10 * time.Minute
+// alarmAgain is how often the same alarm is told, and alarmsOfAKind how many of
+// a slot and a code there are.
+const (
+	alarmAgain    = 10 * time.Minute
+	alarmsOfAKind = 4
+)
 
 // watching has the list of nodes looked through whenever the swarm changes.
 func (s *service) watching(ctx context.Context) {

@@ -237,6 +237,13 @@ func (s *service) planFor(slot *slot, st *standing) *plan {
 	}
 	p := &plan{entry: entry, first: slot.Settled != entry.ID}
 	for _, n := range others {
+		// While a join of the slot is open, what is up and was never the slot's
+		// is its, whatever the times say: they are of a clock that may have been
+		// set back since, and a new entry that goes before its node has reported
+		// makes it join without end.
+		if slot.joins(time.Now(), s.Times.Join) && n.State != nodeDown && !slices.Contains(slot.PastNodes, n.ID) {
+			continue
+		}
 		// An entry that is newer than the slot's is of a join whose node has
 		// not reported yet; unless it went down while the slot's is up.
 		if !n.Created.After(entry.Created) || n.State == nodeDown && entry.State == nodeReady {

@@ -265,6 +265,25 @@ func TestAnEntryThatIsNewerIsLeftAlone(t *testing.T) {
 	c.settled("node2 active ready" + p1Labels)
 }
 
+// The controller's clock was years ahead when the slot's entry was made, and is
+// right now: the next entry seems to be the older one.
+func TestAnEntryThatSeemsOlderIsLeftAlone(t *testing.T) {
+	c := newCluster(t, 1).start()
+	k := c.card(1)
+	k.up()
+	c.settled("node1 active ready" + p1Labels)
+	c.engine.edit("node1", func(n *swarm.Node) { n.Created = n.Created.AddDate(20, 0, 0) })
+	k.down()
+	k.member.State = "inactive"
+	if _, err := k.obey(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(500 * time.Millisecond) // several looks at the list
+	c.settled("node1 active down" + p1Labels + "\nnode2 pause ready")
+	k.up()
+	c.settled("node2 active ready" + p1Labels)
+}
+
 // A node that says it is another slot's gets nothing.
 func TestNobodyTakesAnothersEntry(t *testing.T) {
 	c := newCluster(t, 2).start()

@@ -60,6 +60,12 @@ func newSlot(t nodefile.Target, rec *record, now time.Time) *slot {
 	return s
 }
 
+// joins says whether the slot was given a token a moment ago, and its node not
+// heard of since.
+func (s *slot) joins(now time.Time, most time.Duration) bool {
+	return !s.joining.IsZero() && now.Sub(s.joining) < most
+}
+
 // minGeneration is the least that is accepted of this slot.
 func (s *slot) minGeneration() int { return max(s.MinGeneration, s.target.Generation) }
 
