@@ -406,7 +406,7 @@ func TestNoSecretIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, told := range []string{string(state), a.log.String()} {
-		if strings.Contains(told, token[10:40]) || !strings.Contains(told, "SWMTKN-[secret]") {
+		if strings.Contains(told, token[10:40]) || !strings.Contains(told, "[secret]") {
 			t.Errorf("the token is told, or the error is not:\n%s", told)
 		}
 	}

@@ -9,13 +9,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"hatchery/internal/atomicfile"
 	"hatchery/internal/enrol"
+	"hatchery/internal/hearsay"
 )
 
 // StateFile is the name of the file in Options.StateDir.
@@ -225,23 +224,8 @@ func offer(c chan *State, s *State) {
 	c <- s
 }
 
-// tokens are what must be in no message, wherever it comes from: an engine
-// may repeat what it was asked with.
-var tokens = regexp.MustCompile(`SWM(TKN|KEY)-[0-9A-Za-z+/_-]+`)
-
-// tidy makes a text fit for state.json and a journal: without secrets, not
-// endless, and UTF-8.
-func tidy(text string) string {
-	text = tokens.ReplaceAllString(strings.ToValidUTF8(strings.TrimSpace(text), "?"), "SWM$1-[secret]")
-	if len(text) > maxDetail {
-		cut := maxDetail
-		for !utf8.RuneStart(text[cut]) {
-			cut--
-		}
-		text = text[:cut] + "…"
-	}
-	return text
-}
+// tidy makes what somebody said fit for state.json and a journal.
+func tidy(said string) string { return hearsay.Text(said, maxDetail) }
 
 func firstLine(text string) string {
 	line, _, _ := strings.Cut(text, "\n")

@@ -20,6 +20,7 @@ import (
 	"hatchery/firstboot"
 	"hatchery/firstboot/gadget"
 	"hatchery/firstboot/systemd"
+	"hatchery/internal/hearsay"
 	"hatchery/internal/nodefile"
 )
 
@@ -127,6 +128,10 @@ func makeGadget(ctx context.Context, config string, log *slog.Logger, stdout io.
 	return err
 }
 
+// shownDetail is how much of a step's detail a table shows, in bytes; --json
+// has all of it.
+const shownDetail = 400
+
 func status(dir string, asJSON bool, stdout io.Writer) error {
 	s, err := firstboot.ReadState(dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -142,7 +147,7 @@ func status(dir string, asJSON bool, stdout io.Writer) error {
 		}
 		return err
 	}
-	if _, err := fmt.Fprintf(stdout, "%s of %s: %s\n\n", s.Name, s.Cluster, s.Line()); err != nil {
+	if _, err := fmt.Fprintf(stdout, "%s of %s: %s\n\n", s.Name, s.Cluster, hearsay.Line(s.Line(), shownDetail)); err != nil {
 		return err
 	}
 	w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
@@ -152,7 +157,7 @@ func status(dir string, asJSON bool, stdout io.Writer) error {
 		if step.Tries > 1 {
 			state = fmt.Sprintf("%s (%d tries)", state, step.Tries)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", step.Name, state, step.Since.Local().Format(time.DateTime), step.Detail)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", step.Name, state, step.Since.Local().Format(time.DateTime), hearsay.Line(step.Detail, shownDetail))
 	}
 	return w.Flush()
 }

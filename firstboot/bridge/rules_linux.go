@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"hatchery/internal/atomicfile"
+	"hatchery/internal/hearsay"
 )
 
 // toolTime is more than nft and iptables take on the slowest board, and than
@@ -152,12 +153,7 @@ func (e *ensuring) tool(ctx context.Context, name string, args ...string) (strin
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		words := strings.TrimSpace(stderr.String())
-		const most = 400
-		if len(words) > most {
-			words = words[:most] + "…"
-		}
-		return "", fmt.Errorf("%s: %w: %s", strings.Join(append([]string{filepath.Base(name)}, args...), " "), err, words)
+		return "", fmt.Errorf("%s: %w: %s", strings.Join(append([]string{filepath.Base(name)}, args...), " "), err, hearsay.Line(stderr.String(), 400))
 	}
 	return stdout.String(), nil
 }
