@@ -51,6 +51,13 @@ func (e *environment) lastSteps() []Step {
 			if err != nil {
 				return "", err
 			}
+			// An archive that Docker does not take must not hold up what is left
+			// of the packages for ever.
+			defer func() {
+				if !e.imagesTried.Swap(true) {
+					e.wake("finish")
+				}
+			}()
 			if !left.Load {
 				return "loaded", nil
 			}
@@ -58,13 +65,16 @@ func (e *environment) lastSteps() []Step {
 				tell("loading images: %d of %d MiB", done>>20, total>>20)
 			})
 		}},
-		{Name: "finish", Needs: []string{"docker", "images"}, Limit: packagesLimit, Run: func(ctx context.Context, tell Tell) (string, error) {
+		{Name: "finish", Needs: []string{"docker"}, Limit: packagesLimit, Run: func(ctx context.Context, tell Tell) (string, error) {
 			left, err := packages.Look(e.packages(nil))
 			if err != nil {
 				return "", err
 			}
 			if !left.Finish {
 				return "nothing is left to configure", nil
+			}
+			if !e.imagesTried.Load() {
+				return "", &Waiting{For: "the container images, which come first", After: lastWaits / 5}
 			}
 			if !e.member.Load() && time.Since(e.began) < lastWaits {
 				return "", &Waiting{For: "the swarm, which comes first", After: lastWaits / 5}

@@ -33,8 +33,11 @@ type environment struct {
 	keeping  atomic.Bool   // backups are served
 	stopped  func() bool   // the engine is stopped on purpose; nil on a node in a slot
 	member   atomic.Bool   // the swarm stands, as far as this node is part of it
-	began    time.Time
-	closers  []func()
+	// imagesTried says that loading the container images came to an end once
+	// in this run, whichever.
+	imagesTried atomic.Bool
+	began       time.Time
+	closers     []func()
 
 	mu     sync.Mutex
 	timers map[string]*time.Timer // by step, of after

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -222,5 +223,60 @@ func TestSteadyStateWritesNothing(t *testing.T) {
 	// Both begin, and both end; what is in between depends on who is first.
 	if states > 5 {
 		t.Errorf("%d goes gave %d states", goes.Load(), states)
+	}
+}
+
+// An archive of images that Docker never takes does not keep the packages'
+// triggers waiting.
+func TestWhatIsLeftWaitsForNoBrokenImages(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"preload/images.tar", "packages/rest"} {
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	engine, err := swarm.Open("unix://" + filepath.Join(dir, "nobody.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer engine.Close()
+	var woken []string
+	e := &environment{
+		Options: Options{StateDir: dir, RunDir: dir, Log: slog.New(slog.DiscardHandler)},
+		engine:  engine, began: time.Now(), wake: func(step string) { woken = append(woken, step) },
+	}
+	steps := map[string]Step{}
+	for _, s := range e.lastSteps() {
+		steps[s.Name] = s
+	}
+	tell := func(string, ...any) {}
+	waitsFor := func() string {
+		_, err := steps["finish"].Run(t.Context(), tell)
+		var waiting *Waiting
+		if !errors.As(err, &waiting) {
+			t.Fatalf("does not wait: %v", err)
+		}
+		return waiting.For
+	}
+	if got := waitsFor(); got != "the container images, which come first" {
+		t.Errorf("before the images were tried it waits for %q", got)
+	}
+	for range 2 {
+		if _, err := steps["images"].Run(t.Context(), tell); !errors.Is(err, swarm.ErrUnreachable) {
+			t.Fatalf("the images were loaded: %v", err)
+		}
+	}
+	if got := waitsFor(); got != "the swarm, which comes first" {
+		t.Errorf("with images that cannot be loaded it waits for %q", got)
+	}
+	if want := []string{"finish"}; !slices.Equal(woken, want) {
+		t.Errorf("woken: %q, want %q", woken, want)
+	}
+	if needs := steps["finish"].Needs; slices.Contains(needs, "images") {
+		t.Errorf("finish needs %q", needs)
 	}
 }
