@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"hatchery/internal/bridgeport"
-	"hatchery/internal/bridgeport"
 	"hatchery/internal/enrol"
 	"hatchery/internal/hearsay"
 )
@@ -108,18 +107,6 @@ func (s *service) misplaced(ctx context.Context, slot *slot, from netip.Addr) *e
 		return nil
 	}
 	behind, known, err := s.Ports(ctx, from)
-	var shared *bridgeport.SharedError
-	if errors.As(err, &shared) {
-		if shared.Slot != slot.target.Slot {
-			return refusal(enrol.WrongAddress, "%s calls from a port of slot %d, of which there are several", slot.target.Name, shared.Slot)
-		}
-		// Which of them this is nobody can tell by the ports. The boots may:
-		// the first one that was heard goes on to speak for the slot.
-		s.mu.Lock()
-		s.alarm(slot, enrol.Clone, shared.Error())
-		s.mu.Unlock()
-		return nil
-	}
 	var shared *bridgeport.SharedError
 	if errors.As(err, &shared) {
 		if shared.Slot != slot.target.Slot {
