@@ -59,10 +59,6 @@ type machine struct {
 	nodes   []swarm.Node
 	made    int
 
-	labels   map[string]string // of the controller's own node
-	version  uint64
-	conflict int // so many updates find that somebody was quicker
-
 	// The agent is killed at a call: the n-th, before or after it had its effect.
 	calls    int
 	killAt   int
@@ -241,31 +237,6 @@ func (m *machine) SetCertExpiry(_ context.Context, life time.Duration) error {
 	return nil
 }
 
-func (m *machine) Node(_ context.Context, id string) (swarm.Node, error) {
-	if id != m.info.NodeID {
-		return swarm.Node{}, swarm.ErrNotFound
-	}
-	return swarm.Node{ID: id, Version: m.version, Availability: "drain", Labels: m.labels}, nil
-}
-
-func (m *machine) UpdateNode(_ context.Context, id string, version uint64, spec swarm.NodeSpec) error {
-	defer m.call("label %s", id)()
-	if m.conflict > 0 {
-		m.conflict--
-		m.version++
-		m.labels = map[string]string{"rack": "two"} // somebody was quicker
-	}
-	if version != m.version {
-		return fmt.Errorf("changing node %s: %w", id, swarm.ErrConflict)
-	}
-	if spec.Availability != "drain" {
-		m.t.Errorf("availability becomes %q", spec.Availability)
-	}
-	m.version++
-	m.labels = spec.Labels
-	return nil
-}
-
 func (m *machine) Nodes(context.Context) ([]swarm.Node, error) { return m.nodes, nil }
 
 func (m *machine) StopUnit(_ context.Context, name string) error {
@@ -353,7 +324,7 @@ func nodeFile(slots ...int) *nodefile.Node {
 	n := &nodefile.Node{Cluster: "homelab", Name: "controller", Role: nodefile.Controller, Hostname: "hammond", Network: "cnat",
 		Address: netip.PrefixFrom(controllerAddr, 24), ControllerAddr: controllerAddr, Docker: true,
 		Swarm:   &nodefile.Swarm{CertExpiry: "8760h", AddressPool: "10.181.0.0/16"},
-		Targets: []nodefile.Target{{Name: "controller", Hostname: "hammond", Address: controllerAddr, Model: "4", Arch: "arm64", Labels: map[string]string{"disk": "ssd"}}}}
+		Targets: []nodefile.Target{{Name: "controller", Hostname: "hammond", Address: controllerAddr}}}
 	for _, slot := range slots {
 		n.Targets = append(n.Targets, nodefile.Target{Name: fmt.Sprintf("p%d", slot), Slot: slot, Hostname: fmt.Sprintf("p%d", slot), Address: clusterctrl.SlotAddr(slot)})
 	}

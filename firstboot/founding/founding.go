@@ -17,7 +17,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -36,8 +35,6 @@ type Engine interface {
 	Cluster(ctx context.Context) (swarm.Cluster, error)
 	SetCertExpiry(ctx context.Context, life time.Duration) error
 	Nodes(ctx context.Context) ([]swarm.Node, error)
-	Node(ctx context.Context, id string) (swarm.Node, error)
-	UpdateNode(ctx context.Context, id string, version uint64, spec swarm.NodeSpec) error
 }
 
 // Units starts and stops the controller's units.
@@ -273,9 +270,6 @@ func (g *going) founded(ctx context.Context, info swarm.Info) error {
 	if err := g.checkSettings(ctx); err != nil {
 		return err
 	}
-	if err := g.checkLabels(ctx, info.NodeID); err != nil {
-		return err
-	}
 	g.result.How = Kept
 	switch g.plan.Stage {
 	case stageInit:
@@ -342,52 +336,6 @@ func (g *going) checkSettings(ctx context.Context) error {
 	}
 	g.tell("setting the life of the nodes' swarm certificates to %v", life)
 	return g.Engine.SetCertExpiry(ctx, life)
-}
-
-// The labels that tell of the controller's own node what those of the slots'
-// nodes tell, so that services can be placed by them.
-const (
-	labelSlot  = "hatchery.slot"  // controller
-	labelModel = "hatchery.model" // 4
-	labelArch  = "hatchery.arch"  // arm64
-)
-
-// checkLabels labels the controller's own node. Other labels are somebody's
-// own, and stay.
-func (g *going) checkLabels(ctx context.Context, nodeID string) error {
-	self, ok := g.node.Target(0)
-	if !ok {
-		return nil
-	}
-	want := maps.Clone(self.Labels)
-	if want == nil {
-		want = make(map[string]string)
-	}
-	want[labelSlot] = self.Name
-	for k, v := range map[string]string{labelModel: self.Model, labelArch: self.Arch} {
-		if v != "" {
-			want[k] = v
-		}
-	}
-	for try := 1; ; try++ {
-		n, err := g.Engine.Node(ctx, nodeID)
-		if err != nil {
-			return err
-		}
-		labels := make(map[string]string)
-		maps.Copy(labels, n.Labels)
-		maps.Copy(labels, want)
-		if maps.Equal(labels, n.Labels) {
-			return nil
-		}
-		err = g.Engine.UpdateNode(ctx, nodeID, n.Version, swarm.NodeSpec{Labels: labels, Availability: n.Availability})
-		if err == nil {
-			return nil
-		}
-		if try == 3 || !errors.Is(err, swarm.ErrConflict) {
-			return fmt.Errorf("cannot label the controller's node: %w", err)
-		}
-	}
 }
 
 // activeWorker looks at an engine that is no manager. One that has just been

@@ -67,7 +67,7 @@ func TestReconcile(t *testing.T) {
 			summary: "the life of certificates is another one now",
 			setup:   func(m *machine) { m.put("good c1") },
 			how:     founding.Kept, wal: "good c1",
-			did: []string{"set the certificates' life to 8760h0m0s", "label node-c1"}, not: []string{"init", "stop"},
+			did: []string{"set the certificates' life to 8760h0m0s"}, not: []string{"init", "stop"},
 		},
 		{
 			summary: "a card that was flashed anew, and nodes have a backup",
@@ -455,21 +455,6 @@ func TestAddress(t *testing.T) {
 			t.Errorf("%v, address %s", err, m.info.NodeAddr)
 		}
 	})
-}
-
-func TestLabels(t *testing.T) {
-	m := newMachine(t)
-	m.put("good c1")
-	m.running = false
-	m.start()
-	m.labels, m.conflict = map[string]string{"disk": "card"}, 1
-	if _, err := m.founding(nil).Reconcile(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	want := map[string]string{"hatchery.slot": "controller", "hatchery.model": "4", "hatchery.arch": "arm64", "disk": "ssd", "rack": "two"}
-	if diff := cmp.Diff(want, m.labels); diff != "" {
-		t.Error(diff)
-	}
 }
 
 // Nobody else may start the engine while its folder is changed.
