@@ -81,10 +81,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	switch command {
 	case "run":
-		o.Log = logger(stderr)
+		o.Log = systemd.Logger(stderr)
 		err = firstboot.Run(ctx, o)
 	case "gadget":
-		err = makeGadget(ctx, o.ConfigDir, logger(stderr), stdout)
+		err = makeGadget(ctx, o.ConfigDir, systemd.Logger(stderr), stdout)
 	case "status":
 		err = status(o.StateDir, asJSON, stdout)
 	case "version":
@@ -98,15 +98,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitFailed
 	}
 	return exitDone
-}
-
-// logger writes to the journal with fields where stderr goes there, and text
-// elsewhere.
-func logger(stderr io.Writer) *slog.Logger {
-	if systemd.InJournal() {
-		return slog.New(systemd.NewJournal(nil))
-	}
-	return slog.New(slog.NewTextHandler(stderr, nil))
 }
 
 // makeGadget is hatchery-gadget.service. A board without a device controller

@@ -3,11 +3,11 @@ package main
 import (
 	"errors"
 	"io/fs"
-	"log/slog"
 
 	"github.com/spf13/cobra"
 
 	"hatchery/controller/serving"
+	"hatchery/firstboot/systemd"
 	"hatchery/internal/nodefile"
 )
 
@@ -24,15 +24,7 @@ answers.`,
   journalctl -u hatchery -f`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			options.Log = slog.New(slog.NewTextHandler(c.ErrOrStderr(), &slog.HandlerOptions{
-				// The journal has its own.
-				ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
-					if len(groups) == 0 && a.Key == slog.TimeKey {
-						return slog.Attr{}
-					}
-					return a
-				},
-			}))
+			options.Log = systemd.Logger(c.ErrOrStderr())
 			err := serving.Run(c.Context(), options)
 			if errors.Is(err, fs.ErrNotExist) {
 				return usageError{errors.Join(err, errors.New("serve runs on a controller that hatchery made: "+nodefile.Path+" is in its image"))}

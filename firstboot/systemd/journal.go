@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"strings"
 
@@ -11,11 +12,13 @@ import (
 // A Send sends one entry to the journal, as journal.Send does.
 type Send func(message string, priority journal.Priority, fields map[string]string) error
 
-// InJournal says whether what this process writes to stderr goes to the
-// journal, where it may as well write entries with fields.
-func InJournal() bool {
-	is, err := journal.StderrIsJournalStream()
-	return err == nil && is && journal.Enabled()
+// Logger writes entries with fields and priorities where this process's stderr
+// goes to the journal, and lines to stderr elsewhere.
+func Logger(stderr io.Writer) *slog.Logger {
+	if is, err := journal.StderrIsJournalStream(); err == nil && is && journal.Enabled() {
+		return slog.New(NewJournal(nil))
+	}
+	return slog.New(slog.NewTextHandler(stderr, nil))
 }
 
 // A Journal is a slog.Handler that writes entries with fields: MESSAGE,
