@@ -19,6 +19,7 @@ import (
 	"io/fs"
 	"maps"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -231,6 +232,45 @@ func TestRevoked(t *testing.T) {
 		t.Errorf("the lost card is answered %+v", a)
 	}
 	inOrderWith(t, c, rack)
+}
+
+// A slot is revoked at the very moment at which it joins: whether its engine
+// was quicker than the rotated token or not, it is out, and stays so.
+func TestRevokedWhileJoining(t *testing.T) {
+	t.Parallel()
+	c := guarded(t, 1)
+	manager, p1 := c.Controller, c.Slot(1)
+	c.PowerOn(manager)
+	without := settledBut(c, 1, nil)
+	c.WaitTable(without)
+	seed := uint64(time.Now().UnixNano() % 1e6)
+	t.Logf("seed %d", seed)
+	random := mathrand.New(mathrand.NewPCG(seed, 3))
+	for range rounds(2, 20) {
+		told := toldToJoin(t, c, 1)
+		c.PowerOn(p1)
+		<-told
+		after := time.Duration(random.IntN(1500)) * time.Millisecond
+		time.Sleep(after)
+		rev, err := c.Service().Revoke(t.Context(), 1)
+		if err != nil || !rev.Rotated || rev.Pending != "" {
+			t.Fatalf("revoked %v after it was told to join: %+v, %v", after, rev, err)
+		}
+		t.Logf("revoked %v after it was told to join: entries %v", after, rev.Removed)
+		stands(t, c, p1, "join", enrol.StateFailed, "hatchery build p1 --renew")
+		// A join that was under way has ended by now, one way or the other.
+		c.WaitTable(without)
+		until(t, "the engine to be of no swarm, or of none that takes it", func() bool {
+			info, err := p1.Engine().Info(t.Context())
+			return err == nil && (info.State == swarm.Inactive || info.State == swarm.Failed ||
+				strings.Contains(logOf(t, p1, "dockerd"), info.NodeID+" was removed from swarm"))
+		})
+		c.WaitTable(without)
+		c.PowerOff(p1)
+		c.Renew(p1)
+	}
+	c.PowerOn(p1)
+	inOrder(t, c)
 }
 
 // inOrderWith is inOrder with labels that an operator set.
