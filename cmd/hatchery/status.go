@@ -55,7 +55,7 @@ the service on the controller. Alarms stay until they are cleared.`,
 
 func printStatus(w io.Writer, v *enrol.ClusterView) {
 	fmt.Fprintf(w, "Cluster %s: swarm %s, time from %s", v.Cluster, orNone(v.Swarm.State), v.TimeSource)
-	if b := v.Backup; b != nil {
+	if b := v.Backup; b != nil && !b.Taken.IsZero() {
 		fmt.Fprintf(w, ", backup of %s on %s", b.Taken.Local().Format(time.DateTime), orNone(strings.Join(b.Nodes, ", ")))
 	}
 	fmt.Fprintln(w, ".")
@@ -63,7 +63,7 @@ func printStatus(w io.Writer, v *enrol.ClusterView) {
 		fmt.Fprintf(w, "The swarm says: %s\n", harmless(v.Swarm.Error))
 	}
 	if v.Backup != nil && v.Backup.Error != "" {
-		fmt.Fprintf(w, "The last backup failed: %s\n", harmless(v.Backup.Error))
+		fmt.Fprintf(w, "The swarm's backup: %s\n", harmless(v.Backup.Error))
 	}
 	fmt.Fprintf(w, "%-5s  %-14s  %-9s  %-12s  %-8s  %-9s  %s\n", "SLOT", "HOSTNAME", "NODE", "AVAILABILITY", "HEARD", "STEP", "STATE")
 	for _, slot := range v.Slots {

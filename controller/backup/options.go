@@ -12,8 +12,9 @@ import (
 	"hatchery/internal/swarmbackup"
 )
 
-// Dir is where the newest backup lies on the controller.
-const Dir = "/var/lib/hatchery/backup"
+// Dir is where the newest backup lies on the controller: where a node has those
+// that it keeps.
+const Dir = "/var/lib/hatchery/backups"
 
 // Options are what a [Runner] works with.
 type Options struct {
