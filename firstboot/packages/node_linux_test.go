@@ -51,7 +51,7 @@ func agent() int {
 			fmt.Println("failed:", err)
 			return 1
 		}
-		if !left.Any() {
+		if left == (packages.Left{}) {
 			return 0
 		}
 		failed := false

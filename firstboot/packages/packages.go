@@ -80,14 +80,10 @@ func (o Options) archive() string { return filepath.Join(o.StateDir, "preload", 
 
 // Left is what there is to do.
 type Left struct {
-	Configure bool  // packages wait for Configure; Docker's units are held back
-	Load      bool  // container images wait for Load
-	Finish    bool  // triggers, or other packages, wait for Finish
-	Images    int64 // the size of the images' archive in bytes
+	Configure bool // packages wait for Configure; Docker's units are held back
+	Load      bool // container images wait for Load
+	Finish    bool // triggers, or other packages, wait for Finish
 }
-
-// Any says whether there is anything.
-func (l Left) Any() bool { return l.Configure || l.Load || l.Finish }
 
 // Look says what is left to do.
 func Look(o Options) (Left, error) {
@@ -106,11 +102,7 @@ func Look(o Options) (Left, error) {
 	if l.Finish, err = there(o.state("rest")); err != nil {
 		return Left{}, err
 	}
-	info, err := os.Stat(o.archive())
-	switch {
-	case err == nil:
-		l.Load, l.Images = true, info.Size()
-	case !errors.Is(err, fs.ErrNotExist):
+	if l.Load, err = there(o.archive()); err != nil {
 		return Left{}, err
 	}
 	return l, nil

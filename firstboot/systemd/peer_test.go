@@ -27,7 +27,7 @@ type peer struct {
 	conns []*peerConn
 	jobs  uint32
 	units map[string]map[string]any // by name; "Interface.Property"
-	// start answers StartUnit, StopUnit and RestartUnit: with a job's result,
+	// start answers StartUnit and StopUnit: with a job's result,
 	// or "" for a job that does not end, or an error's name.
 	start func(p *peer, verb, unit string) (result, refused string)
 	calls []string
@@ -142,7 +142,7 @@ func (p *peer) answer(c *peerConn, m *godbus.Message) {
 	defer p.mu.Unlock()
 	member := header(m, godbus.FieldMember)
 	switch member {
-	case "StartUnit", "StopUnit", "RestartUnit":
+	case "StartUnit", "StopUnit":
 		unit := m.Body[0].(string)
 		p.calls = append(p.calls, member+" "+unit+" "+m.Body[1].(string))
 		result, refused := p.start(p, member, unit)

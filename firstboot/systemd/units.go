@@ -122,11 +122,6 @@ func (u *Units) StopUnit(ctx context.Context, name string) error {
 	return u.job(ctx, "stop", name, (*dbus.Conn).StopUnitContext)
 }
 
-// RestartUnit stops a unit, if it runs, and starts it.
-func (u *Units) RestartUnit(ctx context.Context, name string) error {
-	return u.job(ctx, "restart", name, (*dbus.Conn).RestartUnitContext)
-}
-
 func (u *Units) job(ctx context.Context, verb, name string, call func(*dbus.Conn, context.Context, string, string, chan<- string) (int, error)) error {
 	conn, err := u.connect()
 	if err != nil {

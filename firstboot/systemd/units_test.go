@@ -56,7 +56,6 @@ func TestJobs(t *testing.T) {
 		{summary: "stopped", verb: "stop", result: "done", unit: service("inactive", "dead", nil)},
 		{summary: "stopped, but it had failed", verb: "stop", result: "done", unit: service("failed", "failed", map[string]any{"Service.Result": "exit-code"})},
 		{summary: "a stop of what is not there", verb: "stop", refused: "org.freedesktop.systemd1.NoSuchUnit"},
-		{summary: "restarted", verb: "restart", result: "done", unit: service("active", "running", nil)},
 		{
 			summary: "a start of what is not there", verb: "start", refused: "org.freedesktop.systemd1.NoSuchUnit",
 			want: "cannot start docker.service: Unit docker.service not found.",
@@ -111,8 +110,6 @@ func TestJobs(t *testing.T) {
 				call, err = "StartUnit", u.StartUnit(ctx, docker)
 			case "stop":
 				call, err = "StopUnit", u.StopUnit(ctx, docker)
-			case "restart":
-				call, err = "RestartUnit", u.RestartUnit(ctx, docker)
 			}
 			if got := text(err); got != test.want {
 				t.Errorf("got  %s\nwant %s", got, test.want)
