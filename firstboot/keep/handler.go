@@ -9,9 +9,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"syscall"
 	"time"
 
+	"golang.org/x/time/rate"
+
+	"hatchery/internal/clusterctrl"
 	"hatchery/internal/enrol"
 	"hatchery/internal/swarmbackup"
 )
@@ -22,7 +26,7 @@ const stall = time.Minute
 // Handler serves a store under enrol.PathBackup, for the cluster's controller alone.
 // The server has enrol.ServerTLS.
 func Handler(store *Store, cluster string, log *slog.Logger) http.Handler {
-	h := &handler{store: store, cluster: cluster, log: log}
+	h := &handler{store: store, cluster: cluster, log: log, refusals: rate.NewLimiter(rate.Every(10*time.Second), 10)}
 	mux := http.NewServeMux()
 	mux.Handle("GET "+enrol.PathBackup, h.only(h.list))
 	mux.Handle("GET "+enrol.PathBackup+"/{id}", h.only(h.get))
@@ -30,12 +34,16 @@ func Handler(store *Store, cluster string, log *slog.Logger) http.Handler {
 	return mux
 }
 
+// limits are the connections' that a node has memory for. Only the controller
+// has business here; others are told so.
+var limits = enrol.Limits{All: 24, PerAddress: 8, Strangers: 16, Known: func(a netip.Addr) bool { return a == clusterctrl.ControllerAddr() }}
+
 // Serve serves a store on a listener until the context ends.
 func Serve(ctx context.Context, listener net.Listener, store *Store, id *enrol.Identity, log *slog.Logger) error {
 	server := enrol.NewServer(id, Handler(store, id.Peer.Cluster, log), log)
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
-	err := server.ServeTLS(listener, "", "")
+	err := server.ServeTLS(enrol.Gate(listener, limits), "", "")
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -46,6 +54,9 @@ type handler struct {
 	store   *Store
 	cluster string
 	log     *slog.Logger
+	// refusals is how often one is told: a card of another slot in a loop does
+	// not fill this one's journal.
+	refusals *rate.Limiter
 }
 
 // only lets the controller through. Another node has no business with
@@ -66,7 +77,9 @@ func (h *handler) only(serve http.HandlerFunc) http.Handler {
 
 // refuse answers with an error.
 func (h *handler) refuse(w http.ResponseWriter, r *http.Request, status int, err error) {
-	h.log.Warn("a call about backups was refused", "call", r.Method, "from", r.RemoteAddr, "error", err)
+	if h.refusals.Allow() {
+		h.log.Warn("a call about backups was refused", "call", r.Method, "from", r.RemoteAddr, "error", err)
+	}
 	enrol.WriteError(w, &enrol.Error{Status: status, Code: enrol.BadRequest, Detail: err.Error()})
 }
 

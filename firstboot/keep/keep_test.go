@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -449,6 +450,34 @@ func TestOnlyTheController(t *testing.T) {
 	stranger := newCluster(t, "elsewhere").slot(t, 0)
 	if status, err := call(enrol.ClientTLS(stranger, 2), "GET", "", nil); err == nil {
 		t.Errorf("another cluster: %d", status)
+	}
+}
+
+// TestSilentCallers opens connections and says nothing: a node has memory for
+// few of them, and the rest is closed at once.
+func TestSilentCallers(t *testing.T) {
+	where := serve(t, newCluster(t, "homelab").slot(t, 2), t.TempDir())
+	var closed atomic.Int32
+	const callers = 200
+	for i := range callers {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 3, byte(i%100+1))}}
+		c, err := d.Dial("tcp", where.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		go func() {
+			if _, err := c.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+				closed.Add(1)
+			}
+		}()
+	}
+	deadline := time.Now().Add(30 * time.Second) // before a handshake is given up
+	for closed.Load() < callers-24 {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d connections were closed", closed.Load(), callers)
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 

@@ -1,10 +1,13 @@
 package enrol
 
 import (
-	"context"
 	"log"
 	"log/slog"
 	"net/http"
+	"strings"
+	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // NewServer is the server for the calls, to be run with its ServeTLS("", "")
@@ -25,17 +28,25 @@ func NewServer(id *Identity, handler http.Handler, logger *slog.Logger) *http.Se
 		IdleTimeout:    2 * idleTime,
 		MaxHeaderBytes: 8 << 10,
 		Protocols:      protocols,
-		ErrorLog:       log.New(lines{logger}, "", 0),
+		ErrorLog:       log.New(&lines{logger, rate.NewLimiter(rate.Every(10*time.Second), 10)}, "", 0),
 	}
 }
 
-// lines passes a log.Logger's lines on. They are about single connections:
-// handshakes that failed, mostly.
-type lines struct{ to *slog.Logger }
+// lines takes what net/http tells of single connections: handshakes that
+// failed, above all with certificates of another cluster. Anybody on the
+// network can cause these lines, so that there are only so many.
+type lines struct {
+	to    *slog.Logger
+	calls *rate.Limiter
+}
 
-func (l lines) Write(p []byte) (int, error) {
-	if l.to != nil {
-		l.to.Log(context.Background(), slog.LevelWarn, "enrolment connection", "detail", tidy(string(p)))
+func (l *lines) Write(p []byte) (int, error) {
+	line := tidy(string(p))
+	// Whoever connects and goes without a word wants to know whether somebody
+	// is here, as every node's link does all the time.
+	silent := strings.Contains(line, "TLS handshake error") && strings.HasSuffix(line, ": EOF")
+	if l.to != nil && !silent && l.calls.Allow() {
+		l.to.Warn("a connection failed", "reason", line)
 	}
 	return len(p), nil
 }
