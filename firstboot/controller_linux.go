@@ -2,7 +2,6 @@ package firstboot
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -111,11 +110,7 @@ func (e *environment) swarmStep(trust *clock.Trust) Step {
 		Run: func(ctx context.Context, tell Tell) (string, error) {
 			f.Tell = tell
 			result, err := f.Reconcile(ctx)
-			var wait *founding.Wait
-			switch {
-			case errors.As(err, &wait):
-				return "", &Waiting{For: wait.For, After: wait.After, Err: wait.Err}
-			case err != nil:
+			if err != nil {
 				return "", err
 			}
 			if !e.member.Swap(true) {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"runtime/debug"
 	"time"
+
+	"hatchery/firstboot/waiting"
 )
 
 // A Step is one thing that a node needs. Its functions get a context that
@@ -41,22 +43,8 @@ const DefaultLimit = 5 * time.Minute
 // Tell says what a step is doing, for people.
 type Tell func(format string, args ...any)
 
-// Waiting is the error of a step that cannot be done yet, by nobody's fault:
-// there is no carrier, the controller's clock is not right yet.
-type Waiting struct {
-	For   string        // for people: "the controller's swarm"
-	After time.Duration // when to try again; 0: as after a failure
-	Err   error         // what told so, if anything
-}
-
-func (w *Waiting) Error() string {
-	if w.Err != nil {
-		return fmt.Sprintf("waits for %s: %v", w.For, w.Err)
-	}
-	return "waits for " + w.For
-}
-
-func (w *Waiting) Unwrap() error { return w.Err }
+// Waiting is the error of a step that cannot be done yet.
+type Waiting = waiting.Error
 
 // attempt goes through a step once. A panic is a failure like others: it must
 // not end the steps that work.

@@ -165,10 +165,6 @@ func (e *environment) joinStep() Step {
 			result, err := m.Reconcile(ctx)
 			if err != nil {
 				e.ask.Store(true)
-				var wait *member.Wait
-				if errors.As(err, &wait) {
-					return "", &Waiting{For: wait.For, After: wait.After, Err: wait.Err}
-				}
 				return "", err
 			}
 			settled = result.Swarm

@@ -24,6 +24,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"hatchery/firstboot/waiting"
 	"hatchery/internal/nodefile"
 	"hatchery/internal/swarm"
 )
@@ -43,21 +44,8 @@ type Units interface {
 	StopUnit(ctx context.Context, name string) error
 }
 
-// A Wait is the error of a controller that has to wait, by nobody's fault.
-type Wait struct {
-	For   string        // for people: "a clock that can be trusted"
-	After time.Duration // when to try again; 0: as after a failure
-	Err   error         // what told so, if anything
-}
-
-func (w *Wait) Error() string {
-	if w.Err != nil {
-		return fmt.Sprintf("waits for %s: %v", w.For, w.Err)
-	}
-	return "waits for " + w.For
-}
-
-func (w *Wait) Unwrap() error { return w.Err }
+// A Wait is the error of a controller that has to wait.
+type Wait = waiting.Error
 
 var (
 	// ErrLocked: somebody has locked the swarm with a key. Only they can open it.

@@ -20,6 +20,7 @@ import (
 	"slices"
 	"time"
 
+	"hatchery/firstboot/waiting"
 	"hatchery/internal/enrol"
 	"hatchery/internal/swarm"
 )
@@ -49,21 +50,9 @@ type Units interface {
 // and the clock could not be set right. Nothing is thrown away for that.
 var ErrClock = errors.New("the node's clock must be right first")
 
-// A Wait is the error of a node that has to wait, by nobody's fault.
-type Wait struct {
-	For   string        // for people: "the controller's swarm"
-	After time.Duration // when the controller wants to be asked again; 0: it did not say
-	Err   error         // what told so, if anything
-}
-
-func (w *Wait) Error() string {
-	if w.Err != nil {
-		return fmt.Sprintf("waits for %s: %v", w.For, w.Err)
-	}
-	return "waits for " + w.For
-}
-
-func (w *Wait) Unwrap() error { return w.Err }
+// A Wait is the error of a node that has to wait. Its After is when the
+// controller wants to be asked again.
+type Wait = waiting.Error
 
 // Waits is how long a Member waits for what. Zero fields are the defaults.
 type Waits struct {
