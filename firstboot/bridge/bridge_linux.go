@@ -230,11 +230,9 @@ func (e *ensuring) ports(bridge netlink.Link) error {
 	return nil
 }
 
-// slotLink says which slot's a link is. What is stacked on one, such as
-// netboot's VLAN, has the same address and is none.
+// slotLink says which slot's a link is. What is stacked on one is none.
 func slotLink(kind string, mac net.HardwareAddr) (slot int, ok bool) {
-	switch kind {
-	case "vlan", "macvlan", "macvtap", "ipvlan", "bridge", "bond":
+	if rtnl.Stacked(kind) {
 		return 0, false
 	}
 	return bridgeport.SlotOfMAC(mac)
@@ -277,17 +275,14 @@ func (e *ensuring) lan(bridge netlink.Link) {
 // uplink finds the way out. To have none is no problem: a cluster may live
 // without.
 func (e *ensuring) uplink() {
-	routes, err := rtnl.List(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST},
-			netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
-	})
+	routes, err := rtnl.DefaultRoutes()
 	if err != nil {
-		e.problem("cannot read the routes: %v", err)
+		e.problem("%v", err)
 		return
 	}
 	best := -1
 	for _, r := range routes {
-		if !rtnl.IsDefault(r.Dst) || best >= 0 && r.Priority >= best {
+		if best >= 0 && r.Priority >= best {
 			continue
 		}
 		if link, err := netlink.LinkByIndex(r.LinkIndex); err == nil {

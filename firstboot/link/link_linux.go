@@ -123,14 +123,9 @@ func (e *ensuring) find() (netlink.Link, error) {
 		ErrNoLink, want, strings.Join(names, " and "))
 }
 
-// isOwn says whether an interface is the slot's end of the link. A VLAN on top
-// of it, netboot's, has the same address.
+// isOwn says whether an interface is the slot's end of the link.
 func isOwn(kind string, mac, want net.HardwareAddr) bool {
-	switch kind {
-	case "vlan", "macvlan", "macvtap", "ipvlan", "bridge", "bond":
-		return false
-	}
-	return bytes.Equal(mac, want)
+	return !rtnl.Stacked(kind) && bytes.Equal(mac, want)
 }
 
 // onUSB says whether an interface is a USB device's, or the gadget's, and no
@@ -264,16 +259,13 @@ func (e *ensuring) networkdHas(index int) bool {
 // route sees to the default route by the controller. One that leads elsewhere
 // stays: somebody made it.
 func (e *ensuring) route(link netlink.Link) error {
-	routes, err := rtnl.List(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST},
-			netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
-	})
+	routes, err := rtnl.DefaultRoutes()
 	if err != nil {
-		return fmt.Errorf("cannot read the routes: %w", err)
+		return err
 	}
 	name, controller := link.Attrs().Name, e.node.ControllerAddr
 	for _, r := range routes {
-		if !rtnl.IsDefault(r.Dst) || r.LinkIndex != link.Attrs().Index {
+		if r.LinkIndex != link.Attrs().Index {
 			continue
 		}
 		gateway, _ := netip.AddrFromSlice(r.Gw)

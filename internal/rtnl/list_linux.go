@@ -63,9 +63,21 @@ func Addr(p netip.Prefix) *netlink.Addr {
 	return &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
 }
 
-// IsDefault says whether a route's destination is everything. The library gives
+// DefaultRoutes lists the main table's ways to everything, of IPv4.
+func DefaultRoutes() ([]netlink.Route, error) {
+	routes, err := List(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST},
+			netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the routes: %w", err)
+	}
+	return slices.DeleteFunc(routes, func(r netlink.Route) bool { return !isDefault(r.Dst) }), nil
+}
+
+// isDefault says whether a route's destination is everything. The library gives
 // that as nil or as 0.0.0.0/0, by the kernel's answer.
-func IsDefault(dst *net.IPNet) bool {
+func isDefault(dst *net.IPNet) bool {
 	if dst == nil {
 		return true
 	}

@@ -34,3 +34,13 @@ type Link struct {
 	MAC    net.HardwareAddr
 	Master int // the index of the bridge that it is a port of, 0 for none
 }
+
+// Stacked says whether links of a kind lie on top of others, and may have the
+// MAC address of one: netboot's VLANs have a slot's.
+func Stacked(kind string) bool {
+	switch kind {
+	case "vlan", "macvlan", "macvtap", "ipvlan", "bridge", "bond":
+		return true
+	}
+	return false
+}
