@@ -17,6 +17,7 @@ import (
 	"hatchery/controller"
 	"hatchery/controller/backup"
 	"hatchery/firstboot/clock"
+	"hatchery/firstboot/founding"
 	"hatchery/firstboot/systemd"
 	"hatchery/internal/enrol"
 	"hatchery/internal/nodefile"
@@ -105,7 +106,8 @@ func Run(ctx context.Context, o Options) error {
 		}
 	})
 	err = controller.Serve(ctx, controller.Options{
-		Node: node, Identity: id, StateDir: state, Engine: engine, Socket: o.Socket,
+		Engine: &unfinished{engine, filepath.Join(o.StateDir, founding.PlanFile)},
+		Node:   node, Identity: id, StateDir: state, Socket: o.Socket,
 		Clock: clock.NewTrust(node).Trusted, Ports: slotOf, Backups: runner, Log: o.Log, Times: o.Times,
 		Ready: func(listen net.Addr) {
 			o.Log.Info("serving", "cluster", node.Cluster, "address", listen.String())

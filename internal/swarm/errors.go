@@ -31,6 +31,10 @@ var (
 	// ErrCertificateTime: a certificate has expired or is not yet valid. Look
 	// at the clock before anything is thrown away.
 	ErrCertificateTime = errors.New("a certificate has expired or is not yet valid")
+	// ErrNoSigner: the swarm has lost the key of its CA, so that nobody can join
+	// and nothing can be set. An engine that is killed while it makes a swarm
+	// may come to that: its own certificate is on the disk before the key is.
+	ErrNoSigner = errors.New("the key of the swarm's CA is lost")
 	// ErrNotManager: only a manager can tell, and this engine is none.
 	ErrNotManager = errors.New("not a swarm manager")
 	// ErrLastManager: a manager leaves by force only.
@@ -79,6 +83,7 @@ var meanings = []struct {
 	{"not valid after", ErrCertificateTime},
 	{"needs to be unlocked", ErrLocked},
 	{"needs a valid unlock key", ErrLocked},
+	{"there must be at least one valid, reachable external CA", ErrNoSigner},
 	{"was removed from swarm", ErrRemoved},
 	{"does not have a leader", ErrNoLeader},
 	{"participating as a manager", ErrLastManager},
