@@ -39,7 +39,11 @@ the freshly flashed controller (docs/first-boot.md).`,
 		RunE: func(c *cobra.Command, args []string) error {
 			take := func(w io.Writer) error {
 				if st.on != "" {
-					return st.remote(c.Context(), w, c.ErrOrStderr(), []string{"backup", "-"})
+					args := []string{"backup", "-"}
+					if s.json {
+						args = append(args, "--json") // for its errors
+					}
+					return st.remote(c.Context(), w, c.ErrOrStderr(), args)
 				}
 				return st.run(c, nil, func(ctx context.Context) error { return st.service().Backup(ctx, w) })
 			}
@@ -73,6 +77,11 @@ the freshly flashed controller (docs/first-boot.md).`,
 
 // writeBackup writes what take gives to a file, whole or not at all.
 func writeBackup(place string, take func(io.Writer) error) (size int64, err error) {
+	// The file takes the place of what is there: of a file that was, and not of
+	// a device, which root's /dev/sdb or /dev/stdout is.
+	if info, err := os.Stat(place); err == nil && !info.Mode().IsRegular() {
+		return 0, usageError{fmt.Errorf("%s is no file: name one, or - for stdout", place)}
+	}
 	f, err := atomicfile.Create(place, 0o600)
 	if err != nil {
 		return 0, err

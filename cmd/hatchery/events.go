@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -33,8 +32,7 @@ steps, joins, labels, refusals and alarms. With --json it prints one object a li
 					if s.json {
 						return out.Encode(e)
 					}
-					_, err := fmt.Fprintf(c.OutOrStdout(), "%s  %-8s  %s\n", e.Time.Local().Format(time.DateTime), e.Kind, harmless(e.Detail))
-					return err
+					return printLine(c.OutOrStdout(), "%s  %-8s  %s", e.Time.Local().Format(time.DateTime), e.Kind, e.Detail)
 				})
 			})
 		},

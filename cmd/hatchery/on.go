@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -28,6 +30,13 @@ func (st *station) flags(c *cobra.Command) {
 	flags := c.Flags()
 	flags.StringVar(&st.on, "on", "", "do it on this controller, by ssh (as `ssh -F out/ssh_config HOST` reaches it)")
 	flags.StringVarP(&st.out, "output", "o", "out", "with --on: the output folder, whose ssh_config is used where it is there")
+	c.PreRunE = func(c *cobra.Command, _ []string) error {
+		// An empty name is a variable that is not set, not this machine.
+		if c.Flags().Changed("on") && !isHost(st.on) {
+			return usageError{fmt.Errorf("%q is no host", st.on)}
+		}
+		return nil
+	}
 	flags.StringVar(&st.socket, "socket", controller.Socket, "where `hatchery serve` listens on this machine")
 }
 
@@ -50,11 +59,22 @@ func (st *station) run(c *cobra.Command, args []string, here func(ctx context.Co
 	return err
 }
 
+// isHost says whether a name can be given to ssh, alone or as USER@HOST: it is
+// no option, and has nothing in it that a shell would act on if an ssh_config
+// puts it into a command (OpenSSH ssh.c, valid_hostname and valid_ruser; older
+// ones do not look).
+func isHost(name string) bool {
+	user, host, both := strings.Cut(name, "@")
+	if !both {
+		user, host = "user", name
+	}
+	return user != "" && host != "" && user[0] != '-' && host[0] != '-' && !strings.ContainsFunc(name, func(r rune) bool {
+		return !unicode.IsPrint(r) || strings.ContainsRune(" '`\"$\\;&<>|(){}", r)
+	})
+}
+
 // remote runs hatchery on the controller, as root.
 func (st *station) remote(ctx context.Context, stdout, stderr io.Writer, args []string) error {
-	if st.on[0] == '-' {
-		return usageError{fmt.Errorf("%q is no host", st.on)}
-	}
 	var command []string
 	config := filepath.Join(st.out, "ssh_config")
 	if _, err := os.Stat(config); err == nil {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"strings"
 
@@ -59,15 +58,15 @@ generation: hatchery build SLOT --renew, and flash that.`,
 }
 
 func printRevocation(w io.Writer, r *controller.Revocation) {
-	fmt.Fprintf(w, "%s: certificates below generation %d are refused from now on.\n", r.Name, r.MinGeneration)
+	printLine(w, "%s: certificates below generation %d are refused from now on.", r.Name, r.MinGeneration)
 	if len(r.Removed) > 0 {
-		fmt.Fprintf(w, "Removed from the swarm: %s.\n", strings.Join(r.Removed, ", "))
+		printLine(w, "Removed from the swarm: %s.", strings.Join(r.Removed, ", "))
 	}
 	if r.Rotated {
-		fmt.Fprintln(w, "The join token was rotated.")
+		printLine(w, "The join token was rotated.")
 	}
 	if r.Pending != "" {
-		fmt.Fprintf(w, "Not yet: %s\n", harmless(r.Pending))
+		printLine(w, "Not yet: %s", r.Pending)
 	}
-	fmt.Fprintf(w, "Next: `%s` on the workstation, and flash it.\n", r.Next)
+	printLine(w, "Next: `%s` on the workstation, and flash it.", r.Next)
 }

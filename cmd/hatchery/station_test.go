@@ -34,7 +34,7 @@ func newService(t *testing.T) (socket string, asked *[]string) {
 				{Slot: 1, Name: "p1", Hostname: "oneil", LastSeen: &seen, Step: "steady", State: "done", NodeState: "ready", Availability: "active"},
 				{Slot: 2, Name: "p2", Hostname: "carter", Refused: "revoked: use \x1b[31m--renew"},
 			},
-			Alarms: []enrol.AlarmEntry{{Time: seen, Slot: 2, Code: enrol.Clone, Detail: "two cards"}},
+			Alarms: []enrol.AlarmEntry{{Time: seen, Slot: 2, Code: enrol.Clone, Detail: "two cards"}, {Time: seen, Code: "\x1b]0;x\a", Detail: "one\nALARM"}},
 		},
 		"POST /revoke/p2": controller.Revocation{Slot: 2, Name: "p2", MinGeneration: 3, Removed: []string{"abc"}, Rotated: true, Next: "hatchery build p2 --renew"},
 		"GET /events":     controller.Event{Time: seen, Slot: 1, Kind: controller.EventJoin, Detail: "p1: told to join"},
@@ -68,7 +68,7 @@ func TestStation(t *testing.T) {
 	}{
 		{args: "status", stdout: []string{
 			"Cluster homelab: swarm active, time from ntp.\n", "p1     oneil           ready      active        4 s       steady     done\n",
-			`p2     carter          -          -             never     -          refused: revoked: use \x1b[31m--renew`, "two cards (clone)",
+			`p2     carter          -          -             never     -          refused: revoked: use \x1b[31m--renew`, "two cards (clone)", `one ALARM (\x1b]0;x\a)`,
 		}, calls: "GET /v1/cluster"},
 		{args: "status --json", stdout: []string{`"cluster": "homelab"`, `"node_state": "ready"`}, calls: "GET /v1/cluster"},
 		{args: "status --clear-alarms", stdout: []string{"homelab"}, calls: "DELETE /alarms GET /v1/cluster"},
@@ -140,7 +140,18 @@ func TestOn(t *testing.T) {
 		{args: []string{"events", "--follow", "--on", "hammond"}, stdout: "<'events'><'--follow'>\n"},
 		{args: []string{"status", "--on", "unreachable"}, code: exitFailed, stderr: "cannot reach unreachable by ssh"},
 		{args: []string{"revoke", "p9", "--on", "hammond"}, code: exitUsage, stderr: "no p9\n"},
+		{args: []string{"backup", "-", "--on", "hammond", "--json"}, stdout: "<'backup'><'-'><'--json'>\n"},
+		{args: []string{"status", "--on", "pi@hammond.local"}, stdout: "<pi@hammond.local><--><sudo><hatchery><'status'>\n"},
+		{args: []string{"status", "--on", "fe80::1%eth0"}, stdout: "<fe80::1%eth0><--><sudo><hatchery><'status'>\n"},
 		{args: []string{"status", "--on", "-oProxyCommand=evil"}, code: exitUsage, stderr: "is no host"},
+		{args: []string{"status", "--on", "pi@-oProxyCommand=evil"}, code: exitUsage, stderr: "is no host"},
+		{args: []string{"status", "--on", "$(evil)"}, code: exitUsage, stderr: "is no host"},
+		{args: []string{"events", "--on", "a;evil"}, code: exitUsage, stderr: "is no host"},
+		{args: []string{"revoke", "p2", "--on", "a\nb"}, code: exitUsage, stderr: "is no host"},
+		{args: []string{"revoke", "p2", "--on", ""}, code: exitUsage, stderr: "is no host"},
+		{args: []string{"backup", "--on", " "}, code: exitUsage, stderr: "is no host"},
+		{args: []string{"backup", "/dev/null", "--on", "hammond"}, code: exitUsage, stderr: "is no file"},
+		{args: []string{"backup", out, "--on", "hammond"}, code: exitUsage, stderr: "is no file"},
 	} {
 		var stdout, stderr bytes.Buffer
 		code := run(context.Background(), append(test.args, "-o", out), &stdout, &stderr)

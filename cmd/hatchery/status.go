@@ -54,18 +54,19 @@ the service on the controller. Alarms stay until they are cleared.`,
 }
 
 func printStatus(w io.Writer, v *enrol.ClusterView) {
-	fmt.Fprintf(w, "Cluster %s: swarm %s, time from %s", v.Cluster, orNone(v.Swarm.State), v.TimeSource)
+	head := fmt.Sprintf("Cluster %s: swarm %s, time from %s", v.Cluster, orNone(v.Swarm.State), v.TimeSource)
 	if b := v.Backup; b != nil && !b.Taken.IsZero() {
-		fmt.Fprintf(w, ", backup of %s on %s", b.Taken.Local().Format(time.DateTime), orNone(strings.Join(b.Nodes, ", ")))
+		head += fmt.Sprintf(", backup of %s on %s", b.Taken.Local().Format(time.DateTime), orNone(strings.Join(b.Nodes, ", ")))
 	}
-	fmt.Fprintln(w, ".")
+	printLine(w, "%s.", head)
 	if v.Swarm.Error != "" {
-		fmt.Fprintf(w, "The swarm says: %s\n", harmless(v.Swarm.Error))
+		printLine(w, "The swarm says: %s", v.Swarm.Error)
 	}
 	if v.Backup != nil && v.Backup.Error != "" {
-		fmt.Fprintf(w, "The swarm's backup: %s\n", harmless(v.Backup.Error))
+		printLine(w, "The swarm's backup: %s", v.Backup.Error)
 	}
-	fmt.Fprintf(w, "%-5s  %-14s  %-9s  %-12s  %-8s  %-9s  %s\n", "SLOT", "HOSTNAME", "NODE", "AVAILABILITY", "HEARD", "STEP", "STATE")
+	const row = "%-5s  %-14s  %-9s  %-12s  %-8s  %-9s  %s"
+	printLine(w, row, "SLOT", "HOSTNAME", "NODE", "AVAILABILITY", "HEARD", "STEP", "STATE")
 	for _, slot := range v.Slots {
 		heard := "never"
 		if slot.LastSeen != nil {
@@ -78,12 +79,19 @@ func printStatus(w io.Writer, v *enrol.ClusterView) {
 		if slot.Refused != "" {
 			state = "refused: " + slot.Refused
 		}
-		fmt.Fprintf(w, "%-5s  %-14s  %-9s  %-12s  %-8s  %-9s  %s\n", slot.Name, harmless(slot.Hostname),
-			orNone(slot.NodeState), orNone(slot.Availability), heard, orNone(harmless(slot.Step)), harmless(state))
+		printLine(w, row, slot.Name, slot.Hostname, orNone(slot.NodeState), orNone(slot.Availability), heard, orNone(slot.Step), state)
 	}
 	for _, a := range v.Alarms {
-		fmt.Fprintf(w, "ALARM %s: %s (%s)\n", a.Time.Local().Format(time.DateTime), harmless(a.Detail), a.Code)
+		printLine(w, "ALARM %s: %s (%s)", a.Time.Local().Format(time.DateTime), a.Detail, a.Code)
 	}
+}
+
+// printLine prints one line: what nodes and engines say in it neither commands
+// the terminal nor makes a line of its own.
+func printLine(w io.Writer, format string, values ...any) error {
+	line := strings.NewReplacer("\n", " ", "\t", " ").Replace(fmt.Sprintf(format, values...))
+	_, err := fmt.Fprintln(w, harmless(line))
+	return err
 }
 
 // ago says how long something is past, roughly.
