@@ -552,8 +552,10 @@ func TestNodesThatLie(t *testing.T) {
 		{"a damaged newer one", []swarmbackup.Entry{{ID: newerID, Header: header(newer)}, {ID: olderID, Header: header(older)}}, map[string][]byte{newerID: damaged, olderID: older}, olderID},
 		{"a newer one that is not there", []swarmbackup.Entry{{ID: newerID, Header: header(newer)}, {ID: olderID, Header: header(older)}}, map[string][]byte{olderID: older}, olderID},
 		{"junk", []swarmbackup.Entry{{ID: "../x", Header: header(newer)}, {ID: newerID, Header: junk}, {ID: newerID}}, map[string][]byte{newerID: newer}, ""},
+		{"the newest label on many things that are not there", manyOf(header(newer), olderID, header(older)), map[string][]byte{olderID: older}, ""},
 		{"nothing", nil, nil, ""},
 	}
+	asked := 0
 	var listing []swarmbackup.Entry
 	var files map[string][]byte
 	mux := http.NewServeMux()
@@ -561,6 +563,7 @@ func TestNodesThatLie(t *testing.T) {
 		enrol.WriteJSON(w, 200, swarmbackup.Listing{Backups: listing})
 	})
 	mux.HandleFunc("GET "+enrol.PathBackup+"/{id}", func(w http.ResponseWriter, r *http.Request) {
+		asked++
 		if data, ok := files[r.PathValue("id")]; ok {
 			w.Write(data)
 			return
@@ -577,11 +580,14 @@ func TestNodesThatLie(t *testing.T) {
 	where := netip.MustParseAddrPort(listener.Addr().String())
 	client := &swarmbackup.Client{Identity: controller, Port: where.Port()}
 	for _, tc := range cases {
-		listing, files = tc.listing, tc.files
+		listing, files, asked = tc.listing, tc.files, 0
 		place := filepath.Join(t.TempDir(), "fetched")
 		offer, survey, err := client.Newest(t.Context(), []swarmbackup.Node{{Name: "p2", Slot: 2, Addr: where.Addr()}}, place)
 		if slices.ContainsFunc(survey.Offers, func(o swarmbackup.Offer) bool { return o.ID == forgedID }) {
 			t.Errorf("%s: what the controller never signed is offered", tc.summary)
+		}
+		if asked > 8 {
+			t.Errorf("%s: the node was asked %d times", tc.summary, asked)
 		}
 		if tc.want == "" {
 			if !errors.Is(err, swarmbackup.ErrNone) {
@@ -599,6 +605,46 @@ func TestNodesThatLie(t *testing.T) {
 }
 
 // TestANodeThatStandsStill: the call ends though the node never does.
+// manyOf lists one header under many ids, and then what there is.
+func manyOf(header []byte, id string, is []byte) (all []swarmbackup.Entry) {
+	for i := range 500 {
+		all = append(all, swarmbackup.Entry{ID: fmt.Sprintf("%064x", i), Header: header})
+	}
+	return append(all, swarmbackup.Entry{ID: id, Header: is})
+}
+
+// TestANodeThatDrips sends a byte now and then, for ever.
+func TestANodeThatDrips(t *testing.T) {
+	c := newCluster(t, "homelab")
+	slow, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	over := make(chan struct{})
+	server := enrol.NewServer(c.slot(t, 1), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for {
+			io.WriteString(w, " ")
+			w.(http.Flusher).Flush()
+			select {
+			case <-over:
+				return
+			case <-r.Context().Done():
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}), slog.New(slog.DiscardHandler))
+	go server.ServeTLS(slow, "", "")
+	t.Cleanup(func() { close(over); server.Close() })
+	where := netip.MustParseAddrPort(slow.Addr().String())
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	client := &swarmbackup.Client{Identity: c.slot(t, 0), Port: where.Port(), Stall: time.Second}
+	if _, err := client.List(ctx, swarmbackup.Node{Name: "p1", Slot: 1, Addr: where.Addr()}); err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "too little") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestANodeThatStandsStill(t *testing.T) {
 	c := newCluster(t, "homelab")
 	silent, err := net.Listen("tcp4", "127.0.0.1:0")

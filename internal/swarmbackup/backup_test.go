@@ -420,6 +420,13 @@ func TestNewestFirst(t *testing.T) {
 		{"another swarm, later", []swarmbackup.Offer{offer("a", "s", 1, 2, 900), offer("b", "new", 5, 2, 10)}, "b a"},
 		{"two swarms, mixed", []swarmbackup.Offer{offer("a", "s", 1, 2, 10), offer("b", "new", 2, 2, 50), offer("c", "s", 3, 2, 5), offer("d", "new", 1, 2, 60)}, "a c d b"},
 	}
+	several := offer("b", "s", 1, 2, 10)
+	several.Nodes = make([]swarmbackup.Node, 2)
+	cases = append(cases, struct {
+		summary string
+		offers  []swarmbackup.Offer
+		want    string
+	}{"one label, and two nodes against one", []swarmbackup.Offer{offer("a", "s", 1, 2, 10), several}, "b a"})
 	for _, tc := range cases {
 		swarmbackup.NewestFirst(tc.offers)
 		var got []string

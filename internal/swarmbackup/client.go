@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"hatchery/internal/atomicfile"
@@ -44,8 +45,18 @@ type Client struct {
 // atOnce is how many nodes are called side by side.
 const atOnce = 8
 
-// maxListing is more than a listing has, in bytes.
-const maxListing = 1 << 20
+// maxListing is more than a listing has, in bytes, and maxEntries more than an
+// honest node keeps: what it lists beyond that would be asked for in vain, one
+// after the other.
+const (
+	maxListing = 1 << 20
+	maxEntries = 2*Kept + 2
+)
+
+// minRate is the least that has to move over a call's whole time, in bytes a
+// second; a node's link has 60000 for all that it does. Otherwise a node could
+// hold up a recovery for ever with a byte now and then.
+const minRate = 4 << 10
 
 // ErrNone is when no node has a backup of this cluster that can be opened.
 var ErrNone = errors.New("no node that answered has a backup of this cluster")
@@ -89,7 +100,8 @@ func (c *Client) Survey(ctx context.Context, nodes []Node) *Survey {
 			continue
 		}
 		s.Answered = append(s.Answered, node)
-		for _, entry := range listings[i].Backups {
+		backups := listings[i].Backups
+		for _, entry := range backups[:min(len(backups), maxEntries)] {
 			label, err := c.label(entry)
 			if err != nil {
 				continue
@@ -126,7 +138,9 @@ func newestFirst(offers []Offer) {
 		if a.Label.Swarm != b.Label.Swarm {
 			return cmp.Or(latest[b.Label.Swarm].Compare(latest[a.Label.Swarm]), cmp.Compare(a.Label.Swarm, b.Label.Swarm))
 		}
-		return cmp.Or(b.Label.Compare(&a.Label), cmp.Compare(a.ID, b.ID))
+		// What several nodes keep is what they say it is; a label alone any of
+		// them can put on something else.
+		return cmp.Or(b.Label.Compare(&a.Label), cmp.Compare(len(b.Nodes), len(a.Nodes)), cmp.Compare(a.ID, b.ID))
 	})
 }
 
@@ -273,7 +287,15 @@ func (c *Client) call(ctx context.Context, node Node, method, path string, body 
 	// Every byte that moves is a sign of life; a slow link may take its time.
 	watch := time.AfterFunc(stall, func() { cancel(fmt.Errorf("nothing moved for %v", stall)) })
 	defer watch.Stop()
-	alive := func() { watch.Reset(stall) }
+	began := time.Now()
+	var moved atomic.Int64
+	alive := func(n int) {
+		watch.Reset(stall)
+		most := 2*stall + time.Duration(moved.Add(int64(n))/minRate)*time.Second
+		if took := time.Since(began); took > most {
+			cancel(fmt.Errorf("too little moved in %v", took.Round(time.Second)))
+		}
+	}
 
 	dialer := net.Dialer{Timeout: min(stall, 15*time.Second)}
 	transport := &http.Transport{
@@ -337,13 +359,13 @@ func refusal(answer *http.Response) error {
 
 type liveConn struct {
 	net.Conn
-	alive func()
+	alive func(n int)
 }
 
 func (l *liveConn) Read(p []byte) (int, error) {
 	n, err := l.Conn.Read(p)
 	if n > 0 {
-		l.alive()
+		l.alive(n)
 	}
 	return n, err
 }
@@ -351,7 +373,7 @@ func (l *liveConn) Read(p []byte) (int, error) {
 func (l *liveConn) Write(p []byte) (int, error) {
 	n, err := l.Conn.Write(p)
 	if n > 0 {
-		l.alive()
+		l.alive(n)
 	}
 	return n, err
 }
