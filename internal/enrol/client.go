@@ -36,8 +36,6 @@ const (
 type ClientOptions struct {
 	// Port is where the other end listens; 0 for [Port].
 	Port uint16
-	// Slot is who is called: 0, the controller, except for backups.
-	Slot int
 	// Local is the address to call from; the zero value leaves it to the
 	// routes.
 	Local netip.Addr
@@ -69,7 +67,7 @@ func NewClient(id *Identity, controller netip.Addr, options ...ClientOptions) *C
 	}
 	c.where = netip.AddrPortFrom(controller, c.options.Port)
 	c.through = c.transport
-	c.calls = c.client(ClientTLS(id, c.options.Slot))
+	c.calls = c.client(ClientTLS(id, controllerSlot))
 	return c
 }
 
@@ -107,8 +105,8 @@ func (c *Client) transport(config *tls.Config) http.RoundTripper {
 }
 
 // HTTP is the client's own connection, for calls that this package does not
-// make: backups. It has no limit for the whole of a call; the context does
-// that. Addresses begin with [Client.URL].
+// make. It has no limit for the whole of a call; the context does that.
+// Addresses begin with [Client.URL].
 func (c *Client) HTTP() *http.Client {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -123,7 +121,7 @@ func (c *Client) URL(path string) string { return "https://" + c.where.String() 
 func (c *Client) Reset() {
 	c.mu.Lock()
 	old := c.calls
-	c.calls = c.client(ClientTLS(c.id, c.options.Slot))
+	c.calls = c.client(ClientTLS(c.id, controllerSlot))
 	c.mu.Unlock()
 	old.CloseIdleConnections()
 }
@@ -147,7 +145,7 @@ func (r Reading) Now() time.Time { return r.At.Add(time.Since(r.Received)) }
 // dates of certificates; the answer must be to this very question.
 func (c *Client) Time(ctx context.Context) (Reading, error) {
 	// A connection of its own, that no other call gets to use.
-	once := c.client(datelessTLS(c.id, c.options.Slot))
+	once := c.client(datelessTLS(c.id))
 	defer once.CloseIdleConnections()
 
 	nonce := rand.Text()
@@ -295,7 +293,7 @@ func (c *Client) unanswered(err error) error {
 	case errors.As(err, &remote) && remote.Op == "remote error" && strings.Contains(remote.Err.Error(), "certificate"):
 		kind = ErrNotAccepted
 	default:
-		return fmt.Errorf("no answer from %s at %s: %w", nameOf(c.options.Slot), c.where, err)
+		return fmt.Errorf("no answer from the controller at %s: %w", c.where, err)
 	}
-	return fmt.Errorf("no answer from %s at %s: %w (%w)", nameOf(c.options.Slot), c.where, kind, err)
+	return fmt.Errorf("no answer from the controller at %s: %w (%w)", c.where, kind, err)
 }

@@ -285,7 +285,7 @@ func TestNotAccepted(t *testing.T) {
 	_, err := clientOf(s, both(homelab.Slot(t, 2), other.Slot(t, 2))).Time(background(t))
 	// The server's alert may be lost when it closes the connection on the
 	// request that is under way: then there is no answer at all.
-	if err == nil || !errors.Is(err, enrol.ErrNotAccepted) && !strings.Contains(err.Error(), "no answer from controller") {
+	if err == nil || !errors.Is(err, enrol.ErrNotAccepted) && !strings.Contains(err.Error(), "no answer from the controller") {
 		t.Errorf("%v", err)
 	}
 	deadline := time.Now().Add(time.Minute)
@@ -451,7 +451,7 @@ func TestUnreachable(t *testing.T) {
 	}
 	listener.Close()
 	_, err = client.Cluster(background(t))
-	if err == nil || !strings.Contains(err.Error(), "connection refused") || !strings.Contains(err.Error(), "no answer from controller at "+where.String()) {
+	if err == nil || !strings.Contains(err.Error(), "connection refused") || !strings.Contains(err.Error(), "no answer from the controller at "+where.String()) {
 		t.Errorf("nobody: %v", err)
 	}
 	for _, kind := range []error{enrol.ErrImpostor, enrol.ErrCertificateTime, enrol.ErrNotAccepted} {
@@ -474,31 +474,5 @@ func TestLocal(t *testing.T) {
 	}
 	if err != nil || !strings.HasPrefix(view.Cluster, "127.0.0.77:") {
 		t.Errorf("%+v, %v", view, err)
-	}
-}
-
-// TestBackupsToASlot: the controller calls a node, on the client's own
-// connection.
-func TestBackupsToASlot(t *testing.T) {
-	homelab := enroltest.NewCluster(t, "homelab")
-	s := serve(t, homelab.Slot(t, 2), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if p, err := enrol.PeerOfRequest(r); err != nil || p.Slot != 0 || r.URL.Path != enrol.PathBackup {
-			t.Errorf("%v, %v, %s", p, err, r.URL)
-		}
-		io.Copy(w, r.Body)
-	}))
-	for slot, fine := range map[int]bool{2: true, 1: false, 0: false} {
-		client := s.Client(homelab.Slot(t, 0), enrol.ClientOptions{Slot: slot})
-		response, err := client.HTTP().Post(client.URL(enrol.PathBackup), "application/octet-stream", strings.NewReader("backup"))
-		if fine != (err == nil) {
-			t.Errorf("slot %d: %v", slot, err)
-		}
-		if err == nil {
-			data, err := io.ReadAll(response.Body)
-			response.Body.Close()
-			if string(data) != "backup" || err != nil {
-				t.Errorf("%q, %v", data, err)
-			}
-		}
 	}
 }

@@ -37,10 +37,10 @@ func ClientTLS(id *Identity, slot int) *tls.Config {
 	return c
 }
 
-// datelessTLS is ClientTLS for /v1/time, the one call that is made while the
+// datelessTLS is the controller's ClientTLS for /v1/time, the one call that is made while the
 // own clock may be decades off: everything is checked but the dates.
-func datelessTLS(id *Identity, slot int) *tls.Config {
-	c := ClientTLS(id, slot)
+func datelessTLS(id *Identity) *tls.Config {
+	c := ClientTLS(id, controllerSlot)
 	// crypto/tls cannot leave out the dates alone, so that its own check is
 	// off, and VerifyConnection makes all of it. No certificate passes that
 	// was not vouched for there.
@@ -53,13 +53,16 @@ func datelessTLS(id *Identity, slot int) *tls.Config {
 		if err := id.vouched(leaf, x509.ExtKeyUsageServerAuth); err != nil {
 			return &tls.CertificateVerificationError{UnverifiedCertificates: state.PeerCertificates, Err: err}
 		}
-		if err := leaf.VerifyHostname(addressOf(slot)); err != nil {
+		if err := leaf.VerifyHostname(addressOf(controllerSlot)); err != nil {
 			return &tls.CertificateVerificationError{UnverifiedCertificates: state.PeerCertificates, Err: err}
 		}
-		return id.isSlot(state, slot)
+		return id.isSlot(state, controllerSlot)
 	}
 	return c
 }
+
+// controllerSlot is the controller's number among the slots.
+const controllerSlot = 0
 
 func base(id *Identity) *tls.Config {
 	return &tls.Config{
