@@ -100,6 +100,7 @@ func (e *environment) swarmStep(trust *clock.Trust) Step {
 			Identity:     e.identity,
 			Folder:       e.StateDir,
 			ServiceState: filepath.Join(e.StateDir, "controller"),
+			ByHand:       filepath.Join(e.StateDir, filepath.FromSlash(founding.HandFile)),
 		},
 		Clock: trust.Trusted, Connected: connected,
 		Node: e.node, DockerRoot: e.DockerRoot, StateDir: e.StateDir, Waits: e.Founding, Log: e.Log,

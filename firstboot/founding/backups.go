@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,7 +20,8 @@ import (
 type Backups interface {
 	// Offers asks nodes which backups they have: the newest first. answered
 	// are the slots that answered, with or without one. What a node does
-	// wrong is no error: it has not answered.
+	// wrong is no error: it has not answered. One that a person laid for this
+	// is offered too; it is an error if it cannot be opened.
 	Offers(ctx context.Context, nodes []nodefile.Target) (offers []Backup, answered []int, err error)
 }
 
@@ -44,7 +47,17 @@ type Keepers struct {
 	// ServiceState is the folder of the controller's service; "": what a
 	// backup has of it is left out.
 	ServiceState string
+	// ByHand is where a person may lay a backup: /var/lib/hatchery/backups/restore.
+	// Its swarm is the one that is wanted; where nodes keep a later backup of
+	// that, it is taken. "": nobody lays any.
+	ByHand string
 }
+
+// HandFile is the file in the agent's folder where a person may lay a backup.
+const HandFile = "backups/restore"
+
+// Used ends the name of a backup that a person laid and that was restored.
+const Used = ".used"
 
 // Offers asks nodes which backups they have.
 func (k *Keepers) Offers(ctx context.Context, targets []nodefile.Target) (offers []Backup, answered []int, err error) {
@@ -59,10 +72,54 @@ func (k *Keepers) Offers(ctx context.Context, targets []nodefile.Target) (offers
 	for _, n := range survey.Answered {
 		answered = append(answered, n.Slot)
 	}
-	for _, o := range survey.Offers {
+	all, err := k.addByHand(ctx, survey.Offers)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, o := range all {
 		offers = append(offers, &offered{k, o})
 	}
 	return offers, answered, nil
+}
+
+// addByHand adds the backup that a person laid, if there is one, and puts its
+// swarm's first.
+func (k *Keepers) addByHand(ctx context.Context, offers []swarmbackup.Offer) ([]swarmbackup.Offer, error) {
+	if k.ByHand == "" {
+		return offers, nil
+	}
+	f, err := os.Open(k.ByHand)
+	if errors.Is(err, fs.ErrNotExist) {
+		return offers, nil
+	} else if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	label, err := swarmbackup.Check(ctx, f, k.Identity)
+	if err != nil {
+		return nil, fmt.Errorf("%s, which was laid there to be restored, cannot be: %w (lay the right one, or remove it)", k.ByHand, err)
+	}
+	id, size, err := swarmbackup.FileID(k.ByHand)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.ContainsFunc(offers, func(o swarmbackup.Offer) bool { return o.ID == id }) {
+		offers = append(offers, swarmbackup.Offer{ID: id, Bytes: size, Label: *label})
+		swarmbackup.NewestFirst(offers)
+	}
+	swarmFirst(offers, label.Swarm)
+	return offers, nil
+}
+
+// swarmFirst puts a swarm's backups first, and leaves the order otherwise.
+func swarmFirst(offers []swarmbackup.Offer, id string) {
+	rank := func(o swarmbackup.Offer) int {
+		if o.Label.Swarm == id {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(offers, func(a, b swarmbackup.Offer) int { return rank(a) - rank(b) })
 }
 
 // offered is a backup that nodes say they have.
@@ -74,16 +131,29 @@ type offered struct {
 func (o *offered) ID() string { return o.offer.ID }
 
 func (o *offered) String() string {
+	taken := o.offer.Label.Taken.UTC().Format(time.RFC3339)
+	if len(o.offer.Nodes) == 0 {
+		return fmt.Sprintf("the backup of %s in %s", taken, o.ByHand)
+	}
 	var names []string
 	for _, n := range o.offer.Nodes {
 		names = append(names, n.Name)
 	}
-	return fmt.Sprintf("the backup of %s that %s has", o.offer.Label.Taken.UTC().Format(time.RFC3339), strings.Join(names, ", "))
+	return fmt.Sprintf("the backup of %s that %s has", taken, strings.Join(names, ", "))
 }
 
 // Restore fetches the backup from the first node that gives it whole, and puts
 // it in its place.
 func (o *offered) Restore(ctx context.Context, dockerRoot string, keepState bool) error {
+	if len(o.offer.Nodes) == 0 {
+		if err := o.restore(ctx, o.ByHand, dockerRoot, keepState); err != nil {
+			return err
+		}
+		// It has served: a swarm that is made later is not to give way to it.
+		// Where it cannot be renamed, what nodes keep of its swarm is newer.
+		_ = os.Rename(o.ByHand, o.ByHand+Used)
+		return nil
+	}
 	place := filepath.Join(o.Folder, "restore"+swarmbackup.Suffix)
 	defer os.Remove(place)
 	var errs []error

@@ -169,6 +169,22 @@ func (b *bench) populate() {
 	b.complete()
 }
 
+// gossips waits until the controller's engine takes part in what the overlay
+// networks tell each other: one whose manager was started anew without it
+// never does again.
+func (b *bench) gossips() {
+	b.t.Helper()
+	for range 600 {
+		log, err := os.ReadFile(b.Controller.Log("dockerd"))
+		b.must(err)
+		if bytes.LastIndex(log, []byte("joined gossip cluster")) > bytes.LastIndex(log, []byte("left gossip cluster")) {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	b.t.Fatal("the controller's overlay networks are lost")
+}
+
 // complete checks that both nodes are ready in the controller's list, and the
 // secret is there.
 func (b *bench) complete() {
@@ -225,6 +241,7 @@ func TestEngineMade(t *testing.T) {
 	if info.NodeAddr != b.Controller.Addr {
 		t.Errorf("its address is %s, want %s", info.NodeAddr, b.Controller.Addr)
 	}
+	b.gossips()
 	b.populate()
 
 	t.Run("and kept", func(t *testing.T) {
@@ -305,6 +322,7 @@ func TestEngineAddress(t *testing.T) {
 	result := b.settle()
 	info, err := b.Controller.Engine().Info(t.Context())
 	b.must(err)
+	b.gossips()
 	if before.NodeAddr != other || info.NodeAddr != b.Controller.Addr || result.ClusterID != before.ClusterID {
 		t.Errorf("%+v became %+v, want the same swarm at %s", before, info, b.Controller.Addr)
 	}

@@ -11,3 +11,6 @@ func ParsePlan(data []byte) (stage string, err error) {
 
 // CopyTree copies a folder.
 var CopyTree = copyTree
+
+// SwarmFirst puts a swarm's backups first.
+var SwarmFirst = swarmFirst

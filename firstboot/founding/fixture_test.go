@@ -56,6 +56,8 @@ type machine struct {
 	service bool // the service runs
 	info    swarm.Info
 	expiry  time.Duration
+	signs   time.Duration // the life of the certificates that it really gives
+	deaf    bool          // its overlay networks do not work
 	nodes   []swarm.Node
 	made    int
 
@@ -157,6 +159,7 @@ func (m *machine) start() {
 		return
 	}
 	m.running, m.info = true, swarm.Info{State: swarm.Inactive}
+	m.signs, m.deaf = m.expiry, false
 	if _, err := os.Stat(m.path("docker-state.json")); err != nil {
 		return
 	}
@@ -206,6 +209,7 @@ func (m *machine) Init(_ context.Context, o swarm.InitOptions) (string, error) {
 	case m.info.State != swarm.Inactive && !(o.ForceNewCluster && m.info.Manager):
 		return "", fmt.Errorf("making the swarm: %w", swarm.ErrAlreadyMember)
 	}
+	m.deaf = m.info.Manager // whoever listened to the first manager is gone
 	dir := filepath.Join(m.root, "swarm")
 	if !o.ForceNewCluster {
 		if old := wal(dir); old != "" {
@@ -213,7 +217,7 @@ func (m *machine) Init(_ context.Context, o swarm.InitOptions) (string, error) {
 		}
 		m.made++
 		m.put(fmt.Sprintf("good new%d", m.made))
-		m.expiry = o.CertExpiry
+		m.expiry, m.signs = o.CertExpiry, 90*24*time.Hour
 	}
 	m.write("docker-state.json", "{}")
 	info := m.opened(o.ForceNewCluster)

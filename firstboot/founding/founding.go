@@ -232,7 +232,7 @@ func (g *going) stage(ctx context.Context) (done bool, err error) {
 		if !info.Manager {
 			return g.activeWorker(ctx)
 		}
-		return true, g.founded(ctx, info)
+		return g.founded(ctx, info)
 	case swarm.Pending:
 		return false, g.pending(ctx)
 	case swarm.Locked:
@@ -243,20 +243,27 @@ func (g *going) stage(ctx context.Context) (done bool, err error) {
 	return false, g.broken(ctx, info.Err())
 }
 
-// founded checks a swarm that runs, and ends what was under way.
-func (g *going) founded(ctx context.Context, info swarm.Info) error {
+// founded checks a swarm that runs, and ends what was under way. done says that
+// nothing had to be changed that has it start again.
+func (g *going) founded(ctx context.Context, info swarm.Info) (done bool, err error) {
 	g.restarted, g.asking = false, time.Time{}
 	if err := info.Err(); err != nil {
 		if errors.Is(err, swarm.ErrNoLeader) && len(g.otherManagers()) > 0 {
-			return fmt.Errorf("%w: %w", ErrQuorum, err)
+			return false, fmt.Errorf("%w: %w", ErrQuorum, err)
 		}
-		return err
+		return false, err
+	}
+	if g.plan.Restart {
+		return false, g.renew(ctx)
 	}
 	if info.NodeAddr != g.node.ControllerAddr {
-		return g.readdress(ctx, info)
+		return false, g.readdress(ctx, info)
 	}
 	if err := g.checkSettings(ctx); err != nil {
-		return err
+		if errors.Is(err, swarm.ErrNoSigner) && g.changing() {
+			return false, g.broken(ctx, err)
+		}
+		return false, err
 	}
 	g.result.How = Kept
 	switch g.plan.Stage {
@@ -270,15 +277,26 @@ func (g *going) founded(ctx context.Context, info swarm.Info) error {
 	}
 	g.result.SetAside = g.plan.Kept
 	if err := g.note(info); err != nil {
-		return err
+		return false, err
 	}
 	if g.result.How != Kept {
 		g.log("the swarm stands", "how", g.result.How, "swarm", g.result.ClusterID, "node", g.result.NodeID, "backup", g.result.Backup, "set_aside", g.plan.Kept)
 	}
 	if g.noted {
-		return g.forget()
+		return true, g.forget()
 	}
-	return nil
+	return true, nil
+}
+
+// renew restarts the engine, so that its manager is one that started with the
+// swarm as it is.
+func (g *going) renew(ctx context.Context) error {
+	g.tell("restarting Docker, which begins to work with the swarm as it is now")
+	if err := g.stop(ctx); err != nil {
+		return err
+	}
+	g.plan.Restart = false
+	return g.start(ctx)
 }
 
 // readdress gives a swarm that was made with another address the one that the
@@ -293,6 +311,11 @@ func (g *going) readdress(ctx context.Context, info swarm.Info) error {
 			info.NodeAddr, g.node.ControllerAddr, nodes[i].Hostname)
 	}
 	g.tell("giving the swarm the address %s instead of %s", g.node.ControllerAddr, info.NodeAddr)
+	g.log("the swarm has another address", "has", info.NodeAddr, "gets", g.node.ControllerAddr)
+	g.plan.Restart = true
+	if err := g.remember(); err != nil {
+		return err
+	}
 	if err := g.init(ctx, true); err != nil {
 		return fmt.Errorf("cannot give the swarm the address %s: %w", g.node.ControllerAddr, err)
 	}
@@ -306,23 +329,37 @@ func (g *going) readdress(ctx context.Context, info swarm.Info) error {
 	return nil
 }
 
+// changing says that the swarm was made or opened by force, and has not stood
+// since.
+func (g *going) changing() bool { return g.plan.Stage == stageInit || g.plan.Stage == stageForce }
+
 // checkSettings gives the swarm what node.json says of it.
 func (g *going) checkSettings(ctx context.Context) error {
-	if g.node.Swarm == nil {
-		return nil
+	var life time.Duration
+	if g.node.Swarm != nil {
+		var err error
+		if life, err = g.node.Swarm.Expiry(); err != nil {
+			return err
+		}
 	}
-	life, err := g.node.Swarm.Expiry()
-	if err != nil || life == 0 {
-		return err
+	if life == 0 && !g.changing() {
+		return nil
 	}
 	cluster, err := g.Engine.Cluster(ctx)
 	if err != nil {
 		return err
 	}
-	if cluster.CertExpiry == life {
+	if life == 0 {
+		life = cluster.CertExpiry
+	}
+	// Setting what is set tells whether the swarm has the key of its CA, which
+	// one does not that the engine was killed over.
+	if cluster.CertExpiry == life && !g.changing() {
 		return nil
 	}
-	g.tell("setting the life of the nodes' swarm certificates to %v", life)
+	if cluster.CertExpiry != life {
+		g.tell("setting the life of the nodes' swarm certificates to %v", life)
+	}
 	return g.Engine.SetCertExpiry(ctx, life)
 }
 
@@ -421,6 +458,7 @@ func (g *going) inactive(ctx context.Context) error {
 		return g.begin(stageRestore, nil)
 	}
 	g.tell("making the swarm")
+	g.plan.Restart = true
 	if err := g.begin(stageInit, nil); err != nil {
 		return err
 	}
@@ -567,7 +605,7 @@ func (g *going) swarmDir() string { return filepath.Join(g.DockerRoot, "swarm") 
 // seek asks the nodes for a backup until those that are there have answered,
 // or had the time to: nil if there is none.
 func (g *going) seek(ctx context.Context) (Backup, error) {
-	if g.Backups == nil || len(g.slots()) == 0 {
+	if g.Backups == nil {
 		return nil, nil
 	}
 	if g.asking.IsZero() {
@@ -577,7 +615,7 @@ func (g *going) seek(ctx context.Context) (Backup, error) {
 		there, awaited := g.there(ctx)
 		offers, answered, err := g.Backups.Offers(ctx, there)
 		if err != nil {
-			return nil, fmt.Errorf("cannot ask the nodes for a backup of the swarm: %w", err)
+			return nil, fmt.Errorf("cannot look for a backup of the swarm: %w", err)
 		}
 		var missing []string
 		for _, t := range awaited {

@@ -252,6 +252,9 @@ func TestReconcile(t *testing.T) {
 				if m.expiry != 8760*time.Hour {
 					t.Errorf("certificates live for %v, want what node.json says", m.expiry)
 				}
+				if m.deaf || result.How == founding.Made && m.signs != m.expiry {
+					t.Errorf("the overlay networks are lost: %v; nodes get certificates for %v", m.deaf, m.signs)
+				}
 				// It is left alone from then on, by another agent too.
 				m.log = nil
 				again, err := m.founding(k, 1, 2).Reconcile(t.Context())

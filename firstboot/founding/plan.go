@@ -35,7 +35,10 @@ const maxPlan = 1 << 16
 type plan struct {
 	Stage string `json:"stage"`
 	// Stopped says that the engine was stopped, and is to be started again.
-	Stopped bool   `json:"stopped,omitempty"`
+	Stopped bool `json:"stopped,omitempty"`
+	// Restart says that the engine is to be restarted when the swarm is up:
+	// the manager that runs in it does not do all it should (swarm.Engine.Init).
+	Restart bool   `json:"restart,omitempty"`
 	Why     string `json:"why,omitempty"` // what was wrong
 	Tries   int    `json:"tries,omitempty"`
 	// Copied says that the folder as it was found lies beside.

@@ -101,6 +101,15 @@ func (e *Engine) Info(ctx context.Context) (Info, error) {
 // ID. An engine that is an active manager keeps its swarm with ForceNewCluster.
 // Where there is no swarm to take up, ForceNewCluster must not be asked for:
 // after a start that fails it would make a swarm without a key to sign with.
+//
+// Two things take an engine that is started again afterwards. A manager signs
+// with the life of certificates that it found when it started (swarmkit
+// ca/server.go, UpdateRootCA), and one that makes a swarm starts before it is
+// told: the nodes that join get Docker's 90 days until then. And an engine
+// that was a manager when ForceNewCluster was asked for has lost its overlay
+// networks: no new ones can be made, and what runs in the old ones is cut off
+// (libnetwork agent.go: whoever listens for what the swarm tells is gone
+// with the first manager, and there is no other until the swarm is left).
 func (e *Engine) Init(ctx context.Context, o InitOptions) (string, error) {
 	limited, cancel := context.WithTimeout(ctx, longCall)
 	defer cancel()
@@ -115,15 +124,6 @@ func (e *Engine) Init(ctx context.Context, o InitOptions) (string, error) {
 	if o.AddressPool.IsValid() {
 		r.DefaultAddrPool, r.SubnetSize = []string{o.AddressPool.String()}, subnetSize
 	}
-	id, err := e.start(ctx, limited, r)
-	if err != nil || o.CertExpiry == 0 || o.ForceNewCluster {
-		return id, err
-	}
-	// A manager signs with the life of certificates that it found when it
-	// started (swarmkit ca/server.go, UpdateRootCA), and this one started
-	// before it was told. So it starts once more, with the swarm that it made:
-	// else the nodes that join now would get Docker's 90 days.
-	r.ForceNewCluster = true
 	return e.start(ctx, limited, r)
 }
 

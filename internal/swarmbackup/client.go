@@ -121,13 +121,13 @@ func (c *Client) Survey(ctx context.Context, nodes []Node) *Survey {
 	for _, offer := range offers {
 		s.Offers = append(s.Offers, *offer)
 	}
-	newestFirst(s.Offers)
+	NewestFirst(s.Offers)
 	return s
 }
 
-// newestFirst sorts by swarms, the one that was backed up last first, and
+// NewestFirst sorts by swarms, the one that was backed up last first, and
 // within a swarm by raft's order.
-func newestFirst(offers []Offer) {
+func NewestFirst(offers []Offer) {
 	latest := make(map[string]time.Time)
 	for _, o := range offers {
 		if o.Label.Taken.After(latest[o.Label.Swarm]) {

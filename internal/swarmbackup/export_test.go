@@ -20,4 +20,3 @@ func ReadLog(segments ...io.Reader) (good int64, term, index, commit uint64, err
 var ReadSnapshot = readSnapshot
 
 // NewestFirst sorts offers.
-var NewestFirst = newestFirst
