@@ -122,6 +122,59 @@ func TestAClone(t *testing.T) {
 
 // A service that was started again has not heard anybody yet, and does not
 // take that for silence.
+// A card in a loop, or worse: a slot that calls as often as it may, with another
+// boot every time or with none of the swarm, has the controller's card written
+// to now and then, and leaves room for others' events.
+func TestACardInALoop(t *testing.T) {
+	c := newCluster(t, 2).start()
+	k := c.card(1)
+	k.up()
+	c.settled("node1 active ready" + p1Labels)
+	written := func() (n int) {
+		place := filepath.Join(c.options.StateDir, "registry.json")
+		var last os.FileInfo
+		for i := range 45 {
+			k.boot = fmt.Sprintf("again-%d", i)
+			if _, err := k.ask(); err != nil && code(err) != "too-many-calls" && code(err) != "clone" {
+				t.Fatal(err)
+			}
+			if now, err := os.Stat(place); err != nil {
+				t.Fatal(err)
+			} else if last == nil || !os.SameFile(last, now) {
+				n, last = n+1, now
+			}
+			time.Sleep(100 * time.Millisecond) // about as often as a slot may
+		}
+		return n
+	}
+	if n := written(); n > 26 {
+		t.Errorf("new boots had the registry written %d times", n)
+	}
+	// The same boot, that gets a token every time.
+	k = c.card(2)
+	k.ask()
+	events := func() (n int) {
+		if err := controller.Dial(c.options.Socket).Events(t.Context(), false, func(e controller.Event) error {
+			if e.Slot == 2 && e.Kind == controller.EventJoin {
+				n++
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before := events()
+	for range 20 {
+		if _, err := k.ask(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := events(); after != before || before != 1 {
+		t.Errorf("%d events of its joins, and %d after 20 more", before, after)
+	}
+}
+
 // Two cards of one slot are plugged in, and the bridge sees two ports with the
 // slot's MAC address: an alarm, while the slot's own card goes on. A card of
 // another slot behind such a port is behind the wrong one.

@@ -88,10 +88,22 @@ func (s *service) joinCall(w http.ResponseWriter, r *http.Request) (any, *enrol.
 		s.log.Error("the service's state cannot be written", "error", err)
 		return nil, &enrol.Error{Code: enrol.SwarmNotReady, Detail: "the controller cannot write its state: is its card full?", RetryAfterS: retryPersonS}
 	}
-	if action != enrol.Stay {
+	if action != enrol.Stay && s.isNews(slot, body.BootID+string(action)+reason) {
 		s.event(slot, EventJoin, fmt.Sprintf("%s: told to %s: %s", slot.target.Name, action, reason))
 	}
 	return a, nil
+}
+
+// isNews says whether a slot was told something else before, or a while ago: one
+// that asks without end does not push out what happens to others.
+func (s *service) isNews(slot *slot, answer string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if slot.answer == answer && time.Since(slot.answered) < time.Minute {
+		return false
+	}
+	slot.answer, slot.answered = answer, time.Now()
+	return true
 }
 
 func firstOf(refused ...*enrol.Error) *enrol.Error {
@@ -243,9 +255,10 @@ func (s *service) grant(ctx context.Context, slot *slot, peer enrol.Peer) (enrol
 	}
 	now := time.Now()
 	s.handed, slot.joining = now, now
-	slot.Barred = false
-	s.registry.TokenOut = true
-	s.changed()
+	if slot.Barred || !s.registry.TokenOut {
+		slot.Barred, s.registry.TokenOut = false, true
+		s.changed()
+	}
 	s.mu.Unlock()
 	if err := s.save(ctx); err != nil {
 		s.log.Error("the service's state cannot be written", "error", err)

@@ -17,6 +17,14 @@ const (
 	callsAtOnce    = 30
 )
 
+// How often a slot may boot: a Zero takes half a minute for it. A card that
+// comes with a name after the other would have the controller's written to
+// without end.
+const (
+	bootsEvery  = 10 * time.Second
+	bootsAtOnce = 20
+)
+
 // A slot is what the service knows of a slot. The service's lock guards it.
 type slot struct {
 	target nodefile.Target
@@ -24,6 +32,7 @@ type slot struct {
 
 	calls  *rate.Limiter
 	strays *rate.Limiter // calls with its certificate from another address
+	boots  *rate.Limiter // other boots that come to speak for it: each is written down
 	busy   chan struct{} // held by the join that is being answered
 
 	// heard is when the boot that speaks for the slot last called. All times
@@ -40,6 +49,9 @@ type slot struct {
 	refused  *enrol.Error // why its last call was refused
 	told     time.Time    // when that was last logged
 
+	answer   string // to its last join, and when
+	answered time.Time
+
 	revoking bool // the slot is being revoked, and its entries are that one's
 
 	joining time.Time // since when a join with a token is open; zero: none is
@@ -51,6 +63,7 @@ func newSlot(t nodefile.Target, rec *record, now time.Time) *slot {
 		target: t, record: rec,
 		calls:  rate.NewLimiter(callsPerSecond, callsAtOnce),
 		strays: rate.NewLimiter(callsPerSecond, callsAtOnce),
+		boots:  rate.NewLimiter(rate.Every(bootsEvery), bootsAtOnce),
 		busy:   make(chan struct{}, 1),
 	}
 	if rec.BootID != "" {
@@ -117,6 +130,9 @@ func (s *slot) hear(boot string, sameNode, ready bool, now time.Time, alive time
 		if s.challenger != boot {
 			s.challenger, s.challengedAt, s.refuted = boot, now, false
 		}
+		return waits, false
+	}
+	if !s.boots.AllowN(now, 1) {
 		return waits, false
 	}
 	s.adoptBoot(boot)
