@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"syscall"
+	"time"
 
 	"hatchery/internal/clusterctrl"
 	"hatchery/internal/enrol"
@@ -21,6 +22,13 @@ type Client struct {
 	http   *http.Client
 }
 
+// How long a service that hangs is waited for: to take a connection, and to
+// begin its answer, which comes after the engine's, or after a backup was taken.
+const (
+	connectTime = 15 * time.Second
+	beginTime   = 5 * time.Minute
+)
+
 // ErrNotServed says that no service answers on the socket.
 var ErrNotServed = errors.New("`hatchery serve` does not run here")
 
@@ -30,9 +38,10 @@ func Dial(socket string) *Client {
 	if socket == "" {
 		socket = Socket
 	}
-	var d net.Dialer
+	d := net.Dialer{Timeout: connectTime}
 	return &Client{socket: socket, http: &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
+		DisableKeepAlives:     true,
+		ResponseHeaderTimeout: beginTime,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return d.DialContext(ctx, "unix", socket)
 		},
@@ -127,7 +136,7 @@ func (c *Client) call(ctx context.Context, method, path string) (*http.Response,
 	case errors.Is(err, fs.ErrPermission):
 		return nil, fmt.Errorf("only root may do this: %w", err)
 	case err != nil:
-		return nil, fmt.Errorf("cannot ask the service: %w", err)
+		return nil, fmt.Errorf("cannot ask the service: %w (see `journalctl -u hatchery`)", err)
 	}
 	if answer.StatusCode/100 == 2 {
 		return answer, nil
