@@ -16,8 +16,8 @@ import (
 
 // Where the service keeps its state and is found by the command line.
 const (
-	StateDir = "/var/lib/hatchery/controller"
-	Socket   = "/run/hatchery/hatchery.sock"
+	StateDir = nodefile.StateDir + "/" + nodefile.ServiceDir
+	Socket   = nodefile.RunDir + "/hatchery.sock"
 )
 
 // An Engine is what is asked of the controller's Docker Engine. *swarm.Engine

@@ -13,6 +13,7 @@ import (
 	"hatchery/firstboot/clock"
 	"hatchery/firstboot/founding"
 	"hatchery/internal/bridgeport"
+	"hatchery/internal/nodefile"
 	"hatchery/internal/swarmbackup"
 )
 
@@ -99,7 +100,7 @@ func (e *environment) swarmStep(trust *clock.Trust) Step {
 			Client:       &swarmbackup.Client{Identity: e.identity},
 			Identity:     e.identity,
 			Folder:       e.StateDir,
-			ServiceState: filepath.Join(e.StateDir, "controller"),
+			ServiceState: filepath.Join(e.StateDir, nodefile.ServiceDir),
 			ByHand:       filepath.Join(e.StateDir, filepath.FromSlash(founding.HandFile)),
 		},
 		Clock: trust.Trusted, Connected: connected,

@@ -23,7 +23,7 @@ type Units interface {
 
 // The units that the agent has to do with.
 const (
-	DockerUnit  = "docker.service"
+	DockerUnit  = member.EngineUnit
 	ServiceUnit = "hatchery.service" // the controller's service
 )
 

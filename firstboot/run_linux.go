@@ -27,9 +27,9 @@ func (o Options) orDefaults() (Options, error) {
 			*s = standard
 		}
 	}
-	set(&o.ConfigDir, "/etc/hatchery")
-	set(&o.StateDir, "/var/lib/hatchery")
-	set(&o.RunDir, "/run/hatchery")
+	set(&o.ConfigDir, nodefile.ConfigDir)
+	set(&o.StateDir, nodefile.StateDir)
+	set(&o.RunDir, nodefile.RunDir)
 	set(&o.DockerHost, "unix:///run/docker.sock")
 	set(&o.DockerRoot, "/var/lib/docker")
 	set(&o.Version, Version())

@@ -17,6 +17,7 @@ import (
 	"hatchery/firstboot/link"
 	"hatchery/firstboot/member"
 	"hatchery/internal/enrol"
+	"hatchery/internal/nodefile"
 	"hatchery/internal/swarm"
 )
 
@@ -198,7 +199,7 @@ func (e *environment) keepStep() Step {
 
 // keep serves backups until the agent ends.
 func (e *environment) keep(ctx context.Context, address netip.AddrPort) error {
-	store, err := keep.Open(filepath.Join(e.StateDir, "backups"))
+	store, err := keep.Open(filepath.Join(e.StateDir, nodefile.BackupsDir))
 	if err != nil {
 		return err
 	}

@@ -62,8 +62,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	asJSON := false
 	flags := flag.NewFlagSet("firstboot", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	flags.StringVar(&o.ConfigDir, "config", "/etc/hatchery", "")
-	flags.StringVar(&o.StateDir, "state", "/var/lib/hatchery", "")
+	flags.StringVar(&o.ConfigDir, "config", nodefile.ConfigDir, "")
+	flags.StringVar(&o.StateDir, "state", nodefile.StateDir, "")
 	flags.StringVar(&o.DockerHost, "docker", "", "")
 	flags.StringVar(&o.DockerRoot, "docker-root", "", "")
 	flags.BoolVar(&asJSON, "json", false, "")

@@ -9,12 +9,13 @@ import (
 	"time"
 
 	"hatchery/internal/enrol"
+	"hatchery/internal/nodefile"
 	"hatchery/internal/swarmbackup"
 )
 
 // Dir is where the newest backup lies on the controller: where a node has those
 // that it keeps.
-const Dir = "/var/lib/hatchery/backups"
+const Dir = nodefile.StateDir + "/" + nodefile.BackupsDir
 
 // Options are what a [Runner] works with.
 type Options struct {

@@ -44,8 +44,8 @@ func (o Options) withDefaults() Options {
 		value *string
 		usual string
 	}{
-		{&o.ConfigDir, filepath.Dir(nodefile.Path)},
-		{&o.StateDir, filepath.Dir(controller.StateDir)},
+		{&o.ConfigDir, nodefile.ConfigDir},
+		{&o.StateDir, nodefile.StateDir},
 		{&o.DockerHost, "unix:///run/docker.sock"},
 		{&o.DockerRoot, "/var/lib/docker"},
 		{&o.Socket, controller.Socket},
@@ -77,10 +77,10 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer engine.Close()
-	state := filepath.Join(o.StateDir, filepath.Base(controller.StateDir))
+	state := filepath.Join(o.StateDir, nodefile.ServiceDir)
 	up := &members{engine: engine, node: node}
 	runner, err := backup.New(backup.Options{
-		Identity: id, DockerRoot: o.DockerRoot, StateDir: state, Dir: filepath.Join(o.StateDir, filepath.Base(backup.Dir)),
+		Identity: id, DockerRoot: o.DockerRoot, StateDir: state, Dir: filepath.Join(o.StateDir, nodefile.BackupsDir),
 		Nodes: up.ready, Changes: engine.Events, Copies: min(2, max(1, len(node.Targets)-1)),
 		Times: o.Backups, Log: o.Log,
 	})

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"hatchery/internal/bridgeport"
+	"hatchery/internal/nodefile"
 )
 
 // NameServer is the unit that answers the slots' questions for names.
@@ -62,9 +63,9 @@ func (o Options) withDefaults() Options {
 		to    *string
 		value string
 	}{
-		{&o.Firewall, "/etc/hatchery/firewall.nft"},
+		{&o.Firewall, nodefile.ConfigDir + "/firewall.nft"},
 		{&o.DockerUser, "/usr/lib/hatchery/docker-user"},
-		{&o.RunDir, "/run/hatchery"},
+		{&o.RunDir, nodefile.RunDir},
 		{&o.Sysctl, "/proc/sys"},
 		{&o.Networkd, "/run/systemd/netif"},
 	} {

@@ -54,7 +54,7 @@ type Keepers struct {
 }
 
 // HandFile is the file in the agent's folder where a person may lay a backup.
-const HandFile = "backups/restore"
+const HandFile = nodefile.BackupsDir + "/restore"
 
 // Used ends the name of a backup that a person laid and that was restored.
 const Used = ".used"

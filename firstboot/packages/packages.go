@@ -31,6 +31,7 @@ import (
 	"runtime"
 
 	"hatchery/internal/atomicfile"
+	"hatchery/internal/nodefile"
 )
 
 // Options say where the node's files are. The zero value is this system.
@@ -53,13 +54,13 @@ type Options struct {
 
 func (o Options) withDefaults() Options {
 	if o.StateDir == "" {
-		o.StateDir = "/var/lib/hatchery"
+		o.StateDir = nodefile.StateDir
 	}
 	if o.Later == "" {
 		o.Later = "/usr/lib/hatchery/later"
 	}
 	if o.Calls == "" {
-		o.Calls = "/run/hatchery/later"
+		o.Calls = nodefile.RunDir + "/later"
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

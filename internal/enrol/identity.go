@@ -12,10 +12,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+
+	"hatchery/internal/nodefile"
 )
 
 // IdentityDir is where a node's identity lies.
-const IdentityDir = "/etc/hatchery/identity"
+const IdentityDir = nodefile.ConfigDir + "/identity"
 
 // The files of the folder. The key is readable by root only.
 const (

@@ -16,7 +16,7 @@ import (
 )
 
 // Path is where the file lies on a node.
-const Path = "/etc/hatchery/node.json"
+const Path = ConfigDir + "/node.json"
 
 // maxSize is more than the file of 252 slots takes, in bytes.
 const maxSize = 4 << 20
