@@ -23,13 +23,13 @@ const bodyTime = time.Minute
 // ReadBody reads a request's body of at most so many bytes into v. It gives an
 // *Error for what is not JSON, is not one value, or is too long.
 func ReadBody(w http.ResponseWriter, r *http.Request, v any, most int64) error {
-	// The server has no limit for bodies, because backups take minutes. It
-	// ends with the body: the server goes on to read, to see a client go.
+	// It ends with the body: the server goes on to read, to see a client go.
+	// Of a body that did not arrive the server wants the rest before it
+	// answers, and waits no longer than this for it.
 	control := http.NewResponseController(w)
 	if err := control.SetReadDeadline(time.Now().Add(bodyTime)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return &Error{Code: BadRequest, Detail: "the connection is gone: " + tidy(err.Error())}
 	}
-	defer func() { _ = control.SetReadDeadline(time.Time{}) }()
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
 	var long *http.MaxBytesError
 	switch {
@@ -38,6 +38,7 @@ func ReadBody(w http.ResponseWriter, r *http.Request, v any, most int64) error {
 	case err != nil:
 		return &Error{Code: BadRequest, Detail: "the body did not arrive: " + tidy(err.Error())}
 	}
+	_ = control.SetReadDeadline(time.Time{})
 	if err := json.Unmarshal(data, v); err != nil {
 		return &Error{Code: BadRequest, Detail: "the body is not what it should be: " + tidy(err.Error())}
 	}

@@ -10,8 +10,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -84,6 +86,32 @@ func TestBodyHasADeadline(t *testing.T) {
 	}
 	if len(w.set) != 2 || time.Until(w.set[0]) <= 0 || time.Until(w.set[0]) > time.Hour || !w.set[1].IsZero() {
 		t.Errorf("deadlines %v", w.set)
+	}
+}
+
+// Before net/http answers a call whose body did not come whole, it waits for
+// the rest: without a limit that is for ever.
+func TestReadBodyKeepsItsLimit(t *testing.T) {
+	for _, test := range []struct {
+		summary string
+		body    io.Reader
+		limited bool // afterwards
+	}{
+		{"whole", strings.NewReader("{}"), false},
+		{"no JSON", strings.NewReader("{"), false},
+		{"too long", strings.NewReader(strings.Repeat(" ", 101)), true},
+		{"broken off", io.MultiReader(strings.NewReader("{"), iotest.ErrReader(os.ErrDeadlineExceeded)), true},
+	} {
+		w := &deadlines{ResponseWriter: newRecorder()}
+		r := httptest.NewRequest(http.MethodPost, enrol.PathStatus, test.body)
+		var v any
+		_ = enrol.ReadBody(w, r, &v, 100)
+		if last := w.set[len(w.set)-1]; last.IsZero() == test.limited {
+			t.Errorf("%s: the limit is %v", test.summary, last)
+		}
+	}
+	if server := enrol.NewServer(enroltest.NewCluster(t, "homelab").Slot(t, 0), http.NewServeMux(), nil); server.ReadTimeout <= 0 || server.ReadHeaderTimeout <= 0 {
+		t.Error("a body that nobody reads may take for ever")
 	}
 }
 

@@ -13,8 +13,8 @@ import (
 // NewServer is the server for the calls, to be run with its ServeTLS("", "")
 // on a listener: with [ServerTLS], with HTTP/1.1 alone (connections of HTTP/2
 // take three times the memory), and with limits that a slow node keeps and
-// nobody can hold a connection beyond. The limit for a body is
-// its handler's business ([ReadBody] has one), because a backup takes minutes.
+// nobody can hold a connection beyond. A handler that reads a body has a limit
+// of its own for it ([ReadBody] has one), because a backup takes minutes.
 func NewServer(id *Identity, handler http.Handler, logger *slog.Logger) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
@@ -23,6 +23,9 @@ func NewServer(id *Identity, handler http.Handler, logger *slog.Logger) *http.Se
 		TLSConfig: ServerTLS(id),
 		// Of the handshake as well.
 		ReadHeaderTimeout: handshakeTime,
+		// Of a body that no handler reads (it was refused before): the server
+		// wants that before it answers.
+		ReadTimeout: 2 * bodyTime,
 		// Longer than a client keeps it, so that the client is the one who
 		// closes: a call on a connection that is being closed is lost.
 		IdleTimeout:    2 * idleTime,
