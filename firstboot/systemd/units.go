@@ -1,6 +1,7 @@
 package systemd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,8 @@ const noSuchUnit = "org.freedesktop.systemd1.NoSuchUnit"
 type Units struct {
 	// Socket is another socket in place of PrivateSocket and the system bus.
 	Socket string
+	// Connect is how long a connection may take to be made: 30 s.
+	Connect time.Duration
 
 	mu   sync.Mutex
 	conn *dbus.Conn
@@ -82,10 +85,12 @@ func (u *Units) connect() (*dbus.Conn, error) {
 	if socket == "" {
 		socket = PrivateSocket
 	}
-	conn, err := dbus.NewConnection(func() (*godbus.Conn, error) { return dial(socket) })
+	conn, err := u.inTime(func(ctx context.Context) (*dbus.Conn, error) {
+		return dbus.NewConnection(func() (*godbus.Conn, error) { return dial(ctx, socket) })
+	})
 	if err != nil && u.Socket == "" {
 		var berr error
-		if conn, berr = dbus.NewSystemConnectionContext(context.Background()); berr != nil {
+		if conn, berr = u.inTime(dbus.NewSystemConnectionContext); berr != nil {
 			err = errors.Join(err, berr)
 		} else {
 			err = nil
@@ -98,9 +103,29 @@ func (u *Units) connect() (*dbus.Conn, error) {
 	return conn, nil
 }
 
+// inTime makes a connection, or gives up: a bus that takes connections and says
+// nothing must not hold up the steps for ever. A connection ends with its
+// context, so that this one ends only if it is late.
+func (u *Units) inTime(connect func(context.Context) (*dbus.Conn, error)) (*dbus.Conn, error) {
+	most := cmp.Or(u.Connect, 30*time.Second)
+	ctx, cancel := context.WithCancel(context.Background())
+	late := time.AfterFunc(most, cancel)
+	conn, err := connect(ctx)
+	if late.Stop() {
+		if err != nil {
+			cancel()
+		}
+		return conn, err
+	}
+	if err == nil {
+		conn.Close()
+	}
+	return nil, fmt.Errorf("nobody answers there within %v", most)
+}
+
 // dial connects to systemd itself, which wants no Hello.
-func dial(socket string) (*godbus.Conn, error) {
-	conn, err := godbus.Dial("unix:path=" + godbus.EscapeBusAddressValue(socket))
+func dial(ctx context.Context, socket string) (*godbus.Conn, error) {
+	conn, err := godbus.Dial("unix:path="+godbus.EscapeBusAddressValue(socket), godbus.WithContext(ctx))
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,8 @@ package systemd_test
 import (
 	"context"
 	"errors"
+	"net"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -201,6 +203,28 @@ func TestNobodyWaitsForEver(t *testing.T) {
 	var unit *systemd.UnitError
 	if !errors.As(err, &unit) || !strings.Contains(err.Error(), "systemd is still at it: the step's limit") {
 		t.Errorf("ended with %v", err)
+	}
+}
+
+// A bus that takes connections and says nothing is given up.
+func TestASilentBus(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "bus")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	units := &systemd.Units{Socket: socket, Connect: 100 * time.Millisecond}
+	defer units.Close()
+	done := make(chan error, 1)
+	go func() { done <- units.StartUnit(t.Context(), "docker.service") }()
+	select {
+	case err := <-done:
+		if err == nil || !strings.Contains(err.Error(), "nobody answers") {
+			t.Errorf("%v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("it waits for ever")
 	}
 }
 
