@@ -37,7 +37,6 @@ const subnetSize = 24
 // An Engine is a Docker Engine, by its socket. Its methods may be called at
 // the same time.
 type Engine struct {
-	host   string
 	client *client.Client
 }
 
@@ -52,11 +51,8 @@ func Open(host string) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("address %q of the Docker Engine: %w", host, err)
 	}
-	return &Engine{host: host, client: c}, nil
+	return &Engine{client: c}, nil
 }
-
-// Host is what the engine was opened by.
-func (e *Engine) Host() string { return e.host }
 
 // Close gives up what the engine holds.
 func (e *Engine) Close() error { return e.client.Close() }
