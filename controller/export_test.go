@@ -52,3 +52,11 @@ func Calls(o Options) (http.Handler, func(context.Context) error, error) {
 	}
 	return s.nodeCalls(), s.settleAll, nil
 }
+
+// ErrorAge is how long an error is passed on.
+const ErrorAge = errorAge
+
+// Fresh gives what shares the fetching of a number.
+func Fresh(fetch func(context.Context) (int, error)) func(context.Context, time.Time) (int, error) {
+	return newFresh(fetch).since
+}

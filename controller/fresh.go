@@ -8,6 +8,10 @@ import (
 // fetchTime bounds one look at the engine.
 const fetchTime = 30 * time.Second
 
+// errorAge is how long an error is passed on to those who would take an older
+// value: what was not there yet may be.
+const errorAge = time.Second
+
 // A fresh is something that is fetched, and shared by all who asked before the
 // fetch began: 252 nodes that join at once cost two lists of nodes, not 252.
 type fresh[T any] struct {
@@ -31,7 +35,7 @@ func (f *fresh[T]) since(ctx context.Context, moment time.Time) (T, error) {
 		var none T
 		return none, ctx.Err()
 	}
-	if f.began.IsZero() || f.began.Before(moment) {
+	if f.began.IsZero() || f.began.Before(moment) || f.err != nil && time.Since(f.began) >= errorAge {
 		// The fetch is not the caller's alone, so it does not end with it.
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTime)
 		defer cancel()

@@ -32,7 +32,9 @@ const (
 // settling looks through the list of nodes: on every occasion, and now and
 // then without one.
 func (s *service) settling(ctx context.Context) {
-	const soonest, latest = time.Second, 30 * time.Second
+	// That a swarm is up at last is told by nobody where its agent says so: it is
+	// looked for, which costs little.
+	const soonest, latest = time.Second, 5 * time.Second
 	again := soonest
 	timer := time.NewTimer(0)
 	defer timer.Stop()
