@@ -285,7 +285,10 @@ func TestControllerRebuilt(t *testing.T) {
 	flashAnew(t, c)
 	began := time.Now()
 	c.PowerOn(c.Controller)
-	heardOf(t, c, began, 1)
+	until(t, "the swarm to be back", func() bool {
+		cluster, err := c.Controller.Engine().Cluster(t.Context())
+		return err == nil && cluster.ID == id
+	})
 	t.Logf("the swarm is back %v after power-on", time.Since(began).Round(100*time.Millisecond))
 	must(t, p2.Plug())
 	c.PowerOn(p2)
