@@ -102,10 +102,10 @@ func (e *Engine) Info(ctx context.Context) (Info, error) {
 // with the life of certificates that it found when it started (swarmkit
 // ca/server.go, UpdateRootCA), and one that makes a swarm starts before it is
 // told: the nodes that join get Docker's 90 days until then. And an engine
-// that was a manager when ForceNewCluster was asked for has lost its overlay
-// networks: no new ones can be made, and what runs in the old ones is cut off
-// (libnetwork agent.go: whoever listens for what the swarm tells is gone
-// with the first manager, and there is no other until the swarm is left).
+// that was a manager when ForceNewCluster was asked for may have lost its
+// overlay networks, as every other one did that had been a manager for a second
+// only: no new ones can be made (libnetwork agent.go: whoever listens for what
+// the swarm tells goes with the first manager).
 func (e *Engine) Init(ctx context.Context, o InitOptions) (string, error) {
 	limited, cancel := context.WithTimeout(ctx, longCall)
 	defer cancel()
