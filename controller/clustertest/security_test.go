@@ -36,6 +36,7 @@ import (
 	"hatchery/controller"
 	"hatchery/controller/clustertest"
 	"hatchery/firstboot"
+	"hatchery/firstboot/founding"
 	"hatchery/internal/clusterctrl"
 	"hatchery/internal/enginetest"
 	"hatchery/internal/enrol"
@@ -48,7 +49,9 @@ import (
 func guarded(t *testing.T, slots ...int) *clustertest.Cluster {
 	t.Helper()
 	c := clustertest.New(t, clustertest.Options{
-		Slots:     slots,
+		Slots: slots,
+		// There is no backup to be waited for.
+		Founding:  founding.Waits{Settle: time.Second, Grace: 3 * time.Second},
 		Intervals: firstboot.Intervals{Most: 5 * time.Second, Check: 5 * time.Second, Heartbeat: 2 * time.Second},
 		Times: controller.Times{Rotate: 3 * time.Second, Join: time.Minute, Alive: 30 * time.Second, Pending: time.Minute,
 			Settle: 2 * time.Second},
