@@ -134,7 +134,7 @@ func (c *Client) call(ctx context.Context, method, path string) (*http.Response,
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return nil, fmt.Errorf("%w: nobody answers on %s (see `systemctl status hatchery`; this is done on the controller)", ErrNotServed, c.socket)
 	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("only root may do this: %w", err)
+		return nil, errors.New("only root may do this: say it with sudo")
 	case err != nil:
 		return nil, fmt.Errorf("cannot ask the service: %w (see `journalctl -u hatchery`)", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -65,6 +66,10 @@ first run and kept in identity/ beside the cluster file: back that folder up.`,
 			}
 			printWarnings(c.ErrOrStderr(), result.Warnings)
 			printBuild(c.OutOrStdout(), result, time.Since(begun))
+			if options.Renew && !slices.Contains(targets, spec.ControllerName) {
+				fmt.Fprintln(c.OutOrStdout(), "The controller refuses the old card as soon as the new one has joined, or at once with `hatchery revoke`. "+
+					"Build its image again too, for the day when that is flashed.")
+			}
 			return nil
 		},
 	}

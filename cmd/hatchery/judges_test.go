@@ -131,8 +131,7 @@ func mounted(t *testing.T, w *workspace, image string, root entry, target imageb
 	if err := os.MkdirAll(mnt, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	testtool.Run(t, "mount", "-o", fmt.Sprintf("loop,ro,noload,offset=%d,sizelimit=%d", root.start, root.size), image, mnt)
-	defer testtool.Run(t, "umount", mnt)
+	defer testtool.Mount(t, image, mnt, root.start, root.size, "ro", "noload")()
 	files := 0
 	for _, f := range target.Files {
 		if strings.HasPrefix(f.Path, "/boot/firmware/") {

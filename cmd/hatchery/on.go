@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"unicode"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"hatchery/controller"
 )
@@ -28,8 +30,8 @@ type station struct {
 // stationFlags are those of every command that is the controller's.
 func (st *station) flags(c *cobra.Command) {
 	flags := c.Flags()
-	flags.StringVar(&st.on, "on", "", "do it on this controller, by ssh (as `ssh -F out/ssh_config HOST` reaches it)")
-	flags.StringVarP(&st.out, "output", "o", "out", "with --on: the output folder, whose ssh_config is used where it is there")
+	flags.StringVar(&st.on, "on", "", "do it on the controller `HOST`, by ssh, as out/ssh_config names it")
+	flags.StringVarP(&st.out, "output", "o", "out", "with --on: the output folder, with its ssh_config")
 	c.PreRunE = func(c *cobra.Command, _ []string) error {
 		// An empty name is a variable that is not set, not this machine.
 		if c.Flags().Changed("on") && !isHost(st.on) {
@@ -37,7 +39,7 @@ func (st *station) flags(c *cobra.Command) {
 		}
 		return nil
 	}
-	flags.StringVar(&st.socket, "socket", controller.Socket, "where `hatchery serve` listens on this machine")
+	flags.StringVar(&st.socket, "socket", controller.Socket, "the `PATH` of the service's socket on this machine")
 }
 
 // service is the service of this machine.
@@ -80,21 +82,31 @@ func (st *station) remote(ctx context.Context, stdout, stderr io.Writer, args []
 	if _, err := os.Stat(config); err == nil {
 		command = append(command, "-F", config)
 	}
-	// The command is the controller's hatchery, which carries no images: an
-	// ssh that asks for a password does so on the terminal.
-	command = append(command, st.on, "--", "sudo", "hatchery")
+	// sudo can ask for a password only on a terminal, which makes line ends of
+	// its own: no place for a backup.
+	sudo := []string{"sudo", "-n"}
+	if term.IsTerminal(int(os.Stdin.Fd())) && onTerminal(stdout) {
+		command, sudo = append(command, "-t"), []string{"sudo"}
+	}
+	command = append(append(append(command, st.on, "--"), sudo...), "hatchery")
 	for _, arg := range args {
 		command = append(command, quoteShell(arg))
 	}
 	ssh := exec.CommandContext(ctx, "ssh", command...)
-	ssh.Stdin, ssh.Stdout, ssh.Stderr = os.Stdin, stdout, stderr
+	var said tail
+	ssh.Stdin, ssh.Stdout, ssh.Stderr = os.Stdin, stdout, io.MultiWriter(stderr, &said)
 	err := ssh.Run()
 	var exit *exec.ExitError
 	switch {
 	case errors.As(err, &exit) && exit.ExitCode() == 255:
-		return fmt.Errorf("cannot reach %s by ssh: is it up, and is %s of this cluster's last build?", st.on, config)
+		if _, err := os.Stat(config); err != nil {
+			return fmt.Errorf("cannot reach %s by ssh: there is no %s here, so ssh went by your own configuration; run this beside cluster.yaml, or name the output folder with -o", st.on, config)
+		}
+		return fmt.Errorf("cannot reach %s by ssh (what ssh says stands above): is it up, and is %s of this cluster's last build?", st.on, config)
 	case errors.As(err, &exit) && exit.ExitCode() == exitUsage:
 		return usageError{errReported}
+	case errors.As(err, &exit) && strings.Contains(said.String(), "sudo: "):
+		return fmt.Errorf("sudo on %s wants a password: run this on a terminal, or build the images with `user: {sudo: …}` as docs/cluster-yaml.md has it", st.on)
 	case errors.As(err, &exit):
 		return errReported
 	case errors.Is(err, exec.ErrNotFound):
@@ -114,4 +126,17 @@ func quoteShell(text string) string {
 		}
 	}
 	return string(append(quoted, '\''))
+}
+
+// A tail keeps the end of what is written to it.
+type tail struct{ bytes.Buffer }
+
+// Write keeps the last few kilobytes.
+func (t *tail) Write(p []byte) (int, error) {
+	const most = 4 << 10
+	t.Buffer.Write(p)
+	if t.Len() > most {
+		t.Next(t.Len() - most)
+	}
+	return len(p), nil
 }

@@ -28,7 +28,7 @@ generation: hatchery build SLOT --renew, and flash that.`,
   hatchery build p2 --renew           # then: a new key for the slot`,
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return usageError{errors.New("which slot? `hatchery revoke p2`")}
+				return usageError{errors.New("one slot at a time: `hatchery revoke p2`")}
 			}
 			if _, err := clusterctrl.ParseSlot(args[0]); err != nil {
 				return usageError{err}

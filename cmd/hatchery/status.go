@@ -76,8 +76,13 @@ func printStatus(w io.Writer, v *enrol.ClusterView) {
 		if slot.Detail != "" {
 			state += ": " + slot.Detail
 		}
-		if slot.Refused != "" {
+		switch {
+		case slot.Refused != "":
 			state = "refused: " + slot.Refused
+		case slot.Generation > 0 && slot.MinGeneration > slot.Generation:
+			state = fmt.Sprintf("revoked: waits for generation %d (hatchery build %s --renew)", slot.MinGeneration, slot.Name)
+		case slot.LastSeen == nil && state == "":
+			state = "not heard of since the service started: is it powered?"
 		}
 		printLine(w, row, slot.Name, slot.Hostname, orNone(slot.NodeState), orNone(slot.Availability), heard, orNone(slot.Step), state)
 	}

@@ -59,7 +59,7 @@ func eachSeed(t *testing.T, n int, run func(t *testing.T, r *rand.Rand)) {
 
 // alone is for a controller that is on before any slot: it does not wait long
 // for somebody who may keep a backup.
-var alone = founding.Waits{Settle: time.Second}
+var alone = founding.Waits{Settle: time.Second, Grace: 5 * time.Second}
 
 // until waits for something that comes about by itself.
 func until(t testing.TB, what string, done func() bool) {

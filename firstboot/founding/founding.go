@@ -64,11 +64,12 @@ type Waits struct {
 	Poll    time.Duration // between two looks: 1 s
 	Engine  time.Duration // for an engine that was started: 2 min
 	Pending time.Duration // for a swarm that the engine is opening: 2 min
-	// Settle is for slots to show up at all, 30 s: nodes get their power when
-	// the controller does.
+	// Settle is for slots to show up at all, 30 s, once one of them has: they
+	// get their power together.
 	Settle time.Duration
 	// Grace is for the slots that are connected to answer whether they keep a
-	// backup, 4 min: a Zero boots in two.
+	// backup, and for one to be connected at all: 4 minutes, of which a Zero
+	// may need two to boot.
 	Grace time.Duration
 }
 
@@ -657,7 +658,8 @@ func (g *going) there(ctx context.Context) (there, awaited []nodefile.Target) {
 		return slots, slots
 	}
 	there = slices.DeleteFunc(slices.Clone(slots), func(t nodefile.Target) bool { return !slices.Contains(connected, t.Slot) })
-	if time.Since(g.asking) < g.waits.Settle {
+	// Where no slot has power yet, somebody is going to switch it on.
+	if time.Since(g.asking) < g.waits.Settle || len(there) == 0 {
 		return there, slots
 	}
 	return there, there

@@ -402,10 +402,10 @@ func TestNodesAreWaitedFor(t *testing.T) {
 			how:       founding.Made, rest: 1,
 		},
 		{
-			summary:   "nobody is there",
+			summary:   "nobody is there: their power may come later",
 			connected: func() []int { return nil },
 			rounds:    func(*machine) []round { return []round{{}} },
-			how:       founding.Made, rest: 1,
+			how:       founding.Made, rest: 1, grace: true,
 		},
 	} {
 		t.Run(tt.summary, func(t *testing.T) {

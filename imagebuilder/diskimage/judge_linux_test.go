@@ -129,8 +129,7 @@ func TestAsTheKernelMountsIt(t *testing.T) {
 func mountPartition(t *testing.T, image string, p diskimage.Partition) string {
 	t.Helper()
 	dir := t.TempDir()
-	testtool.Run(t, "mount", "-t", p.FileSystem, "-o", fmt.Sprintf("ro,loop,offset=%d,sizelimit=%d,noload", p.Start, p.Size), image, dir)
-	t.Cleanup(func() { testtool.Run(t, "umount", dir) })
+	testtool.Mount(t, image, dir, p.Start, p.Size, "ro", "noload")
 	return dir
 }
 

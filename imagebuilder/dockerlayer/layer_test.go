@@ -181,7 +181,7 @@ func TestThePlacesThatTheNodeKnows(t *testing.T) {
 		t.Fatal(err)
 	}
 	left, err := packages.Look(packages.Options{StateDir: filepath.Join(root, "var/lib/hatchery"), Calls: filepath.Join(root, "calls")})
-	if err != nil || !left.Load || left.Images != int64(len("images")) {
+	if err != nil || !left.Load {
 		t.Errorf("the agent finds %+v, %v", left, err)
 	}
 }

@@ -22,6 +22,9 @@ func (d *decoder) crossCheck() {
 	slices.SortFunc(c.Slots, func(a, b Slot) int { return cmp.Compare(a.Number, b.Number) })
 	d.checkLogIn()
 	d.checkHostnames()
+	if pool, there := d.at["swarm.address_pool"]; there && c.Controller.Address.IsValid() && c.Swarm.AddressPool.Overlaps(c.Controller.Address.Masked()) {
+		d.problem(pool, "%s overlaps with the controller's LAN, %s: choose another private network", c.Swarm.AddressPool, c.Controller.Address.Masked())
+	}
 	if wifi, there := d.at["controller.wifi"]; there && c.Controller.Network == "cbridge" {
 		d.problem(wifi, "Wi-Fi cannot be a port of a bridge: choose `network: cnat`, or a cable")
 	}

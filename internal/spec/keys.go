@@ -178,7 +178,7 @@ func (c *Cluster) keys() []key {
 				},
 				{
 					name: "address_pool", syntax: "an IPv4 network", example: "10.181.0.0/16", initial: "10.181.0.0/16",
-					about: "Overlay networks are cut from it, 256 addresses each. It must not overlap with your LAN. It counts when the swarm is made.",
+					about: "Overlay networks are cut from it, 256 addresses each. It must not overlap with your LAN, and is a /22 or larger. It counts when the swarm is made.",
 					text:  func(d *decoder, v item) { c.Swarm.AddressPool = d.addressPool(v) },
 				},
 			},
@@ -453,6 +453,9 @@ func (d *decoder) label(name item, labels *map[string]string) (key, bool) {
 		return key{}, false
 	case hasReservedNamespace(name.text):
 		d.problem(name, "labels that begin with com.docker., io.docker. and org.dockerproject. are Docker's own: choose another")
+		return key{}, false
+	case strings.HasPrefix(name.text, "hatchery."):
+		d.problem(name, "labels that begin with hatchery. are set by hatchery itself (hatchery.slot, hatchery.model, hatchery.arch): choose another")
 		return key{}, false
 	}
 	return key{text: func(d *decoder, v item) {

@@ -209,6 +209,7 @@ func TestProblems(t *testing.T) {
 		{"labels", threeLines + "slots: {p1: {labels: {a b: c, com.docker.x: d, e: [f], g: }}}\n", []string{`4:23: slots.p1.labels."a b": "a b" is not a label`, "4:31: slots.p1.labels.com.docker.x: labels that begin", "4:51: slots.p1.labels.e: wants text, not a list", "4:56: slots.p1.labels.g: is empty"}},
 		{"swarm", threeLines + "swarm: {cert_expiry: 5m, offline: yes}\n", []string{"4:22: swarm.cert_expiry: \"5m\" is too short", "4:35: swarm.offline: \"yes\" is neither"}},
 		{"address pool", threeLines + "swarm: {address_pool: 172.19.0.0/16}\n", []string{"4:23: swarm.address_pool: \"172.19.0.0/16\" overlaps with the slots' own networks"}},
+		{"address pool on the LAN", threeLines + "controller: {address: 192.168.1.2/24}\nswarm: {address_pool: 192.168.0.0/16, labels: {hatchery.slot: p9}}\n", []string{"5:23: swarm.address_pool: 192.168.0.0/16 overlaps with the controller's LAN, 192.168.1.0/24", "5:48: swarm.labels.hatchery.slot: labels that begin with hatchery. are set"}},
 		{"address pool's end", threeLines + "swarm: {address_pool: 10.181.0.0/23}\n", []string{"4:23: swarm.address_pool: \"10.181.0.0/23\" is too small"}},
 		{"address pool's address", threeLines + "swarm: {address_pool: 10.181.0.1/16}\n", []string{"4:23: swarm.address_pool: \"10.181.0.1/16\" is an address in a network"}},
 		{"address pool's family", threeLines + "swarm: {address_pool: 'fd00::/64'}\ngadget: rndis\n", []string{"4:23: swarm.address_pool: \"fd00::/64\" is not an IPv4 network", "5:9: gadget: "}},

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"hatchery/internal/testtool"
 )
@@ -211,50 +210,6 @@ func Content(t testing.TB, path, file string) string {
 // gives where. It needs root.
 func Mount(t testing.TB, path string) (dir string, unmount func()) {
 	t.Helper()
-	testtool.NeedRoot(t)
-	mount, umount := testtool.Need(t, "mount"), testtool.Need(t, "umount")
 	dir = t.TempDir()
-	if out, err := exec.Command(mount, "-o", "loop", path, dir).CombinedOutput(); err != nil {
-		testtool.Missing(t, fmt.Sprintf("a kernel that mounts ext4 images (%v: %s)", err, strings.TrimSpace(string(out))))
-	}
-	mounted := true
-	unmount = func() {
-		if mounted {
-			mounted = false
-			if out, err := exec.Command(umount, dir).CombinedOutput(); err != nil {
-				t.Errorf("umount: %v: %s", err, out)
-			}
-			awaitRelease(t, path)
-		}
-	}
-	t.Cleanup(unmount)
-	return dir, unmount
-}
-
-// awaitRelease waits until no loop device has the image any more. A mount
-// namespace that another process made meanwhile (dockerd's, ip-netns's) holds
-// a copy of the mount, and the kernel writes the file system's end only when
-// the last copy is gone.
-func awaitRelease(t testing.TB, path string) {
-	t.Helper()
-	path, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 1200 {
-		held := false
-		files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, file := range files {
-			backing, err := os.ReadFile(file)
-			held = held || err == nil && strings.TrimSpace(string(backing)) == path
-		}
-		if !held {
-			return
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	t.Errorf("a loop device still has %s, two minutes after umount", path)
+	return dir, testtool.Mount(t, path, dir, 0, 0)
 }
