@@ -188,20 +188,26 @@ func (r *realSwarm) client() *controller.Client {
 	return controller.Dial(filepath.Join(r.lab.Controller.Run(), "hatchery.sock"))
 }
 
-// call calls from a machine, as whoever its identity says, or another's.
+// call calls from a machine, as whoever its identity says, or another's. Where
+// it has called too often it waits, as an agent does.
 func (r *realSwarm) call(m *enginetest.Machine, identity, from, path string, body any) labAnswer {
 	r.t.Helper()
 	data, err := json.Marshal(body)
 	r.must(err)
-	out, err := r.self(m, "call", identity, from, path, string(data)).Output()
-	var ended *exec.ExitError
-	if errors.As(err, &ended) {
-		r.t.Fatalf("%s: %s", m.Name, ended.Stderr)
+	for {
+		out, err := r.self(m, "call", identity, from, path, string(data)).Output()
+		var ended *exec.ExitError
+		if errors.As(err, &ended) {
+			r.t.Fatalf("%s: %s", m.Name, ended.Stderr)
+		}
+		r.must(err)
+		var a labAnswer
+		r.must(json.Unmarshal(out, &a))
+		if a.Code != string(controller.TooMany) {
+			return a
+		}
+		time.Sleep(time.Second)
 	}
-	r.must(err)
-	var a labAnswer
-	r.must(json.Unmarshal(out, &a))
-	return a
 }
 
 func (r *realSwarm) member(m *enginetest.Machine) enrol.SwarmState {
