@@ -111,14 +111,14 @@ func look(root string) (*view, error) {
 	}
 	// Snapshots before the log: the log knows every snapshot that is there.
 	// The newest one is what an engine starts from.
-	var newest uint64
+	var term, newest uint64
 	if n := len(snapshots); n > 0 {
 		p, err := snapshotPart(root, snapshots[n-1])
 		if err != nil {
 			return nil, err
 		}
 		var ok bool
-		if _, newest, ok = numbers(p.name, ".snap"); !ok {
+		if term, newest, ok = numbers(p.name, ".snap"); !ok {
 			return nil, fmt.Errorf("%s is no name of a snapshot", p.path)
 		}
 		v.parts = append(v.parts, *p)
@@ -155,7 +155,8 @@ func look(root string) (*view, error) {
 	p := part{name: "swarm/" + walDir + "/" + firstSegment, log: l, size: counted.n}
 	sum.Sum(p.sum[:0])
 	v.parts = append(v.parts, p)
-	v.label.Term, v.label.Index = state.term, max(state.index, newest)
+	// A log may have no entry after its snapshot.
+	v.label.Term, v.label.Index = max(state.term, term), max(state.index, newest)
 	return v, nil
 }
 
