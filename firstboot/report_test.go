@@ -54,7 +54,11 @@ func TestReportsWithNonsense(t *testing.T) {
 		states <- &State{}
 		go func() { defer close(done); r.run(ctx, states) }()
 		for range 3 {
-			<-c.calls
+			select {
+			case <-c.calls:
+			case <-time.After(time.Minute):
+				t.Fatalf("after next_s %d nothing is reported any more", seconds)
+			}
 		}
 		cancel()
 		<-done

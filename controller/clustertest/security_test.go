@@ -68,35 +68,11 @@ func settledBut(c *clustertest.Cluster, slot int, more map[int]string) string {
 	}), "\n")
 }
 
-// status is what `hatchery status` shows.
-func status(t *testing.T, c *clustertest.Cluster) *enrol.ClusterView {
-	t.Helper()
-	var v *enrol.ClusterView
-	until(t, "the service to answer", func() (ok bool) {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		defer cancel()
-		var err error
-		v, err = c.Service().Cluster(ctx)
-		return err == nil
-	})
-	return v
-}
-
-func slotView(t *testing.T, c *clustertest.Cluster, slot int) enrol.SlotView {
-	t.Helper()
-	v := status(t, c)
-	at := slices.IndexFunc(v.Slots, func(s enrol.SlotView) bool { return s.Slot == slot })
-	if at < 0 {
-		t.Fatalf("slot %d is not shown", slot)
-	}
-	return v.Slots[at]
-}
-
 // alarms are the alarms as "p2 clone".
 func alarms(t *testing.T, c *clustertest.Cluster) string {
 	t.Helper()
 	var all []string
-	for _, a := range status(t, c).Alarms {
+	for _, a := range view(t, c).Alarms {
 		all = append(all, fmt.Sprintf("%s %s", clusterctrl.SlotName(a.Slot), a.Code))
 	}
 	slices.Sort(all)
@@ -187,7 +163,7 @@ func TestRevoked(t *testing.T) {
 		if s, err := c.AgentState(p1); err != nil || s.Step != "join" || !strings.Contains(s.Detail, "revoked") {
 			t.Errorf("%s, the agent says %+v, %v", when, s, err)
 		}
-		if s := slotView(t, c, 1); !strings.Contains(s.Refused, "revoked") || s.NodeID != "" {
+		if s := viewOf(t, c, 1); !strings.Contains(s.Refused, "revoked") || s.NodeID != "" {
 			t.Errorf("%s, the controller shows %+v", when, s)
 		}
 		c.WaitTable(without)
@@ -216,7 +192,7 @@ func TestRevoked(t *testing.T) {
 	c.Reflash(p1)
 	c.KillServe()
 	c.StartServe()
-	status(t, c)
+	view(t, c)
 	c.PowerOn(p1)
 	refused("flashed again without --renew")
 	if n := admitted(t, c, 1); n != 0 {
@@ -443,7 +419,7 @@ func TestStrangers(t *testing.T) {
 	lay(t, p2, target(foreign, p2))
 	c.PowerOn(p2)
 	stands(t, c, p2, "clock", enrol.StateFailed, "same identity folder")
-	if s := slotView(t, c, 2); s.LastSeen != nil || s.NodeID != "" {
+	if s := viewOf(t, c, 2); s.LastSeen != nil || s.NodeID != "" {
 		t.Errorf("the foreign card is shown as %+v", s)
 	}
 	c.PowerOff(p2)
@@ -485,7 +461,7 @@ func TestStrangers(t *testing.T) {
 	c.KillServe()
 	lay(t, manager, target(foreign, manager))
 	c.StartServe()
-	status(t, c)
+	view(t, c)
 	c.PowerOn(p1)
 	stands(t, c, p1, "clock", enrol.StateFailed, "not of this cluster")
 	c.KillServe()
@@ -554,7 +530,7 @@ func TestClone(t *testing.T) {
 	}
 	// The first one is as it was, and goes on.
 	seen := func() time.Time {
-		if at := slotView(t, c, 1).LastSeen; at != nil {
+		if at := viewOf(t, c, 1).LastSeen; at != nil {
 			return *at
 		}
 		return time.Time{}
