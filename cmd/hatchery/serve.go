@@ -2,13 +2,13 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 
 	"github.com/spf13/cobra"
 
 	"hatchery/controller/serving"
 	"hatchery/firstboot/systemd"
-	"hatchery/internal/nodefile"
 )
 
 func newServe(*settings) *cobra.Command {
@@ -27,7 +27,7 @@ answers.`,
 			options.Log = systemd.Logger(c.ErrOrStderr())
 			err := serving.Run(c.Context(), options)
 			if errors.Is(err, fs.ErrNotExist) {
-				return usageError{errors.Join(err, errors.New("serve runs on a controller that hatchery made: "+nodefile.Path+" is in its image"))}
+				return usageError{fmt.Errorf("%w (serve runs on a controller that hatchery made, whose image has that file)", err)}
 			}
 			return err
 		},
