@@ -30,8 +30,26 @@ type ImageOptions struct {
 type OpenedImage struct {
 	*diskimage.Image
 	Name  string // as it was given
+	parts Parts
 	close func() error
 }
+
+// Parts are the files that an opened image consists of.
+type Parts struct {
+	// Raw is the path of the raw image, which holds everything, or of the base
+	// that the layers lie over; and Info what it was like when it was opened.
+	Raw  string
+	Info fs.FileInfo
+	// Layers is the base with what lies over it; nil where Raw holds everything.
+	Layers *layer.Chain
+	// Digest names the content where that is known: Raw lies in the cache then,
+	// where nothing is written over. It is "" of a raw image that was named
+	// itself: builds and others may write to that.
+	Digest digest.Digest
+}
+
+// Parts are the files that the image consists of, which are open until Close.
+func (o *OpenedImage) Parts() Parts { return o.parts }
 
 // Close closes the files behind the image.
 func (o *OpenedImage) Close() error { return o.close() }
@@ -82,10 +100,15 @@ func OpenImage(ctx context.Context, name string, o ImageOptions) (*OpenedImage, 
 		f.Close()
 		return openPacked(ctx, name, o)
 	}
-	return opened(name, f, size, f.Close)
+	// The file may have been replaced since it was looked at.
+	if info, err = f.Stat(); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return opened(name, f, size, Parts{Raw: name, Info: info}, f.Close)
 }
 
-func opened(name string, r io.ReaderAt, size int64, closing func() error) (*OpenedImage, error) {
+func opened(name string, r io.ReaderAt, size int64, parts Parts, closing func() error) (*OpenedImage, error) {
 	im, err := diskimage.Open(r, size)
 	if err != nil {
 		closing()
@@ -98,7 +121,7 @@ func opened(name string, r io.ReaderAt, size int64, closing func() error) (*Open
 		closing()
 		return nil, &InputError{fmt.Errorf("%s is no disk image: it has neither a partition table nor a file system that is known", name)}
 	}
-	return &OpenedImage{im, name, closing}, nil
+	return &OpenedImage{im, name, parts, closing}, nil
 }
 
 // isPacked says whether a file begins like a compressed one or an archive.
@@ -128,12 +151,7 @@ func openPacked(ctx context.Context, name string, o ImageOptions) (*OpenedImage,
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(image.Path)
-	if err != nil {
-		image.Close()
-		return nil, err
-	}
-	return opened(name, f, image.Size, func() error { return errors.Join(f.Close(), image.Close()) })
+	return openRaw(name, image.Path, image.Digest, image.Close)
 }
 
 // OpenBaseOf opens the base of an image that hatchery built, as the manifest
@@ -162,12 +180,23 @@ func OpenBaseOf(ctx context.Context, name string, o ImageOptions) (*OpenedImage,
 	if err != nil {
 		return nil, err
 	}
+	return openRaw(of.Base.Source, path, of.Base.Digest, done)
+}
+
+// openRaw opens a raw image of the cache, of which done is called at the end.
+func openRaw(name, path string, d digest.Digest, done func() error) (*OpenedImage, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		done()
 		return nil, err
 	}
-	return opened(of.Base.Source, f, of.Base.Size, func() error { return errors.Join(f.Close(), done()) })
+	closing := func() error { return errors.Join(f.Close(), done()) }
+	info, err := f.Stat()
+	if err != nil {
+		closing()
+		return nil, err
+	}
+	return opened(name, f, info.Size(), Parts{Raw: path, Info: info, Digest: d}, closing)
 }
 
 // mostLayers bounds a chain of layers.
@@ -211,7 +240,13 @@ func openLayer(ctx context.Context, name string, o ImageOptions) (*OpenedImage, 
 			return nil, err
 		}
 	}
-	return opened(name, top, top.Size(), func() error { return errors.Join(c.Close(), done()) })
+	closing := func() error { return errors.Join(c.Close(), done()) }
+	info, err := os.Stat(base)
+	if err != nil {
+		closing()
+		return nil, err
+	}
+	return opened(name, top, top.Size(), Parts{Raw: base, Info: info, Layers: c, Digest: top.Digest()}, closing)
 }
 
 // baseOf gives the raw image of a digest, for what was made of it: as the manifest of its

@@ -1,0 +1,4 @@
+package qcow2
+
+// CreateWith is Create with another cluster size, given by its logarithm.
+var CreateWith = create
