@@ -151,6 +151,64 @@ func TestSwitchedOff(t *testing.T) {
 	}
 }
 
+// TestIdle: what does nothing is masked where the image has it, stays enabled
+// below the mask, and comes back on a target that uses it.
+func TestIdle(t *testing.T) {
+	const units, wants = "etc/systemd/system/", "etc/systemd/system/multi-user.target.wants/"
+	masked := func(tree fstest.MapFS) (names []string) {
+		for _, name := range []string{"ModemManager.service", "NetworkManager.service", "e2scrub_all.timer", "e2scrub_reap.service", "rpi-eeprom-update.service", "wpa_supplicant.service"} {
+			if file := tree[units+name]; file != nil && string(file.Data) == "/dev/null" {
+				names = append(names, name)
+			}
+		}
+		return names
+	}
+	everybody := []string{"e2scrub_all.timer", "e2scrub_reap.service"}
+	nodes := []string{"NetworkManager.service", "e2scrub_all.timer", "e2scrub_reap.service", "rpi-eeprom-update.service", "wpa_supplicant.service"}
+	base := bookworm(link(wants+"wpa_supplicant.service", "/lib/systemd/system/wpa_supplicant.service"))
+	node := apply(t, base, edits(t, base, target()), nil)
+	for _, test := range []struct {
+		summary string
+		tree    fstest.MapFS
+		target  release.Target
+		want    []string
+	}{
+		{"a node", base, target(), nodes},
+		{"a node with a modem manager", bookworm(put("usr/lib/systemd/system/ModemManager.service", "")), target(), append([]string{"ModemManager.service"}, nodes...)},
+		{"bullseye's node", bullseye(), target(), nodes},
+		{"bullseye's controller, which has another manager of its links", bullseye(), target(controller), append([]string{"NetworkManager.service"}, everybody...)},
+		{"a node of an image that lacks some", bookworm(remove("usr/lib/systemd/system/wpa_supplicant.service", "usr/lib/systemd/system/rpi-eeprom-update.service")), target(), nodes[:3]},
+		{"a controller", base, target(controller), everybody},
+		{"a controller of a node's image", node, target(controller), everybody},
+		{"a bridged controller", base, target(controller, bridged), everybody},
+	} {
+		tree := apply(t, test.tree, edits(t, test.tree, test.target), nil)
+		if got := masked(tree); !slices.Equal(got, test.want) {
+			t.Errorf("%s: masked are %v, want %v", test.summary, got, test.want)
+		}
+	}
+	if node[wants+"wpa_supplicant.service"] == nil || node[wants+"NetworkManager.service"] == nil {
+		t.Error("what is masked is not enabled any more, so that `systemctl unmask` does not bring it back")
+	}
+}
+
+// TestBootPartition: it is mounted when it is looked into, whatever other
+// options it has.
+func TestBootPartition(t *testing.T) {
+	for was, want := range map[string]string{
+		"PARTUUID=1-01 /boot/firmware vfat defaults 0 2\n":                                 "PARTUUID=0badcafe-01 /boot/firmware vfat defaults,nofail,x-systemd.automount 0 2\n",
+		"PARTUUID=1-01\t/boot/firmware\tvfat\tdefaults,flush,nofail\t0\t2\n":               "PARTUUID=0badcafe-01\t/boot/firmware\tvfat\tdefaults,flush,nofail,x-systemd.automount\t0\t2\n",
+		"PARTUUID=1-01 /boot/firmware vfat ro,x-systemd.automount,nofail\n":                "PARTUUID=0badcafe-01 /boot/firmware vfat ro,x-systemd.automount,nofail\n",
+		"PARTUUID=1-01 /boot/firmware vfat\n":                                              "PARTUUID=0badcafe-01 /boot/firmware vfat\n",
+		"PARTUUID=1-01 /boot/firmware vfat defaults 0 2\n/dev/sda1 /srv ext4 defaults 0 2": "PARTUUID=0badcafe-01 /boot/firmware vfat defaults,nofail,x-systemd.automount 0 2\n/dev/sda1 /srv ext4 defaults 0 2",
+	} {
+		tree := bookworm(put("etc/fstab", was))
+		if got := string(apply(t, tree, edits(t, tree, target()), nil)["etc/fstab"].Data); got != want {
+			t.Errorf("%q became %q, want %q", was, got, want)
+		}
+	}
+}
+
 // TestLoginScreen: nobody is logged in as the wizard; another's wish stays.
 func TestLoginScreen(t *testing.T) {
 	const file = "etc/lightdm/lightdm.conf"

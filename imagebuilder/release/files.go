@@ -3,6 +3,8 @@ package release
 import (
 	"fmt"
 	"io/fs"
+	"regexp"
+	"slices"
 	"strings"
 
 	"hatchery/overlays"
@@ -21,12 +23,17 @@ func (e *editor) clock() {
 	e.write(overlays.Entry{Path: "/var/lib/systemd/timesync/clock", Mode: 0o644, UID: uid, GID: gid})
 }
 
-// fstab names the partitions by the image's disk id.
+// onDemand are the mount options of the boot partition. Nothing that a system
+// needs to come up lies on it, the firmware has read it by then; and its check,
+// which fstab asks for, takes a Zero a quarter of its boot. So systemd checks and mounts it
+// when somebody looks into it (systemd.mount(5)). A node that nobody sees must
+// not stop in the emergency mode over it either.
+var onDemand = []string{"nofail", "x-systemd.automount"}
+
+// fstab names the partitions by the image's disk id, and takes the boot
+// partition off the way of the boot.
 func (e *editor) fstab(bootPath string) {
 	const file = "/etc/fstab"
-	if e.target.DiskID == 0 {
-		return
-	}
 	data, ok := e.read(file)
 	if !ok {
 		e.edits.Problems = append(e.edits.Problems, Problem{Message: "the image has no " + file, Remedy: "the boot partition will not be mounted on the target"})
@@ -39,8 +46,13 @@ func (e *editor) fstab(bootPath string) {
 		if len(fields) < 2 || strings.HasPrefix(fields[0], "#") || number[fields[1]] == 0 {
 			continue
 		}
-		device := fmt.Sprintf("PARTUUID=%08x-%02d", e.target.DiskID, number[fields[1]])
-		lines[i] = strings.Replace(line, fields[0], device, 1)
+		if e.target.DiskID != 0 {
+			device := fmt.Sprintf("PARTUUID=%08x-%02d", e.target.DiskID, number[fields[1]])
+			lines[i] = strings.Replace(line, fields[0], device, 1)
+		}
+		if fields[1] == bootPath && len(fields) > 3 {
+			lines[i] = withOptions(lines[i], onDemand)
+		}
 		delete(number, fields[1])
 	}
 	if number[bootPath] != 0 {
@@ -49,4 +61,22 @@ func (e *editor) fstab(bootPath string) {
 	if text := strings.Join(lines, ""); text != string(data) {
 		e.write(overlays.Entry{Path: file, Mode: 0o644, Content: []byte(text)})
 	}
+}
+
+// fourth finds the options in a line of fstab.
+var fourth = regexp.MustCompile(`^(\s*(?:\S+\s+){3})(\S+)`)
+
+// withOptions adds mount options to a line of fstab, those that it has not.
+func withOptions(line string, options []string) string {
+	at := fourth.FindStringSubmatchIndex(line)
+	if at == nil {
+		return line
+	}
+	has := strings.Split(line[at[4]:at[5]], ",")
+	for _, o := range options {
+		if !slices.Contains(has, o) {
+			has = append(has, o)
+		}
+	}
+	return line[:at[4]] + strings.Join(has, ",") + line[at[5]:]
 }

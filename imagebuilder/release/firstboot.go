@@ -70,6 +70,7 @@ func (e *editor) everywhere(bootPath string) {
 	e.clock()
 	e.locale()
 	e.fstab(bootPath)
+	e.idle()
 }
 
 // system is where the units are that the administrator, or hatchery, has.
@@ -114,9 +115,7 @@ func (e *editor) firstBoot(units, paths []string) {
 // enable switches a unit on that the target needs, where somebody has switched
 // it off in the image: it was a node's, or had another network manager.
 func (e *editor) enable(unit string) {
-	if target, err := e.root.Readlink(path.Join(system, unit)); err == nil && target == "/dev/null" {
-		e.remove(path.Join(system, unit))
-	}
+	e.unmask(unit)
 	if wants := path.Join(system, "multi-user.target.wants", unit); !e.exists(wants) {
 		e.link(wants, "/lib/systemd/system/"+unit)
 	}

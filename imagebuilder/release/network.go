@@ -10,8 +10,13 @@ import (
 // section of its own: sections of several files add up, whereas of the key
 // unmanaged-devices only the last file's counts.
 func (e *editor) networkManager() {
-	if e.leavesUplink() {
+	switch {
+	case e.leavesUplink():
 		e.enable("NetworkManager.service")
+	case !e.target.Controller:
+		// A node's one link is systemd-networkd's. See idle.go for how to get
+		// it back.
+		e.mask("NetworkManager.service")
 	}
 	devices := []string{"usb0", "br0", "brint", "ethpi*", "ethupi*"}
 	if e.target.Controller && e.target.Bridged {
