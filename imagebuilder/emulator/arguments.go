@@ -1,0 +1,49 @@
+package emulator
+
+import (
+	"strings"
+
+	"hatchery/internal/bootpart"
+)
+
+// An Argument is a kernel argument that the emulator needs.
+type Argument struct {
+	Word string `json:"word"`
+	Why  string `json:"why"`
+}
+
+// added are the arguments that raspi0 needs beside an image's own. Each was
+// seen to be needed with QEMU 7.2, but the last two, which are for Raspberry Pi's own
+// kernel and mean nothing to others.
+var added = []Argument{
+	{"console=ttyAMA0,115200", "the only console that is emulated, in place of the image's"},
+	{"initcall_blacklist=bcm2835_power_driver_init", "QEMU lacks the block of power domains, and the kernel dies at it"},
+	{"module_blacklist=cdc_subset", "it may take the emulated network card before cdc_ether does, with a random MAC address"},
+	{"highres=off", "fewer lost timer events (the emulated timer can be set to a moment that has passed)"},
+	{"dwc_otg.fiq_enable=0", "QEMU has no fast interrupts for Raspberry Pi's own USB driver"},
+	{"dwc_otg.fiq_fsm_enable=0", "as above"},
+}
+
+// cmdline makes the kernel's arguments of an image's cmdline.txt.
+func cmdline(image []byte, more []string) (string, error) {
+	line, err := bootpart.ParseCmdline(image)
+	if err != nil {
+		return "", err
+	}
+	line.RemoveKey("console")
+	line.Remove(func(word string) bool {
+		// What hides a console's output.
+		return word == "quiet" || word == "splash" || strings.HasPrefix(word, "plymouth.")
+	})
+	for _, a := range added {
+		if err := line.Add(a.Word); err != nil {
+			return "", err
+		}
+	}
+	for _, word := range more {
+		if err := line.Add(word); err != nil {
+			return "", err
+		}
+	}
+	return line.String(), nil
+}

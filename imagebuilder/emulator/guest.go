@@ -1,0 +1,371 @@
+package emulator
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"hatchery/imagebuilder"
+	"hatchery/internal/clusterctrl"
+)
+
+// A guest is one machine of a rig: a card, a QEMU after the other, a console.
+type guest struct {
+	Guest
+	rig     *rig
+	board   board
+	image   *imagebuilder.OpenedImage
+	files   bootFiles
+	card    string
+	cables  []*cable // the controller's, one a node; a node's only one
+	alone   bool     // a node without its controller
+	forward []Forward
+	console *console
+	ended   chan struct{} // closed when it will not be started again
+
+	mu      sync.Mutex
+	begun   time.Time
+	status  Status
+	failure *GuestError
+	stop    context.CancelCauseFunc // of the QEMU that runs
+	renewed chan error              // somebody waits for a fresh card
+}
+
+// Why a QEMU is ended by us.
+var (
+	errRenew  = errors.New("its card is thrown away")
+	errHung   = errors.New("the guest hangs: its timer stands still")
+	errClosed = errors.New("the rig was closed")
+)
+
+// prepare takes what QEMU needs out of the image, and makes the card unless one
+// was kept.
+func (g *guest) prepare(ctx context.Context) (err error) {
+	if g.image, err = imagebuilder.OpenImage(ctx, g.Image, g.rig.Images); err != nil {
+		return err
+	}
+	dir := filepath.Join(g.rig.Dir, g.Target)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if g.files, err = takeBootFiles(g.image, g.board, g.rig.Append, dir); err != nil {
+		return err
+	}
+	if g.rig.Keep {
+		if _, err := keptCard(g.card, g.image); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	_, err = makeCard(ctx, g.card, g.image, leastCard)
+	return err
+}
+
+// discard ends the use of the card, and of the image.
+func (g *guest) discard() error {
+	var errs []error
+	if g.rig.Keep {
+		errs = append(errs, leaveCard(g.card))
+	} else {
+		errs = append(errs, removeCard(g.card))
+	}
+	if g.image != nil {
+		errs = append(errs, g.image.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// live runs the guest until ctx ends, or it ends by itself.
+func (g *guest) live(ctx context.Context) {
+	defer close(g.ended)
+	// The thread that starts QEMU is the one whose end would end it.
+	runtime.LockOSThread()
+	for ctx.Err() == nil {
+		if !g.next(ctx, g.run(ctx)) {
+			return
+		}
+	}
+}
+
+// next decides what comes after a QEMU has ended: another one, or nothing.
+func (g *guest) next(ctx context.Context, err error) bool {
+	switch {
+	case ctx.Err() != nil:
+		g.end("switched off")
+		return false
+	case errors.Is(err, errRenew):
+		g.mu.Lock()
+		waiting := g.renewed
+		g.renewed = nil
+		g.mu.Unlock()
+		err := g.afresh(ctx, "a new card")
+		waiting <- err
+		if err != nil {
+			g.fail(err.Error())
+		}
+		return err == nil
+	case errors.Is(err, errHung):
+		g.mu.Lock()
+		again := g.status.Retries < g.rig.Retries
+		g.mu.Unlock()
+		if !again {
+			g.fail(err.Error())
+			return false
+		}
+		if err := g.afresh(ctx, err.Error()); err != nil {
+			g.fail(err.Error())
+			return false
+		}
+		g.mu.Lock()
+		g.status.Retries++
+		g.mu.Unlock()
+		g.tell(Event{Kind: Retried, Detail: err.Error()})
+		return true
+	case err != nil:
+		g.fail(err.Error())
+		return false
+	}
+	g.mu.Lock()
+	off := g.status.Phase == Off
+	g.mu.Unlock()
+	if off {
+		g.end("it has switched itself off")
+		return false
+	}
+	g.mu.Lock()
+	g.status.Reboots++
+	g.reset()
+	g.mu.Unlock()
+	g.console.Note("rebooted")
+	g.tell(Event{Kind: Rebooted})
+	return true
+}
+
+// afresh throws the card away and begins the guest's time anew.
+func (g *guest) afresh(ctx context.Context, why string) error {
+	if _, err := makeCard(ctx, g.card, g.image, leastCard); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	g.begun = time.Now()
+	g.reset()
+	g.mu.Unlock()
+	g.console.restart("begun afresh: " + why)
+	return nil
+}
+
+// reset forgets how far the guest has come. It is called with mu held.
+func (g *guest) reset() {
+	g.status.Phase = Power
+	g.status.Steps = map[string]StepStatus{}
+	g.status.Reached = map[Goal]float64{}
+	g.status.Latest = ""
+}
+
+// run runs one QEMU. No error is one that ended by itself.
+func (g *guest) run(ctx context.Context) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	w, err := newWatch()
+	if err != nil {
+		return err
+	}
+	w.rearmed = func(late time.Duration) {
+		g.mu.Lock()
+		g.status.Rearmed++
+		g.mu.Unlock()
+		g.tell(Event{Kind: Rearmed, Detail: fmt.Sprintf("a lost timer event was given back after %s", late.Round(time.Millisecond))})
+	}
+	w.hung = func() { stop(errHung) }
+
+	cmd := exec.CommandContext(ctx, g.rig.Program, qemuArguments(g.board, g.files, g.card, g.links(), w.port())...)
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = g.console, &said
+	cmd.Cancel = func() error { return ask(cmd) }
+	cmd.WaitDelay = 10 * time.Second
+	bind(cmd)
+	if err := cmd.Start(); err != nil {
+		w.listener.Close()
+		return fmt.Errorf("cannot start QEMU: %w", err)
+	}
+	g.mu.Lock()
+	g.stop = stop
+	if g.renewed != nil { // asked for while nothing ran
+		stop(errRenew)
+	}
+	g.mu.Unlock()
+	g.tell(Event{Kind: Started, Phase: Power, Detail: g.board.name})
+	watched := make(chan struct{})
+	go func() {
+		w.run(ctx)
+		close(watched)
+	}()
+	err = cmd.Wait()
+	cause := context.Cause(ctx)
+	stop(nil)
+	<-watched
+	g.mu.Lock()
+	g.stop = nil
+	g.mu.Unlock()
+	switch {
+	case cause != nil:
+		return cause
+	case err != nil:
+		return fmt.Errorf("QEMU has ended: %w: %s", err, lastLine(said.String()))
+	}
+	return nil
+}
+
+// links are the guest's network cards, the cluster's own first: the interfaces'
+// order does not matter to the image, which goes by MAC address.
+func (g *guest) links() []link {
+	if g.Slot != 0 {
+		mac := clusterctrl.NodeMAC(g.Slot).String()
+		if g.alone {
+			return []link{userLink(mac, aloneNetwork(), clusterctrl.SlotAddr(g.Slot).String(), g.forward)}
+		}
+		return []link{cableLink("lan", mac, g.cables[0].port(1))}
+	}
+	var links []link
+	for i, slot := range g.rig.slots() {
+		links = append(links, cableLink(clusterctrl.SlotName(slot), clusterctrl.ControllerMAC(slot).String(), g.cables[i].port(0)))
+	}
+	return append(links, userLink(uplinkMAC, "", "", g.forward))
+}
+
+// heard takes what a line of the console means.
+func (g *guest) heard(s sign) {
+	g.mu.Lock()
+	after := time.Since(g.begun)
+	var events []Event
+	if s.phase != "" && phaseOrder[s.phase] > phaseOrder[g.status.Phase] {
+		g.status.Phase = s.phase
+		events = append(events, Event{Kind: Milestone, Phase: s.phase})
+	}
+	if s.phase == LogIn {
+		g.reach(Login, after)
+	}
+	if s.step != "" {
+		g.status.Latest = s.step
+		// A problem says nothing of whether its step is done.
+		if s.state != "problem" {
+			g.status.Steps[s.step] = StepStatus{State: s.state, Detail: s.detail, At: after}
+		}
+		if s.state == "done" {
+			switch {
+			case s.step == "docker":
+				g.reach(Docker, after)
+			case s.step == "swarm" && g.Slot == 0, s.step == "join" && g.Slot != 0:
+				g.reach(Ready, after)
+			}
+		}
+		events = append(events, Event{Kind: Step, Step: s.step, State: s.state, Detail: s.detail})
+	}
+	if s.off {
+		g.status.Phase = Off
+	}
+	g.mu.Unlock()
+	for _, e := range events {
+		g.tell(e)
+	}
+	if s.warning != "" {
+		g.tell(Event{Kind: Warning, Detail: s.warning})
+	}
+	if s.fatal != "" {
+		g.fail(s.fatal)
+	}
+}
+
+// phaseOrder is the order in which a guest comes through its phases. The agent
+// and the log-in prompt come in any order; so the prompt alone is no step back.
+var phaseOrder = map[Phase]int{Off: 0, Power: 1, Kernel: 2, System: 3, LogIn: 4, Agent: 5}
+
+// reach is called with mu held.
+func (g *guest) reach(goal Goal, after time.Duration) {
+	if _, before := g.status.Reached[goal]; !before {
+		g.status.Reached[goal] = seconds(after)
+	}
+}
+
+// tell passes an event on, and wakes who waits.
+func (g *guest) tell(e Event) {
+	g.mu.Lock()
+	e.Time, e.Target, e.Elapsed = time.Now(), g.Target, time.Since(g.begun)
+	g.mu.Unlock()
+	e.Seconds = seconds(e.Elapsed)
+	g.rig.tell(e)
+}
+
+// fail says that the guest will not reach its goal.
+func (g *guest) fail(reason string) {
+	failure := &GuestError{Target: g.Target, Reason: reason, Console: g.status.Console, Last: g.console.lines()}
+	g.mu.Lock()
+	first := g.failure == nil
+	if first {
+		g.failure = failure
+	}
+	g.mu.Unlock()
+	if first {
+		g.tell(Event{Kind: Ended, Detail: reason})
+	}
+}
+
+// end says that the guest is off, as somebody wanted it.
+func (g *guest) end(why string) {
+	g.mu.Lock()
+	g.status.Phase = Off
+	if g.failure == nil {
+		g.failure = &GuestError{Target: g.Target, Reason: why, Console: g.status.Console}
+	}
+	g.mu.Unlock()
+	g.tell(Event{Kind: Ended, Detail: why})
+}
+
+// now is where the guest stands.
+func (g *guest) now() Status {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := g.status
+	s.Steps = make(map[string]StepStatus, len(g.status.Steps))
+	for k, v := range g.status.Steps {
+		s.Steps[k] = v
+	}
+	s.Reached = make(map[Goal]float64, len(g.status.Reached))
+	for k, v := range g.status.Reached {
+		s.Reached[k] = v
+	}
+	s.Elapsed = time.Since(g.begun)
+	s.Seconds = seconds(s.Elapsed)
+	if len(g.cables) == 1 && g.Slot != 0 {
+		s.Frames, s.Bytes = g.cables[0].frames.Load(), g.cables[0].bytes.Load()
+	}
+	return s
+}
+
+// reached says whether the guest has come as far as goal, and why it never
+// will.
+func (g *guest) reached(goal Goal) (bool, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.failure != nil {
+		return false, g.failure
+	}
+	_, ok := g.status.Reached[goal]
+	return ok, nil
+}
+
+func seconds(d time.Duration) float64 { return d.Round(100 * time.Millisecond).Seconds() }
+
+// lastLine is the last thing that a program said.
+func lastLine(said string) string {
+	said = strings.TrimSpace(said)
+	return said[strings.LastIndex(said, "\n")+1:]
+}

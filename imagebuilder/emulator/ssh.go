@@ -1,0 +1,50 @@
+package emulator
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"hatchery/internal/atomicfile"
+)
+
+// sshPort is that of a guest's ssh.
+const sshPort = 22
+
+func (r *rig) sshConfig() string { return filepath.Join(r.Dir, "ssh_config") }
+
+// writeSSHConfig writes how the guests are reached: those that have a port of
+// this machine by that, the others through the controller, as the ssh_config beside
+// the images has it. What comes first counts (ssh_config(5)).
+func (r *rig) writeSSHConfig() error {
+	var b strings.Builder
+	b.WriteString("# The guests of hatchery boot, while they run.\n")
+	var beside string
+	for _, g := range r.guests {
+		beside = filepath.Join(outputFolder(g.Image), "ssh_config")
+		for _, f := range g.forward {
+			if f.Port == sshPort {
+				fmt.Fprintf(&b, "\nHost %s %s\n  HostName 127.0.0.1\n  Port %d\n  ProxyJump none\n  ConnectTimeout 60\n", g.Hostname, g.Target, f.Local)
+			}
+		}
+	}
+	fmt.Fprintf(&b, "\nHost *\n  Include %s\n", quote(beside))
+	return atomicfile.WriteBytes(r.sshConfig(), []byte(b.String()), 0o600)
+}
+
+// outputFolder is the one that an image lies in, or the layer that it is made
+// of.
+func outputFolder(image string) string {
+	abs, err := filepath.Abs(image)
+	if err != nil {
+		abs = image
+	}
+	dir := filepath.Dir(abs)
+	if filepath.Base(dir) == "layers" {
+		dir = filepath.Dir(dir)
+	}
+	return dir
+}
+
+// quote is a path as ssh_config(5) takes it.
+func quote(path string) string { return `"` + filepath.ToSlash(path) + `"` }
