@@ -95,9 +95,10 @@ func (c *cable) carry(from net.Conn, to *end) {
 		if c.pulled.Load() {
 			continue
 		}
-		if to.send(frame) {
+		if to.there() {
 			c.frames.Add(1)
 			c.bytes.Add(int64(n))
+			to.send(frame)
 		}
 	}
 }
@@ -132,15 +133,15 @@ func (e *end) unplug(conn net.Conn) {
 // send gives a frame to the guest at this end, if there is one. A guest that
 // takes none holds up the other, as QEMU's own link does: frames are not lost
 // for want of time.
-func (e *end) send(frame []byte) bool {
+func (e *end) send(frame []byte) {
 	e.mu.Lock()
 	conn := e.conn
 	e.mu.Unlock()
-	if conn == nil {
-		return false
+	if conn != nil {
+		// Where it fails the guest has been switched off: its other goroutine
+		// finds that too.
+		_, _ = conn.Write(frame)
 	}
-	_, err := conn.Write(frame)
-	return err == nil
 }
 
 // there says whether a guest is plugged in.
