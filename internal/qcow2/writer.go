@@ -14,9 +14,19 @@ import (
 )
 
 // clusterBits is log₂ of ClusterSize.
-const clusterBits = 12
+const clusterBits = 14
 
-// ClusterSize is the size of an image's clusters in bytes.
+// ClusterSize is the size of an image's clusters in bytes. The first write to a
+// cluster copies the rest of it from the backing file, so that small ones waste
+// less; each needs an entry made in two tables, so that large ones cost less.
+// Measured with QEMU 7.2 over a built image's layers (118 ranges, 231 MiB), with
+// the 512-byte writes that QEMU's SD card makes of everything; processor time
+// beyond that for a raw file, least of four runs on a busy machine:
+//
+//	cluster  64 MiB in a row  10,000 scattered 4 KiB blocks  a node's first boot grows the file by
+//	  4 KiB  1.8 s            0.6 s, file grows  27 MiB      7.6 MiB
+//	 16 KiB  0.3 s            0.1 s, file grows  96 MiB      8.0 MiB
+//	 64 KiB  none             0.4 s, file grows 281 MiB      9.5 MiB
 const ClusterSize = 1 << clusterBits
 
 // atOnce is how much is read and written at once.
