@@ -12,14 +12,14 @@ GOENV := CGO_ENABLED=0
 PACKAGES := acl apt attr binfmt-support binutils bmap-tools btrfs-progs bzip2 ca-certificates debian-archive-keyring \
 	dhcpcd-base dnsmasq-base docker.io dosfstools dpkg e2fsprogs fdisk gcc-arm-linux-gnueabi gcc-arm-linux-gnueabihf gpgv \
 	iproute2 iptables libc6-dev-armel-cross libc6-dev-armhf-cross libcap2-bin mount mtools network-manager nftables \
-	openssh-client openssh-server openssl passwd procps qemu-user-static shellcheck skopeo strace sudo systemd time udev \
+	openssh-client openssh-server openssl passwd procps qemu-system-arm qemu-user-static qemu-utils shellcheck skopeo strace sudo systemd time udev \
 	unzip util-linux wpasupplicant xfsprogs xz-utils zip zstd
 
 ## help: this list
 help:
 	@sed -n 's/^## //p' Makefile
 
-.PHONY: help deps base print-base payload build demo test test-fast test-swarm soak bench fuzz lint vuln clean
+.PHONY: help deps base print-base payload build demo test test-fast test-swarm e2e soak bench fuzz lint vuln clean
 
 ## deps: the Debian packages that tests, demo and benchmarks need
 deps:
@@ -48,8 +48,9 @@ demo: deps base build
 	@examples/demo/run "$$(testdata/base/make --print)" "$$(testdata/base/make --release trixie --print)"
 
 ## test: everything, as CI runs it
-test: deps base payload lint
+test: deps base build lint
 	@.ci/test
+	@.ci/e2e
 
 ## test-fast: the quick tests, without root and without the base image; what needs more is skipped by name (-v shows it)
 test-fast:
@@ -58,6 +59,10 @@ test-fast:
 ## test-swarm: the agent and the service with real engines in network namespaces (root)
 test-swarm: deps
 	@.ci/swarm
+
+## e2e: a controller and a node, built, booted on two emulated Zeros and put to work (ten minutes; consoles and time line in build/e2e)
+e2e: deps base build
+	@.ci/e2e
 
 ## soak: the long forms of test-swarm: twenty random kills and more, for as long as it takes
 soak: deps
@@ -81,4 +86,4 @@ vuln:
 
 ## clean: removes bin, out and the demo's outputs; keeps the base
 clean:
-	rm -rf bin out build/demo
+	rm -rf bin out build/demo build/e2e

@@ -19,7 +19,7 @@ const module = "hatchery"
 // place in the house.
 func floor(pkg string) int {
 	switch top, _, _ := strings.Cut(pkg, "/"); top {
-	case "internal", "testdata":
+	case "internal", "testdata", "examples":
 		return 1
 	case "netboot", "firstboot", "overlays":
 		return 2
