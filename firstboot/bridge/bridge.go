@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"hatchery/firstboot/networkd"
 	"hatchery/internal/bridgeport"
 	"hatchery/internal/nodefile"
 )
@@ -67,7 +68,7 @@ func (o Options) withDefaults() Options {
 		{&o.DockerUser, "/usr/lib/hatchery/docker-user"},
 		{&o.RunDir, nodefile.RunDir},
 		{&o.Sysctl, "/proc/sys"},
-		{&o.Networkd, "/run/systemd/netif"},
+		{&o.Networkd, networkd.Dir},
 	} {
 		if *path.to == "" {
 			*path.to = path.value

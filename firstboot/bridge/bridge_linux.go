@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"hatchery/firstboot/networkd"
 	"hatchery/internal/bridgeport"
 	"hatchery/internal/clusterctrl"
 	"hatchery/internal/nodefile"
@@ -85,6 +86,9 @@ func (e *ensuring) run(ctx context.Context) error {
 // bridge sees to br0, up and with the controller's address.
 func (e *ensuring) bridge(ctx context.Context) (netlink.Link, error) {
 	const name = clusterctrl.Bridge
+	if err := networkd.Await(ctx, e.Networkd, networkd.Starts); err != nil {
+		return nil, err
+	}
 	var link netlink.Link
 	find := func() (bool, error) {
 		var err error

@@ -17,6 +17,8 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"hatchery/firstboot/networkd"
 )
 
 // What keeps a node from its controller.
@@ -55,7 +57,7 @@ func (o Options) withDefaults() Options {
 		o.Sysfs = "/sys"
 	}
 	if o.Networkd == "" {
-		o.Networkd = "/run/systemd/netif"
+		o.Networkd = networkd.Dir
 	}
 	if o.Settle == 0 {
 		o.Settle = 5 * time.Second
