@@ -86,6 +86,8 @@ func (e *environment) lastSteps() []Step {
 
 func (e *environment) packages(tell Tell) packages.Options {
 	o := packages.Options{StateDir: e.StateDir, Calls: filepath.Join(e.RunDir, "later"), Log: e.Log}
+	// The engine is the next step's, with all that it needs.
+	o.Started = []string{"containerd.service", "docker.socket", DockerUnit}
 	if tell != nil {
 		o.Tell = func(what string) { tell("%s", what) }
 	}

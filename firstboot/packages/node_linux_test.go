@@ -38,8 +38,9 @@ func TestMain(m *testing.M) {
 // first and the second, and what has failed is tried again.
 func agent() int {
 	o := packages.Options{
-		Log:  slog.New(slog.NewTextHandler(os.Stdout, nil)),
-		Tell: func(what string) { fmt.Println("now:", what) },
+		Log:     slog.New(slog.NewTextHandler(os.Stdout, nil)),
+		Started: []string{"docker.socket", "docker.service"},
+		Tell:    func(what string) { fmt.Println("now:", what) },
 	}
 	if _, err := os.Stat("/cut"); err == nil {
 		o = o.Around(cut)
@@ -160,7 +161,12 @@ if read -r line; then echo "preinst reads $line" >>/log; fi
 if [ -e /preinst-fails ]; then echo "out of luck" >&2; exit 1; fi`,
 		"postinst": `echo "docker.io postinst $*" >>/log
 if [ -e /docker.io-fails ]; then exit 1; fi
+for unit in docker.service docker.socket; do
+	deb-systemd-helper unmask $unit
+	deb-systemd-helper --quiet was-enabled $unit && deb-systemd-helper enable $unit
+done
 systemctl --system daemon-reload
+if [ -e /unit-comes ]; then echo "[Service]" >/usr/lib/systemd/system/late.service; fi
 mkdir -p /etc/enabled
 touch /etc/enabled/docker.service /etc/enabled/docker.socket
 deb-systemd-invoke start docker.service docker.socket
@@ -195,7 +201,13 @@ if [ "$*" = "start docker.service" ]; then
 	touch /run/docker
 fi`,
 	"deb-systemd-invoke": `echo "deb-systemd-invoke $*" >>/log; if [ -e /invoke-fails ]; then echo "no such unit"; exit 1; fi`,
-	"invoke-rc.d":        `echo "invoke-rc.d $*" >>/log`,
+	// As the real one, it makes links and has systemd read its units again.
+	"deb-systemd-helper": `echo "deb-systemd-helper $*" >>/log
+mkdir -p /etc/systemd/system/multi-user.target.wants /var/lib/systemd/deb-systemd-helper-enabled
+ln -sf /usr/lib/systemd/system/$2 /etc/systemd/system/multi-user.target.wants/$2
+touch /var/lib/systemd/deb-systemd-helper-enabled/$2.dsh-also
+systemctl daemon-reload`,
+	"invoke-rc.d": `echo "invoke-rc.d $*" >>/log`,
 	// The second time, what was wrong no longer is.
 	"sleep": `echo "sleep $1" >>/log
 if [ -e /slept ]; then rm -f /*-fails; fi
@@ -308,7 +320,7 @@ func newNode(t testing.TB) *node {
 	}
 	n.write("usr/lib/hatchery/later/later", string(wrapper), 0o755)
 	links := map[string]string{"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib"}
-	for _, name := range []string{"deb-systemd-invoke", "invoke-rc.d", "systemctl"} {
+	for _, name := range []string{"deb-systemd-helper", "deb-systemd-invoke", "invoke-rc.d", "systemctl"} {
 		links["usr/lib/hatchery/later/"+name] = "later"
 	}
 	if _, err := os.Stat("/usr/lib64"); err == nil {

@@ -44,11 +44,15 @@ type Options struct {
 	// Calls is where these write what they were asked: /run/hatchery/later if
 	// empty.
 	Calls string
-	Log   *slog.Logger // nil: none; what dpkg and the scripts print, too
+	// Started are units that whoever calls starts himself: where a package asks
+	// for their start, nothing is done.
+	Started []string
+	Log     *slog.Logger // nil: none; what dpkg and the scripts print, too
 	// Tell is told what is being done, for people, whenever that changes; nil:
 	// nobody is.
 	Tell func(what string)
 
+	root string // the tests': where units are looked for
 	step func() // the tests': called before and after each step that leaves a trace
 }
 
@@ -133,6 +137,9 @@ func Configure(ctx context.Context, o Options) error {
 		return err
 	}
 	if pending {
+		if err := o.remember(); err != nil {
+			return err
+		}
 		if err := o.runScripts(ctx); err != nil {
 			return fmt.Errorf("%w: no package is configured", err)
 		}
@@ -183,6 +190,9 @@ func Finish(ctx context.Context, o Options) error {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(o.Calls), 0o755); err != nil {
+		return err
+	}
+	if err := o.remember(); err != nil {
 		return err
 	}
 	o.Tell("running the packages' triggers")

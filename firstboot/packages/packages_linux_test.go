@@ -22,9 +22,9 @@ const configured = `postrm disappear docker.io 1 cgroups
 runc postinst
 preinst install in / 0022: docker.io all preinst 1 root= /var/lib/dpkg noninteractive 1 C.UTF-8 none
 docker.io postinst configure 
-systemctl daemon-reload
+deb-systemd-helper enable docker.service
+deb-systemd-helper enable docker.socket
 deb-systemd-invoke start runc.service
-deb-systemd-invoke start docker.service docker.socket
 invoke-rc.d odd\x2dname start
 systemctl start docker.service
 load alpine
@@ -64,6 +64,42 @@ func TestPackages(t *testing.T) {
 	// At the next boots there is nothing to do.
 	if out, err := n.boot(); err != nil || out != "" || n.log() != "" {
 		t.Errorf("the second time: %v\n%s", err, out)
+	}
+}
+
+// TestReload: systemd reads its units again where there are others than it has
+// read, and only then.
+func TestReload(t *testing.T) {
+	const once = "systemctl daemon-reload\ndeb-systemd-invoke start runc.service\n"
+	for _, test := range []struct {
+		summary string
+		before  func(n *node)
+		reload  bool
+	}{
+		{"units as they were unpacked", func(n *node) {}, false},
+		{"a unit that a script makes", func(n *node) { n.write("unit-comes", "", 0o644) }, true},
+		{"what was under way when the agent was started again", func(n *node) {
+			n.write("var/lib/hatchery/packages/pending", "", 0o644)
+			n.must("mv /var/lib/hatchery/packages/pending /var/lib/hatchery/packages/rest; rm /var/lib/hatchery/packages/scripts")
+			n.write("usr/local/bin/"+agentName+"-first", "#!/bin/sh\nmkdir -p /run/hatchery; echo deb-systemd-invoke start runc.service >/run/hatchery/later\n", 0o755)
+		}, true},
+	} {
+		n := newNode(t)
+		test.before(n)
+		var out string
+		var err error
+		if n.exists("usr/local/bin/" + agentName + "-first") {
+			out, err = n.in(agentName + "-first; " + agentName + " </usr/local/bin/sleep")
+		} else {
+			out, err = n.boot()
+		}
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", test.summary, err, out)
+		}
+		log := n.log()
+		if got := strings.Contains(log, once); got != test.reload || strings.Count(log, "daemon-reload") > 1 {
+			t.Errorf("%s: reads them again: %v, want %v\n%s", test.summary, got, test.reload, log)
+		}
 	}
 }
 
