@@ -55,9 +55,11 @@ func cardImagePath(card string) string  { return card + ".image" }
 // makeCard makes a fresh card at path over an image, in place of one that is
 // there, and gives its size in bytes: the image's, and at least as many as said,
 // rounded up to a power of two, as QEMU wants cards. The image must stay open
-// for as long as the card is used; then comes leaveCard or removeCard.
+// for as long as the card is used; then comes leaveCard or removeCard. A second
+// card over an image that stayed open is over the same content, whatever was
+// built meanwhile.
 func makeCard(ctx context.Context, path string, image *imagebuilder.OpenedImage, least int64) (size int64, err error) {
-	if err := removeCard(path); err != nil {
+	if err := removeFiles(path, cardRecordPath(path)); err != nil {
 		return 0, err
 	}
 	size, err = writeCard(ctx, path, image, least)
@@ -80,14 +82,11 @@ func writeCard(ctx context.Context, path string, image *imagebuilder.OpenedImage
 	r.Size = max(powerOfTwo(want), 512)
 	r.Backing = r.Raw
 	if r.Digest == "" {
-		pin, err := filepath.Abs(cardImagePath(path))
-		if err != nil {
-			return 0, err
-		}
-		// Where there are no second names, as across file systems, the image
-		// itself must do, and checkCard tells when it was written to.
-		if os.Link(r.Raw, pin) == nil {
+		switch pin, err := pinImage(path, r.Raw, image.Parts().Info); {
+		case err == nil:
 			r.Backing = pin
+		case !errors.Is(err, errNoPin):
+			return 0, err
 		}
 	}
 	if err := r.unchanged(); err != nil {
@@ -104,7 +103,7 @@ func writeCard(ctx context.Context, path string, image *imagebuilder.OpenedImage
 			o.Ranges = append(o.Ranges, qcow2.Range{Offset: e.Offset, Length: e.Length})
 		}
 	}
-	// The record first: a card without one would be used over anything.
+	// The record first, since a card without one is refused.
 	data, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return 0, err
@@ -113,6 +112,28 @@ func writeCard(ctx context.Context, path string, image *imagebuilder.OpenedImage
 		return 0, err
 	}
 	return r.Size, qcow2.Create(ctx, path, o)
+}
+
+// errNoPin says that a file gets no second name, as across file systems. It must
+// do without, and checkCard tells when it was written to.
+var errNoPin = errors.New("the image cannot have a second name")
+
+// pinImage gives the image that was opened a second name beside the card, if
+// it has not got that, and tells it.
+func pinImage(card, raw string, opened fs.FileInfo) (pin string, err error) {
+	if pin, err = filepath.Abs(cardImagePath(card)); err != nil {
+		return "", err
+	}
+	if info, err := os.Lstat(pin); err == nil && os.SameFile(info, opened) {
+		return pin, nil
+	}
+	if err := removeFiles(pin); err != nil {
+		return "", err
+	}
+	if err := os.Link(raw, pin); err != nil {
+		return "", fmt.Errorf("%w: %w", errNoPin, err)
+	}
+	return pin, nil
 }
 
 // describe says what a card over an image would lie over.
@@ -158,23 +179,20 @@ func keptCard(path string, image *imagebuilder.OpenedImage) (size int64, err err
 	if err != nil {
 		return 0, err
 	}
-	pin, err := filepath.Abs(cardImagePath(path))
-	if err != nil {
-		return 0, err
-	}
 	switch {
 	case was.Digest != is.Digest, was.RawSize != is.RawSize, is.Digest == "" && was.ModTime != is.ModTime:
 		return refuse(fmt.Sprintf("%s has changed since it was made", was.Image))
-	case was.Backing == is.Raw:
-	case was.Backing == pin && is.Digest == "":
-		if err := removeFiles(pin); err != nil {
-			return 0, err
+	case was.Backing != is.Raw:
+		if is.Digest != "" {
+			return refuse(fmt.Sprintf("it lies over %s, and the image is %s now", was.Backing, is.Raw))
 		}
-		if err := os.Link(is.Raw, pin); err != nil {
+		pin, err := pinImage(path, is.Raw, image.Parts().Info)
+		if err != nil {
 			return refuse(err.Error())
 		}
-	default:
-		return refuse(fmt.Sprintf("it lies over %s, and the image is %s now", was.Backing, is.Raw))
+		if was.Backing != pin {
+			return refuse("it was made elsewhere, over " + was.Backing)
+		}
 	}
 	if err := was.unchanged(); err != nil {
 		return refuse(err.Error())

@@ -151,7 +151,7 @@ func TestCreate(t *testing.T) {
 			content: func() content { return changed(fill(1, 4*mib), 3, qcow2.Range{Offset: mib, Length: mib}) },
 			ranges: []qcow2.Range{
 				{Offset: mib + 600*kib, Length: 424 * kib}, {Offset: mib, Length: 300 * kib}, {Offset: mib + 300*kib, Length: 300 * kib},
-				{Offset: mib + 100*kib, Length: 900 * kib}, {Offset: mib, Length: 1}, {Offset: 7 * mib, Length: 0}, {Offset: mib, Length: 300 * kib},
+				{Offset: mib + 100*kib, Length: 900 * kib}, {Offset: mib, Length: 1}, {Offset: 2*mib - 50*kib, Length: 1}, {Offset: 7 * mib, Length: 0}, {Offset: mib, Length: 300 * kib},
 			},
 		},
 		{
@@ -298,6 +298,32 @@ func TestEveryClusterSize(t *testing.T) {
 			}
 			check(t, card, flat(t, c, nil, o.Size), o.Size)
 		})
+	}
+}
+
+// TestRefcountBlocks: a file is as long as its last refcount block can still
+// count, or a cluster longer.
+func TestRefcountBlocks(t *testing.T) {
+	testtool.Need(t, "qemu-img")
+	const least = 9 // clusters of 512 bytes, 256 to a block
+	dir := t.TempDir()
+	seen := map[int64]bool{}
+	for clusters := int64(236); clusters < 256; clusters++ {
+		card := filepath.Join(dir, "card")
+		o := qcow2.Options{Size: clusters << least, Content: newDevice(fill(1, clusters<<least)), Ranges: []qcow2.Range{{Offset: 0, Length: clusters << least}}}
+		if err := qcow2.CreateWith(t.Context(), card, o, least); err != nil {
+			t.Fatal(err)
+		}
+		testtool.Run(t, "qemu-img", "check", card)
+		info, err := os.Stat(card)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[info.Size()>>least] = true
+	}
+	// With a second block a file has 258 clusters at least.
+	if !seen[256] || seen[257] || !seen[258] {
+		t.Errorf("files of %v clusters were looked at, and not the limit", seen)
 	}
 }
 
