@@ -14,6 +14,7 @@ import (
 
 	"hatchery/imagebuilder"
 	"hatchery/internal/imagetest"
+	"hatchery/internal/layer"
 	"hatchery/internal/spec"
 	"hatchery/internal/testtool"
 )
@@ -154,6 +155,37 @@ func TestCards(t *testing.T) {
 			c.build("carter", false)
 			return kept, c.path("out/p1.img")
 		}, cardAlone},
+		{"a layer over a layer", func(c *cardTable) (string, string) {
+			c.build("carter", true)
+			layers, _ := filepath.Glob(c.path("out/layers/p1-*.layer"))
+			if len(layers) != 1 {
+				c.t.Fatalf("layers: %q", layers)
+			}
+			below := c.open(layers[0]).Parts().Layers.Top()
+			top, err := layer.Create(c.path("out/layers/top.layer"), below, below.Size())
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			defer top.Close()
+			if _, err := top.WriteAt([]byte("over all"), 90<<20); err != nil {
+				c.t.Fatal(err)
+			}
+			if err := top.Discard(60<<20, 2<<20); err != nil {
+				c.t.Fatal(err)
+			}
+			if _, err := top.Seal(); err != nil {
+				c.t.Fatal(err)
+			}
+			flat, err := os.Create(c.path("flat.img"))
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			defer flat.Close()
+			if err := layer.WriteImage(c.t.Context(), flat, top, nil); err != nil {
+				c.t.Fatal(err)
+			}
+			return top.Path(), flat.Name()
+		}, cardAlone},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
 			c := newCardTable(t)
@@ -188,12 +220,9 @@ func TestCards(t *testing.T) {
 			if size, err := keptCard(c.card, c.open(name)); err != nil || size != 256<<20 {
 				t.Errorf("the kept card has %d bytes (%v)", size, err)
 			}
-			written := append(bytes.Clone(before), make([]byte, 256<<20-len(before))...)
-			copy(written, bytes.Repeat([]byte{7}, 1<<20))
-			copy(written[255<<20:], bytes.Repeat([]byte{7}, 1<<20))
-			want := c.path("want.img")
-			if err := os.WriteFile(want, written, 0o600); err != nil {
-				t.Fatal(err)
+			want := c.copy(raw, "want.img")
+			for _, at := range []string{"0", "255M"} {
+				testtool.Run(t, "qemu-io", "-f", "raw", "-c", "truncate 256M", "-c", "write -P 7 "+at+" 1M", want)
 			}
 			c.reads(want)
 
