@@ -51,6 +51,9 @@ func (e *environment) networkStep() Step {
 	if options.Log == nil {
 		options.Log = e.Log
 	}
+	if options.Early == nil {
+		options.Early = e.early
+	}
 	told := ""
 	return Step{
 		Name: "network", Every: e.Intervals.Check,
@@ -60,7 +63,7 @@ func (e *environment) networkStep() Step {
 			if err != nil {
 				return "", err
 			}
-			if len(status.Problems) > 0 {
+			if len(status.Problems)+len(status.Awaited) > 0 {
 				e.after(15*e.Intervals.First, "network")
 			}
 			if now := gist(strings.Join(status.Problems, "\n")); now != told {
@@ -72,6 +75,26 @@ func (e *environment) networkStep() Step {
 			return status.String(), nil
 		},
 	}
+}
+
+// How long a controller may come up: packages take a Zero minutes at the first
+// boot.
+const (
+	earlyAlone  = 2 * time.Minute
+	earlyDocker = 15 * time.Minute
+)
+
+// early says that the controller still comes up: until its engine was up once
+// in this run, where it has one.
+func (e *environment) early() bool {
+	most := earlyAlone
+	if e.node.Docker {
+		if e.engineUp.Load() {
+			return false
+		}
+		most = earlyDocker
+	}
+	return time.Since(e.began) < most
 }
 
 // trustStep waits until the controller knows the time: all nodes go by it.

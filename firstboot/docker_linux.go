@@ -109,6 +109,10 @@ func (e *environment) dockerStep(needs ...string) Step {
 			if err != nil {
 				return false, err.Error(), nil
 			}
+			if !e.engineUp.Swap(true) {
+				// What it lacks now is a problem.
+				e.wake("network")
+			}
 			return true, "Docker " + info.Engine, nil
 		},
 		Run: func(ctx context.Context, tell Tell) (string, error) {

@@ -33,6 +33,7 @@ type environment struct {
 	keeping  atomic.Bool   // backups are served
 	stopped  func() bool   // the engine is stopped on purpose; nil on a node in a slot
 	member   atomic.Bool   // the swarm stands, as far as this node is part of it
+	engineUp atomic.Bool   // the engine answered once in this run
 	// imagesTried says that loading the container images came to an end once
 	// in this run, whichever.
 	imagesTried atomic.Bool

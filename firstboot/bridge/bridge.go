@@ -55,6 +55,10 @@ type Options struct {
 	// Units starts the name server where it does not answer. None given: it is
 	// only told.
 	Units Units
+	// Early says that the system still comes up: what is missing then and comes
+	// with Docker, or with the name server's start, is waited for and no problem.
+	// None given: it is up.
+	Early func() bool
 	// Log is told what was changed. None given: nobody is.
 	Log *slog.Logger
 }
@@ -80,6 +84,9 @@ func (o Options) withDefaults() Options {
 	if o.Patience == 0 {
 		o.Patience = 3 * time.Second
 	}
+	if o.Early == nil {
+		o.Early = func() bool { return false }
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -99,6 +106,7 @@ type Status struct {
 	Uplink     string // the link of the default route, "" where there is none (yet)
 	Repaired   []string
 	Problems   []string // what does not work though br0 does
+	Awaited    []string // what does not work yet, early in the boot
 }
 
 // String is the status in a line: "br0 172.19.181.254/24, 4 slots, uplink eth0".

@@ -52,6 +52,15 @@ func (e *ensuring) problem(format string, args ...any) {
 	e.status.Problems = append(e.status.Problems, fmt.Sprintf(format, args...))
 }
 
+// problemOrAwaited is a problem, but early in the boot.
+func (e *ensuring) problemOrAwaited(format string, args ...any) {
+	if e.Early() {
+		e.status.Awaited = append(e.status.Awaited, fmt.Sprintf(format, args...))
+		return
+	}
+	e.problem(format, args...)
+}
+
 func (e *ensuring) run(ctx context.Context) error {
 	bridge, err := e.bridge(ctx)
 	if err != nil {
@@ -77,7 +86,7 @@ func (e *ensuring) run(ctx context.Context) error {
 	ok, err = e.dockerUser(ctx)
 	e.status.DockerUser = ok
 	if err != nil {
-		e.problem("%v", err)
+		e.problemOrAwaited("%v", err)
 	}
 	e.names(ctx)
 	return ctx.Err()
@@ -313,7 +322,7 @@ func (e *ensuring) names(ctx context.Context) {
 			e.problem("the name server on %s does not work (%v) and cannot be started: %v", server, err, serr)
 			return
 		}
-		e.problem("the name server on %s does not work (yet): %v (see systemctl status %s)", server, err, NameServer)
+		e.problemOrAwaited("the name server on %s does not work (yet): %v (see systemctl status %s)", server, err, NameServer)
 	}
 }
 
