@@ -160,7 +160,7 @@ func (w *bootWatch) print(nodes string, nodesErr error) {
 	for _, s := range status {
 		for _, step := range []string{"swarm", "join"} {
 			if at, ok := s.Steps[step]; ok {
-				printLine(stdout, said, s.Target, s.Hostname, step, joined(at.State, at.Detail))
+				printLine(stdout, said, s.Target, s.Hostname, step, agentWords(at.State, at.Detail))
 			}
 		}
 	}

@@ -46,7 +46,16 @@ func standing(s emulator.Status, goal emulator.Goal) (step, state string) {
 		}
 	}
 	said := s.Steps[step]
-	return step, joined(said.State, said.Detail) + mishaps(s)
+	return step, agentWords(said.State, said.Detail) + mishaps(s)
+}
+
+// agentWords are what the agent says of a step: its details of one that waits
+// mostly say so themselves.
+func agentWords(state, detail string) string {
+	if state == "waiting" && strings.HasPrefix(detail, "waits ") {
+		return detail
+	}
+	return joined(state, detail)
 }
 
 // stepDone is what the agent says of a step that is.

@@ -84,14 +84,18 @@ func TestBootLines(t *testing.T) {
 	event(emulator.Step, "p1", 64, step("link", "waiting", "the controller does not answer")) // again
 	event(emulator.Step, "p2", 64, step("link", "waiting", "the controller does not answer"))
 	event(emulator.Step, "p1", 70, step("link", "done", ""))
+	event(emulator.Step, "p1", 70.5, step("clock", "waiting", "waits for the controller's service"))
 	event(emulator.Step, "p1", 71, step("link", "waiting", "the controller does not answer"))
 	event(emulator.Milestone, "p1", 74, phase(emulator.LogIn))
-	event(emulator.Rearmed, "p1", 80, detail("after 1.2s"))
+	event(emulator.Rearmed, "p1", 80, detail("a lost timer event was given back after 1.2s"))
+	event(emulator.Rearmed, "p1", 81, detail("a lost timer event was given back after 1.2s"))
+	event(emulator.Rearmed, "p2", 82, nil)
 	event(emulator.Rebooted, "p1", 100, nil)
 	view.status([]emulator.Status{{Target: "p1", Reached: map[emulator.Goal]float64{emulator.Docker: 120, emulator.Login: 1}}, {Target: "p2"}})
 	view.status([]emulator.Status{{Target: "p1", Reached: map[emulator.Goal]float64{emulator.Docker: 120}}}) // still
 	event(emulator.Retried, "p1", 0, detail("the guest hangs"))
 	event(emulator.Step, "p1", 64, step("link", "waiting", "the controller does not answer")) // of another life
+	event(emulator.Step, "p2", 65, step("link", "waiting", "the controller does not answer")) // of the same
 	event(emulator.Ended, "p1", 200, detail("switched off\x1b[2J"))
 	event("juggled", "p1", 201, nil) // by an emulator of tomorrow
 	want := `    0.0 s  p1          warning: a Zero W is booted as a Pi Zero
@@ -102,12 +106,14 @@ func TestBootLines(t *testing.T) {
    62.4 s  p1          link: waiting: the controller does not answer
    64.0 s  p2          link: waiting: the controller does not answer
    70.0 s  p1          link: done
+   70.5 s  p1          clock: waits for the controller's service
    71.0 s  p1          link: waiting: the controller does not answer
    74.0 s  p1          asks for a log-in
-   80.0 s  p1          had lost a timer event, and has it back: after 1.2s
+   80.0 s  p1          a lost timer event was given back after 1.2s (further ones are only counted)
+   82.0 s  p2          a lost timer event was given back (further ones are only counted)
   100.0 s  p1          reboots
   120.0 s  p1          has come to docker
-    0.0 s  p1          hung, and is begun afresh on a new card: the guest hangs
+    0.0 s  p1          is begun afresh on a new card: the guest hangs
    64.0 s  p1          link: waiting: the controller does not answer
   200.0 s  p1          is off: switched off\x1b[2J
   201.0 s  p1          juggled

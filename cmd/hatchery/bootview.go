@@ -130,10 +130,11 @@ type linesView struct {
 	goal    emulator.Goal
 	said    map[string]string // by target and step: what its last line said
 	reached map[string]bool
+	rearmed map[string]bool
 }
 
 func newLinesView(w io.Writer, goal emulator.Goal) *linesView {
-	return &linesView{w: w, goal: goal, said: map[string]string{}, reached: map[string]bool{}}
+	return &linesView{w: w, goal: goal, said: map[string]string{}, reached: map[string]bool{}, rearmed: map[string]bool{}}
 }
 
 func (v *linesView) event(e emulator.Event) {
@@ -146,8 +147,19 @@ func (v *linesView) event(e emulator.Event) {
 			return
 		}
 		v.said[key] = text
-	case emulator.Started, emulator.Retried, emulator.Rebooted:
-		clear(v.said)
+	case emulator.Rearmed:
+		// It is nothing that the guest notices, and on a busy machine there are many.
+		if v.rearmed[e.Target] {
+			return
+		}
+		v.rearmed[e.Target] = true
+		text += " (further ones are only counted)"
+	case emulator.Retried, emulator.Rebooted:
+		for key := range v.said {
+			if strings.HasPrefix(key, e.Target+" ") {
+				delete(v.said, key)
+			}
+		}
 		delete(v.reached, e.Target)
 	}
 	v.line(e.Seconds, e.Target, text)
@@ -189,15 +201,18 @@ func eventText(e emulator.Event) string {
 		}
 		return joined(what, e.Detail)
 	case emulator.Step:
-		return joined(e.Step, joined(e.State, e.Detail))
+		return joined(e.Step, agentWords(e.State, e.Detail))
 	case emulator.Warning:
 		return joined("warning", e.Detail)
 	case emulator.Rearmed:
-		return joined("had lost a timer event, and has it back", e.Detail)
+		if e.Detail != "" {
+			return e.Detail
+		}
+		return "a lost timer event was given back"
 	case emulator.Rebooted:
 		return joined("reboots", e.Detail)
 	case emulator.Retried:
-		return joined("hung, and is begun afresh on a new card", e.Detail)
+		return joined("is begun afresh on a new card", e.Detail)
 	case emulator.Ended:
 		return joined("is off", e.Detail)
 	}
@@ -214,7 +229,7 @@ type tableView struct {
 
 func (v *tableView) event(e emulator.Event) {
 	switch e.Kind {
-	case emulator.Started, emulator.Milestone, emulator.Step: // the table says it
+	case emulator.Started, emulator.Milestone, emulator.Step, emulator.Rearmed: // the table says it
 	default:
 		v.above = append(v.above, oneLine(fmt.Sprintf("%s  %s: %s", clock(e.Seconds), e.Target, eventText(e))))
 	}
