@@ -89,7 +89,7 @@ const (
 func (e *environment) early() bool {
 	most := earlyAlone
 	if e.node.Docker {
-		if e.engineUp.Load() {
+		if e.engineUp.Load() != nil {
 			return false
 		}
 		most = earlyDocker
@@ -138,9 +138,7 @@ func (e *environment) swarmStep(trust *clock.Trust) Step {
 			if err != nil {
 				return "", err
 			}
-			if !e.member.Swap(true) {
-				e.wake("finish")
-			}
+			e.joined()
 			return founded(result), nil
 		},
 	}

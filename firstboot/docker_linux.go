@@ -19,6 +19,10 @@ const packagesLimit = 4 * time.Hour
 // a node with one core it would keep that up.
 const lastWaits = 5 * time.Minute
 
+// imagesWait is how long the container images do, once the engine is up. A
+// swarm that is not there by then may be long in coming.
+const imagesWait = time.Minute
+
 // dockerSteps are those from the packages to an engine that answers.
 func (e *environment) dockerSteps() []Step {
 	if e.SkipMachine {
@@ -39,8 +43,8 @@ func (e *environment) dockerSteps() []Step {
 	}
 }
 
-// lastSteps are what is left for when the engine is up: its images, and last
-// what nobody waits for.
+// lastSteps are what is left for when the engine is up and in the swarm: its
+// images, and last what nobody waits for.
 func (e *environment) lastSteps() []Step {
 	if e.SkipMachine {
 		return nil
@@ -50,6 +54,9 @@ func (e *environment) lastSteps() []Step {
 			left, err := packages.Look(e.packages(nil))
 			if err != nil {
 				return "", err
+			}
+			if up := e.engineUp.Load(); left.Load && up != nil && !e.member.Load() && time.Since(*up) < imagesWait {
+				return "", &Waiting{For: "the swarm, which comes first", After: imagesWait - time.Since(*up)}
 			}
 			// An archive that Docker does not take must not hold up what is left
 			// of the packages for ever.
@@ -109,10 +116,8 @@ func (e *environment) dockerStep(needs ...string) Step {
 			if err != nil {
 				return false, err.Error(), nil
 			}
-			if !e.engineUp.Swap(true) {
-				// What it lacks now is a problem.
-				e.wake("network")
-			}
+			now := time.Now()
+			e.engineUp.CompareAndSwap(nil, &now)
 			return true, "Docker " + info.Engine, nil
 		},
 		Run: func(ctx context.Context, tell Tell) (string, error) {

@@ -27,13 +27,13 @@ type environment struct {
 
 	engine   *swarm.Engine
 	identity *enrol.Identity
-	client   *enrol.Client // nil on the controller
-	ask      atomic.Bool   // the controller is to be asked about the swarm
-	timed    bool          // the clock was right once in this run
-	keeping  atomic.Bool   // backups are served
-	stopped  func() bool   // the engine is stopped on purpose; nil on a node in a slot
-	member   atomic.Bool   // the swarm stands, as far as this node is part of it
-	engineUp atomic.Bool   // the engine answered once in this run
+	client   *enrol.Client             // nil on the controller
+	ask      atomic.Bool               // the controller is to be asked about the swarm
+	timed    bool                      // the clock was right once in this run
+	keeping  atomic.Bool               // backups are served
+	stopped  func() bool               // the engine is stopped on purpose; nil on a node in a slot
+	member   atomic.Bool               // the swarm stands, as far as this node is part of it
+	engineUp atomic.Pointer[time.Time] // since when, the first time in this run
 	// imagesTried says that loading the container images came to an end once
 	// in this run, whichever.
 	imagesTried atomic.Bool
@@ -108,6 +108,15 @@ func (e *environment) growStep() Step {
 		status, err := grow.Ensure(ctx, grow.Options{Log: e.Log})
 		return status.String(), err
 	}}
+}
+
+// joined notes that the swarm stands, as far as this node is part of it, and
+// has done what waited for that.
+func (e *environment) joined() {
+	if !e.member.Swap(true) {
+		e.wake("images")
+		e.wake("finish")
+	}
 }
 
 // sleep says whether the time passed before ctx ended.

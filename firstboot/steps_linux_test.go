@@ -265,6 +265,15 @@ func TestWhatIsLeftWaitsForNoBrokenImages(t *testing.T) {
 	if got := waitsFor(); got != "the container images, which come first" {
 		t.Errorf("before the images were tried it waits for %q", got)
 	}
+	// On one core, images would keep the swarm up; without one they wait no longer
+	// than it may take.
+	up := time.Now()
+	e.engineUp.Store(&up)
+	var waiting *Waiting
+	if _, err := steps["images"].Run(t.Context(), tell); !errors.As(err, &waiting) || waiting.For != "the swarm, which comes first" || waiting.After > imagesWait {
+		t.Fatalf("images that come before the swarm: %v", err)
+	}
+	up = up.Add(-imagesWait)
 	for range 2 {
 		if _, err := steps["images"].Run(t.Context(), tell); !errors.Is(err, swarm.ErrUnreachable) {
 			t.Fatalf("the images were loaded: %v", err)
@@ -275,6 +284,12 @@ func TestWhatIsLeftWaitsForNoBrokenImages(t *testing.T) {
 	}
 	if want := []string{"finish"}; !slices.Equal(woken, want) {
 		t.Errorf("woken: %q, want %q", woken, want)
+	}
+	woken = nil
+	e.joined()
+	e.joined()
+	if want := []string{"images", "finish"}; !slices.Equal(woken, want) {
+		t.Errorf("once in the swarm, woken: %q, want %q", woken, want)
 	}
 	if needs := steps["finish"].Needs; slices.Contains(needs, "images") {
 		t.Errorf("finish needs %q", needs)

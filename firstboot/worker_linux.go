@@ -169,9 +169,7 @@ func (e *environment) joinStep() Step {
 				return "", err
 			}
 			settled = result.Swarm
-			if !e.member.Swap(true) {
-				e.wake("finish")
-			}
+			e.joined()
 			return joined(settled), nil
 		},
 	}
