@@ -81,7 +81,7 @@ the start. docs/boot.md tells what is emulated, and what is not.`,
   hatchery boot --all --stay              # and stay up, to be logged in to, until ^C
   hatchery boot p1 --until login
   hatchery boot controller p1 --stay --forward controller:80=8080
-  hatchery boot controller p1 --keep      # the next boot is these cards' second
+  hatchery boot controller p1 --keep      # again later, it is the cards' second boot
   hatchery boot controller p1 --json | jq '.result.nodes // empty'`,
 		RunE: func(c *cobra.Command, args []string) error {
 			b.command = c
@@ -94,8 +94,8 @@ the start. docs/boot.md tells what is emulated, and what is not.`,
 	flags.StringVar(&b.until, "until", "", "how far they are to come: "+goalNames()+" (default ready; docker for nodes without the controller)")
 	flags.BoolVar(&b.stay, "stay", false, "then keep them running, until ^C")
 	flags.DurationVar(&b.timeout, "timeout", 15*time.Minute, "how long that may take; 0 is for ever")
-	flags.BoolVar(&b.options.Keep, "keep", false, "keep the cards: the next boot goes on with them")
-	flags.BoolVar(&b.fresh, "fresh", false, "throw away the cards that were kept")
+	flags.BoolVar(&b.options.Keep, "keep", false, "go on with the cards that the last boot with --keep left, and keep them")
+	flags.BoolVar(&b.fresh, "fresh", false, "throw away the cards that were kept, and begin anew")
 	flags.StringVar(&b.options.Dir, "dir", "", "the `FOLDER` of consoles and cards (default: boot in the output folder)")
 	flags.StringArrayVar(&b.forwards, "forward", nil, "`TARGET:PORT[=LOCAL]`: lead a port of this machine to one of a guest; may be repeated (ssh is anyway)")
 	flags.StringArrayVar(&b.options.Append, "append", nil, "one more kernel argument, a `WORD`; may be repeated")
