@@ -21,6 +21,7 @@ type console struct {
 	part  []byte   // of a line that has not ended
 	shown int      // how much of it was read for its meaning
 	last  []string // the latest lines
+	signs []sign   // that are to be told once mu is free
 	told  func(sign)
 }
 
@@ -46,29 +47,24 @@ func openConsole(path string, again bool, told func(sign)) (*console, error) {
 // restart begins the seconds anew, for a guest that is begun afresh.
 func (c *console) restart(why string) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	c.endLine()
 	c.begun = time.Now()
-	c.note(why)
-}
-
-// note writes a line of ours.
-func (c *console) note(text string) {
-	c.write("=== " + text)
+	c.write("=== " + why)
 }
 
 // Note writes a line of ours to the log.
 func (c *console) Note(text string) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	c.endLine()
-	c.note(text)
+	c.write("=== " + text)
 }
 
 // Write takes what the guest's serial port sends.
 func (c *console) Write(p []byte) (int, error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	n := len(p)
 	for len(p) > 0 {
 		end := bytes.IndexAny(p, "\r\n")
@@ -125,6 +121,17 @@ func (c *console) write(line string) {
 
 func (c *console) read(line string) {
 	if s, ok := meaning(line); ok {
+		c.signs = append(c.signs, s)
+	}
+}
+
+// unlock frees mu and tells what was read meanwhile: who is told may ask the
+// console something.
+func (c *console) unlock() {
+	signs := c.signs
+	c.signs = nil
+	c.mu.Unlock()
+	for _, s := range signs {
 		c.told(s)
 	}
 }
@@ -138,7 +145,7 @@ func (c *console) lines() []string {
 
 func (c *console) close() error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	c.endLine()
 	return c.log.Close()
 }

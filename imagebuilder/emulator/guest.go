@@ -172,6 +172,9 @@ func (g *guest) reset() {
 
 // run runs one QEMU. No error is one that ended by itself.
 func (g *guest) run(ctx context.Context) error {
+	if err := checkCard(g.card); err != nil {
+		return err
+	}
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	w, err := newWatch()
@@ -320,10 +323,11 @@ func (g *guest) fail(reason string) {
 
 // end says that the guest is off, as somebody wanted it.
 func (g *guest) end(why string) {
+	last := g.console.lines()
 	g.mu.Lock()
 	g.status.Phase = Off
 	if g.failure == nil {
-		g.failure = &GuestError{Target: g.Target, Reason: why, Console: g.status.Console}
+		g.failure = &GuestError{Target: g.Target, Reason: why, Console: g.status.Console, Last: last}
 	}
 	g.mu.Unlock()
 	g.tell(Event{Kind: Ended, Detail: why})

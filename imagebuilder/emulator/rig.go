@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"hatchery/imagebuilder"
+	"hatchery/internal/atomicfile"
 	"hatchery/internal/filelock"
 )
 
@@ -56,6 +57,10 @@ func start(ctx context.Context, o Options) (_ *Rig, err error) {
 			r.tidy()
 		}
 	}()
+	// What a rig that was killed has left half made.
+	if err := atomicfile.RemoveLeftovers(o.Dir); err != nil {
+		return nil, err
+	}
 	if err := r.wire(); err != nil {
 		return nil, err
 	}

@@ -24,7 +24,12 @@ func (r *rig) writeSSHConfig() error {
 		beside = filepath.Join(outputFolder(g.Image), "ssh_config")
 		for _, f := range g.forward {
 			if f.Port == sshPort {
-				fmt.Fprintf(&b, "\nHost %s %s\n  HostName 127.0.0.1\n  Port %d\n  ProxyJump none\n  ConnectTimeout 60\n", g.Hostname, g.Target, f.Local)
+				names := g.Hostname
+				if g.Target != names {
+					names += " " + g.Target
+				}
+				// A log-in takes an emulated Zero some time.
+				fmt.Fprintf(&b, "\nHost %s\n  HostName 127.0.0.1\n  Port %d\n  ProxyJump none\n  ConnectTimeout 60\n", names, f.Local)
 			}
 		}
 	}
