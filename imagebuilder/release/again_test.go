@@ -156,15 +156,15 @@ func TestSwitchedOff(t *testing.T) {
 func TestIdle(t *testing.T) {
 	const units, wants = "etc/systemd/system/", "etc/systemd/system/multi-user.target.wants/"
 	masked := func(tree fstest.MapFS) (names []string) {
-		for _, name := range []string{"ModemManager.service", "NetworkManager.service", "e2scrub_all.timer", "e2scrub_reap.service", "rpi-eeprom-update.service", "wpa_supplicant.service"} {
+		for _, name := range []string{"ModemManager.service", "NetworkManager.service", "e2scrub_all.timer", "e2scrub_reap.service", "rpi-eeprom-update.service", "systemd-pstore.service", "systemd-repart.service", "wpa_supplicant.service"} {
 			if file := tree[units+name]; file != nil && string(file.Data) == "/dev/null" {
 				names = append(names, name)
 			}
 		}
 		return names
 	}
-	everybody := []string{"e2scrub_all.timer", "e2scrub_reap.service"}
-	nodes := []string{"NetworkManager.service", "e2scrub_all.timer", "e2scrub_reap.service", "rpi-eeprom-update.service", "wpa_supplicant.service"}
+	everybody := []string{"e2scrub_all.timer", "e2scrub_reap.service", "systemd-repart.service"}
+	nodes := []string{"NetworkManager.service", "e2scrub_all.timer", "e2scrub_reap.service", "rpi-eeprom-update.service", "systemd-pstore.service", "systemd-repart.service", "wpa_supplicant.service"}
 	base := bookworm(link(wants+"wpa_supplicant.service", "/lib/systemd/system/wpa_supplicant.service"))
 	node := apply(t, base, edits(t, base, target()), nil)
 	for _, test := range []struct {
@@ -177,7 +177,7 @@ func TestIdle(t *testing.T) {
 		{"a node with a modem manager", bookworm(put("usr/lib/systemd/system/ModemManager.service", "")), target(), append([]string{"ModemManager.service"}, nodes...)},
 		{"bullseye's node", bullseye(), target(), nodes},
 		{"bullseye's controller, which has another manager of its links", bullseye(), target(controller), append([]string{"NetworkManager.service"}, everybody...)},
-		{"a node of an image that lacks some", bookworm(remove("usr/lib/systemd/system/wpa_supplicant.service", "usr/lib/systemd/system/rpi-eeprom-update.service")), target(), nodes[:3]},
+		{"a node of an image that lacks some", bookworm(remove("usr/lib/systemd/system/wpa_supplicant.service", "usr/lib/systemd/system/rpi-eeprom-update.service")), target(), []string{"NetworkManager.service", "e2scrub_all.timer", "e2scrub_reap.service", "systemd-pstore.service", "systemd-repart.service"}},
 		{"a controller", base, target(controller), everybody},
 		{"a controller of a node's image", node, target(controller), everybody},
 		{"a bridged controller", base, target(controller, bridged), everybody},

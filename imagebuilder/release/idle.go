@@ -19,6 +19,9 @@ var idleUnits = []string{
 	// They look for snapshots of LVM, which no card has (e2fsprogs, e2scrub(8)).
 	"e2scrub_reap.service",
 	"e2scrub_all.timer",
+	// It makes partitions by files that no image has, and loads two modules for
+	// that first (systemd-repart.service(8)). The root is the agent's to grow.
+	"systemd-repart.service",
 }
 
 // idleOnNodes do nothing on a node in a slot, whose one link is its USB port,
@@ -27,6 +30,7 @@ var idleOnNodes = []string{
 	"wpa_supplicant.service",    // NetworkManager goes in network.go, bullseye's dhcpcd in bullseye.go
 	"ModemManager.service",      // the USB port is taken
 	"rpi-eeprom-update.service", // a model 4 and newer has one
+	"systemd-pstore.service",    // it keeps what firmware kept of a crash: EFI's and ACPI's does
 }
 
 // idle masks what does nothing on the target, and takes the mask off what does

@@ -76,6 +76,8 @@ func bookworm(edit ...func(fstest.MapFS)) fstest.MapFS {
 		"usr/lib/systemd/system/wpa_supplicant.service":                               file(""),
 		"usr/lib/systemd/system/rpi-eeprom-update.service":                            file(""),
 		"usr/lib/systemd/system/e2scrub_reap.service":                                 file(""),
+		"usr/lib/systemd/system/systemd-repart.service":                               file(""),
+		"usr/lib/systemd/system/systemd-pstore.service":                               file(""),
 		"usr/lib/systemd/system/e2scrub_all.timer":                                    file(""),
 		"etc/ssh/sshd_config":                                                         file("Include /etc/ssh/sshd_config.d/*.conf\n"),
 		"etc/ssh/sshd_config.d/rename_user.conf":                                      file("Banner /usr/share/userconf-pi/sshd_banner\n"),
