@@ -47,6 +47,9 @@ type Options struct {
 	// Networkd is systemd-networkd's folder of states, a file a link:
 	// /run/systemd/netif.
 	Networkd string
+	// Starts is for how long networkd may take to start, beside the agent: a
+	// minute.
+	Starts time.Duration
 	// Settle is for how long networkd, where it runs, may take to make br0
 	// before that is done in its place: 5 s.
 	Settle time.Duration
@@ -77,6 +80,9 @@ func (o Options) withDefaults() Options {
 		if *path.to == "" {
 			*path.to = path.value
 		}
+	}
+	if o.Starts == 0 {
+		o.Starts = time.Minute
 	}
 	if o.Settle == 0 {
 		o.Settle = 5 * time.Second

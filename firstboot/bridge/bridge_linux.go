@@ -95,7 +95,7 @@ func (e *ensuring) run(ctx context.Context) error {
 // bridge sees to br0, up and with the controller's address.
 func (e *ensuring) bridge(ctx context.Context) (netlink.Link, error) {
 	const name = clusterctrl.Bridge
-	if err := networkd.Await(ctx, e.Networkd, networkd.Starts); err != nil {
+	if err := networkd.Await(ctx, e.Networkd, e.Starts); err != nil {
 		return nil, err
 	}
 	var link netlink.Link

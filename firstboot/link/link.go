@@ -40,6 +40,9 @@ type Options struct {
 	// Networkd is systemd-networkd's folder of states, a file a link:
 	// /run/systemd/netif.
 	Networkd string
+	// Starts is for how long networkd may take to start, and udev to name the
+	// link: a minute. The agent starts beside them.
+	Starts time.Duration
 	// Settle is for how long networkd, where it has the link, may take to
 	// configure it before that is done in its place: 5 s.
 	Settle time.Duration
@@ -58,6 +61,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Networkd == "" {
 		o.Networkd = networkd.Dir
+	}
+	if o.Starts == 0 {
+		o.Starts = time.Minute
 	}
 	if o.Settle == 0 {
 		o.Settle = 5 * time.Second

@@ -46,7 +46,7 @@ func (e *ensuring) repaired(format string, args ...any) {
 }
 
 func (e *ensuring) run(ctx context.Context) error {
-	if err := networkd.Await(ctx, e.Networkd, networkd.Starts); err != nil {
+	if err := networkd.Await(ctx, e.Networkd, e.Starts); err != nil {
 		return err
 	}
 	link, err := e.find()
@@ -56,7 +56,7 @@ func (e *ensuring) run(ctx context.Context) error {
 	// Before udev has named it, it is networkd's to wait: a link that is up is
 	// not renamed.
 	index := link.Attrs().Index
-	if _, err := e.settled(ctx, link, func() (bool, error) { return !e.pending(index), nil }); err != nil {
+	if err := networkd.AwaitNamed(ctx, e.Networkd, index, e.Starts); err != nil {
 		return err
 	}
 	link, err = e.ownMAC(link)
@@ -253,33 +253,12 @@ func (e *ensuring) settled(ctx context.Context, link netlink.Link, done func() (
 // networkdHas says whether systemd-networkd is still at work on a link. Its file
 // of a link (sd-network, private) says unmanaged where it leaves it alone.
 func (e *ensuring) networkdHas(index int) bool {
-	switch admin, there := e.admin(index); admin {
+	switch admin, there := networkd.Admin(e.Networkd, index); admin {
 	case "unmanaged", "failed", "linger":
 		return false
 	default:
 		return there
 	}
-}
-
-// pending says that systemd-networkd waits for udev to be done with a link.
-func (e *ensuring) pending(index int) bool {
-	admin, _ := e.admin(index)
-	return admin == "pending" || admin == "initialized"
-}
-
-// admin is what systemd-networkd says of its work on a link, and whether it
-// knows that at all.
-func (e *ensuring) admin(index int) (state string, there bool) {
-	text, err := os.ReadFile(filepath.Join(e.Networkd, "links", strconv.Itoa(index)))
-	if err != nil {
-		return "", false
-	}
-	for line := range strings.Lines(string(text)) {
-		if admin, ok := strings.CutPrefix(strings.TrimSpace(line), "ADMIN_STATE="); ok {
-			return admin, true
-		}
-	}
-	return "", true
 }
 
 // route sees to the default route by the controller. One that leads elsewhere

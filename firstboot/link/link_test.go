@@ -44,6 +44,7 @@ func ensure(ctx context.Context, args []string) error {
 	network := flags.String("network", "cnat", "")
 	flags.StringVar(&opt.Sysfs, "sysfs", "/nowhere", "")
 	flags.StringVar(&opt.Networkd, "networkd", "/nowhere", "")
+	flags.DurationVar(&opt.Starts, "starts", 0, "")
 	flags.DurationVar(&opt.Settle, "settle", 0, "")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -322,7 +323,7 @@ func TestNetworkd(t *testing.T) {
 					return p.node.Command(ctx, "sh", "-c", "sleep 1; ip addr add 172.19.181.1/24 dev usb0")
 				})
 			}
-			p.expect(test.summary, test.want, "-networkd", networkd, "-settle", test.settle)
+			p.expect(test.summary, test.want, "-networkd", networkd, "-starts", test.settle, "-settle", test.settle)
 		})
 	}
 }

@@ -47,3 +47,26 @@ func TestAwait(t *testing.T) {
 		t.Error("it still waits, and the service has come")
 	}
 }
+
+func TestAwaitNamed(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "links/2")
+	if err := os.Mkdir(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for state, waits := range map[string]bool{"": false, "ADMIN_STATE=pending\n": true, "X=1\nADMIN_STATE=initialized\n": true, "ADMIN_STATE=configuring\n": false, "ADMIN_STATE=unmanaged\n": false} {
+		if state != "" {
+			if err := os.WriteFile(file, []byte("# This is private data.\n"+state), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := networkd.AwaitNamed(ended, dir, 2, time.Hour); (err != nil) != waits {
+			t.Errorf("%q: %v, want it to wait: %v", state, err, waits)
+		}
+		if err := os.RemoveAll(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -167,11 +167,12 @@ for unit in docker.service docker.socket; do
 done
 systemctl --system daemon-reload
 if [ -e /unit-comes ]; then echo "[Service]" >/usr/lib/systemd/system/late.service; fi
+if [ -e /script-comes ]; then echo "#!/bin/sh" >/etc/init.d/old; fi
 mkdir -p /etc/enabled
 touch /etc/enabled/docker.service /etc/enabled/docker.socket
 deb-systemd-invoke start docker.service docker.socket
 invoke-rc.d 'odd\x2dname' start`,
-		"conffiles": "/etc/docker/daemon.json\n/etc/default/docker\n",
+		"conffiles": "/etc/docker/daemon.json\n/etc/default/docker\n/etc/init.d/docker\n",
 	},
 	"runc":   {"postinst": "echo runc postinst >>/log; deb-systemd-invoke start runc.service"},
 	"podman": {"postinst": "echo podman postinst >>/log; if [ -e /podman-fails ]; then exit 1; fi"},
@@ -187,6 +188,7 @@ var packageFiles = map[string]map[string]string{
 		"usr/share/man/man1/docker.1":           "the manual\n",
 		"etc/docker/daemon.json":                "the package's\n",
 		"etc/default/docker":                    "the package's\n",
+		"etc/init.d/docker":                     "#!/bin/sh\n",
 	},
 	"podman": {"usr/bin/podman": "no program\n"},
 }

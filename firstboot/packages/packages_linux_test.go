@@ -78,6 +78,7 @@ func TestReload(t *testing.T) {
 	}{
 		{"units as they were unpacked", func(n *node) {}, false},
 		{"a unit that a script makes", func(n *node) { n.write("unit-comes", "", 0o644) }, true},
+		{"a script of System V with no unit of its name", func(n *node) { n.write("script-comes", "", 0o644) }, true},
 		{"what was under way when the agent was started again", func(n *node) {
 			n.write("var/lib/hatchery/packages/pending", "", 0o644)
 			n.must("mv /var/lib/hatchery/packages/pending /var/lib/hatchery/packages/rest; rm /var/lib/hatchery/packages/scripts")

@@ -80,7 +80,9 @@ func (o Options) units() string {
 	}
 	scripts, _ := os.ReadDir(o.root + initScripts)
 	for _, entry := range scripts {
-		if name, _ := strings.CutSuffix(entry.Name(), ".sh"); !names[name+".service"] {
+		name, _ := strings.CutSuffix(entry.Name(), ".sh")
+		// What dpkg has yet to put in its place is nothing to systemd.
+		if !names[name+".service"] && !strings.Contains(name, ".dpkg-") {
 			write(sum, filepath.Join(initScripts, entry.Name()), entry)
 		}
 	}
