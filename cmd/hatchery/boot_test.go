@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -161,6 +162,12 @@ func boot(ctx context.Context, rig *fakeRig, args ...string) (code int, stdout, 
 }
 
 func bootWith(ctx context.Context, start func(context.Context, emulator.Options) (bootRig, error), args ...string) (code int, stdout, stderr string) {
+	var out bytes.Buffer
+	code, stderr = bootTo(ctx, &out, start, args...)
+	return code, out.String(), stderr
+}
+
+func bootTo(ctx context.Context, stdout io.Writer, start func(context.Context, emulator.Options) (bootRig, error), args ...string) (code int, stderr string) {
 	s := &settings{}
 	root := newRoot(s)
 	for _, c := range root.Commands() {
@@ -170,8 +177,8 @@ func bootWith(ctx context.Context, start func(context.Context, emulator.Options)
 	}
 	root.AddCommand(bootCommand(s, start, swarmList{tries: 2, connect: time.Minute, whole: time.Minute}))
 	root.SetArgs(append([]string{"boot"}, args...))
-	var out, errs bytes.Buffer
-	root.SetOut(&out)
+	var errs bytes.Buffer
+	root.SetOut(stdout)
 	root.SetErr(&errs)
 	err := root.ExecuteContext(ctx)
 	switch {
@@ -184,7 +191,21 @@ func bootWith(ctx context.Context, start func(context.Context, emulator.Options)
 	if err != nil {
 		code = exitCode(err)
 	}
-	return code, out.String(), errs.String()
+	return code, errs.String()
+}
+
+// fullDisk takes nothing.
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, errors.New("disk full") }
+
+// TestBootToNowhere: where the result is lost, no guest goes on.
+func TestBootToNowhere(t *testing.T) {
+	bootFolder(t, listNodes)
+	rig := &fakeRig{play: come}
+	if code, stderr := bootTo(t.Context(), fullDisk{}, rig.start, "p1", "--json"); code != exitFailed || !strings.Contains(stderr, "disk full") || !rig.closed {
+		t.Errorf("exit code %d, closed: %v, %s", code, rig.closed, stderr)
+	}
 }
 
 const nodesAsDockerPrints = `ID           HOSTNAME   STATUS    AVAILABILITY   MANAGER STATUS   ENGINE VERSION

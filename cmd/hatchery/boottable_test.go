@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -147,6 +149,70 @@ func TestNobodyReads(t *testing.T) {
 	stop()
 	if left := events.take(); len(left) > 0 {
 		t.Errorf("%d events were not shown", len(left))
+	}
+}
+
+// heldView holds the one who shows at its first event.
+type heldView struct {
+	noView
+	seen          *int
+	reached, free chan struct{}
+}
+
+func (v heldView) event(emulator.Event) {
+	if *v.seen++; *v.seen == 1 {
+		close(v.reached)
+		<-v.free
+	}
+}
+
+// TestLastEvents: what happens until the end is shown before it.
+func TestLastEvents(t *testing.T) {
+	for range 20 { // chance decides what is looked at first, the events or the end
+		events, seen := newBootEvents(), 0
+		view := heldView{seen: &seen, reached: make(chan struct{}), free: make(chan struct{})}
+		stop := show(view, events, func() []emulator.Status { return nil })
+		events.add(emulator.Event{})
+		<-view.reached
+		events.add(emulator.Event{})
+		stopped := make(chan struct{})
+		go func() {
+			stop()
+			close(stopped)
+		}()
+		time.Sleep(time.Millisecond) // until it is asked for
+		close(view.free)
+		<-stopped
+		if seen != 2 {
+			t.Fatalf("%d events of 2 were shown", seen)
+		}
+	}
+}
+
+func TestLastLines(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "console")
+	long := strings.Repeat("x", 100)
+	for _, test := range []struct {
+		summary, content string
+		want             []string
+	}{
+		{"nothing", "", nil},
+		{"fewer than asked for", "a\nb\n", []string{"a", "b"}},
+		{"more, the last one not ended", "a\nb\nc\nd", []string{"b", "c", "d"}},
+		{"a long one", strings.Repeat(long+"\n", 1000), []string{long, long, long}},
+		{"a line that is longer than what is read, and another", strings.Repeat("y", 20<<10) + "\nz\n", []string{"z"}},
+		{"one such line", strings.Repeat("y", 20<<10), []string{strings.Repeat("y", 16<<10)}},
+	} {
+		if err := os.WriteFile(path, []byte(test.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := lastLines(path, 3)
+		if diff := cmp.Diff(test.want, got); err != nil || diff != "" {
+			t.Errorf("%s: %v\n%s", test.summary, err, diff)
+		}
+	}
+	if _, err := lastLines(path+"-none", 3); err == nil {
+		t.Error("no error where there is no console")
 	}
 }
 
