@@ -135,6 +135,7 @@ func TestBootWhole(t *testing.T) {
 func TestBootGuests(t *testing.T) {
 	w := bootWorkspace(t)
 	for _, test := range []struct{ summary, environment, want string }{
+		{"a kernel that panics", "PANIC=1", "hatchery: p1: the kernel panics: No working init found.; its console, out/boot/p1.console.log, ends with\n  | "},
 		{"a QEMU that ends", "BROKEN=1", "hatchery: p1: QEMU has ended: exit status 1: qemu: it is broken; its console, out/boot/p1.console.log, ends with\n  | "},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
