@@ -169,7 +169,7 @@ func keptCard(path string, image *imagebuilder.OpenedImage) (size int64, err err
 		return 0, err
 	}
 	refuse := func(reason string) (int64, error) {
-		return 0, &imagebuilder.InputError{Err: fmt.Errorf("the card %s cannot be used again: %s: remove it, and %s is booted afresh", path, reason, image.Name)}
+		return 0, &imagebuilder.InputError{Err: fmt.Errorf("the card %s cannot be used again: %s: throw it away (hatchery boot --fresh), and %s is booted afresh", path, reason, image.Name)}
 	}
 	was, err := readCardRecord(path)
 	if err != nil {

@@ -301,7 +301,7 @@ func TestBuiltWhileInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	is := c.open(name)
-	want := "the card " + c.card + " cannot be used again: " + name + " has changed since it was made: remove it, and " + name + " is booted afresh"
+	want := "the card " + c.card + " cannot be used again: " + name + " has changed since it was made: throw it away (hatchery boot --fresh), and " + name + " is booted afresh"
 	var input *imagebuilder.InputError
 	if _, err := keptCard(c.card, is); !errors.As(err, &input) || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
