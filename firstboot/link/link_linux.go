@@ -59,6 +59,9 @@ func (e *ensuring) run(ctx context.Context) error {
 	if err := networkd.AwaitNamed(ctx, e.Networkd, index, e.Starts); err != nil {
 		return err
 	}
+	if link, err = netlink.LinkByIndex(index); err != nil {
+		return e.lost(err)
+	}
 	link, err = e.ownMAC(link)
 	if err != nil {
 		return err
