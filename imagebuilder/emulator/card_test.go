@@ -417,7 +417,7 @@ func TestKeptCardRefused(t *testing.T) {
 			}
 			var input *imagebuilder.InputError
 			_, err := keptCard(c.card, c.open(name))
-			if !errors.As(err, &input) || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "remove it") {
+			if !errors.As(err, &input) || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "throw it away") {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
 		})
