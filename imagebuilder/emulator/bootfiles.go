@@ -33,7 +33,7 @@ const (
 //
 // The rules are the boot loader's: https://www.raspberrypi.com/documentation/computers/config_txt.html
 // (kernel, initramfs, auto_initramfs, device_tree, cmdline, os_prefix).
-func takeBootFiles(image *imagebuilder.OpenedImage, b board, more []string, dir string) (bootFiles, error) {
+func takeBootFiles(image *imagebuilder.OpenedImage, b board, added []Argument, dir string) (bootFiles, error) {
 	boot, err := image.Partition(1)
 	if err != nil {
 		return bootFiles{}, &imagebuilder.InputError{Err: fmt.Errorf("%s has no boot partition that can be read: %w", image.Name, err)}
@@ -56,7 +56,7 @@ func takeBootFiles(image *imagebuilder.OpenedImage, b board, more []string, dir 
 		return bootFiles{}, err
 	}
 	var f bootFiles
-	if f.arguments, err = cmdline(line, more); err != nil {
+	if f.arguments, err = cmdline(line, added); err != nil {
 		return bootFiles{}, &imagebuilder.InputError{Err: fmt.Errorf("%s: cmdline.txt: %w", image.Name, err)}
 	}
 

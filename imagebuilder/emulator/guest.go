@@ -57,7 +57,7 @@ func (g *guest) prepare(ctx context.Context) (err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	if g.files, err = takeBootFiles(g.image, g.board, g.rig.Append, dir); err != nil {
+	if g.files, err = takeBootFiles(g.image, g.board, g.added(), dir); err != nil {
 		return err
 	}
 	if g.rig.Keep {
@@ -242,6 +242,15 @@ func (g *guest) links() []link {
 		links = append(links, cableLink(clusterctrl.SlotName(slot), clusterctrl.ControllerMAC(slot).String(), g.cables[i].port(0)))
 	}
 	return append(links, userLink(uplinkMAC, "", "", g.forward))
+}
+
+// added are the kernel arguments beside the image's own.
+func (g *guest) added() []Argument {
+	all := argumentsFor(g.Slot != 0)
+	for _, word := range g.rig.Append {
+		all = append(all, Argument{Word: word, Why: "asked for"})
+	}
+	return all
 }
 
 // heard takes what a line of the console means.

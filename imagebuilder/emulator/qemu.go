@@ -80,7 +80,13 @@ func qemuArguments(b board, files bootFiles, card string, links []link, timer in
 		"-qtest", "tcp:127.0.0.1:"+strconv.Itoa(timer), "-qtest-log", "none",
 	)
 	for _, l := range links {
-		args = append(args, "-netdev", l.backend+",id="+l.id, "-device", fmt.Sprintf("usb-net,netdev=%s,mac=%s", l.id, l.mac))
+		device := fmt.Sprintf("usb-net,netdev=%s,mac=%s", l.id, l.mac)
+		if len(links) == 1 {
+			// In the board's own port. Left to itself QEMU puts a hub there, and
+			// the kernel asks that one too for its state all the time.
+			device += ",port=1"
+		}
+		args = append(args, "-netdev", l.backend+",id="+l.id, "-device", device)
 	}
 	return args
 }

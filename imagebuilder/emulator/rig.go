@@ -303,12 +303,12 @@ func (r *rig) cut(target string, cut bool) error {
 
 func (r *rig) forwards() []Forward { return slices.Clone(r.opened) }
 
-func (r *rig) arguments(string) []Argument {
-	all := slices.Clone(added)
-	for _, word := range r.Append {
-		all = append(all, Argument{Word: word, Why: "asked for"})
+func (r *rig) arguments(target string) []Argument {
+	g, err := r.guest(target)
+	if err != nil {
+		return nil
 	}
-	return all
+	return g.added()
 }
 
 func (r *rig) close() error {
