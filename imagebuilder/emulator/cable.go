@@ -6,155 +6,159 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strconv"
 	"sync"
 	"sync/atomic"
+
+	"hatchery/internal/clusterctrl"
 )
 
-// A cable joins the network cards of two guests. Each QEMU connects to its end,
-// again after every start, and hatchery passes the frames on: so either guest
-// can be switched off and on, and the cable can be pulled.
-//
-// The protocol is that of QEMU's `-netdev socket` (net/socket.c, net_socket_rs_init):
-// each frame behind its length, 32 bits, most significant byte first.
+// A cable joins a slot's two guests: the controller has a USB device of the node's
+// there, as a ClusterHAT has it, and the node one of its own, since an emulated
+// Zero cannot be a device. Either guest can be switched off and on, and the
+// cable can be pulled.
 type cable struct {
-	ends          [2]end
-	pulled        atomic.Bool
-	frames, bytes atomic.Int64
-	wait          sync.WaitGroup
+	controller, node *usbCard
+	pulled           atomic.Bool
+	frames, bytes    atomic.Int64
 }
 
-// end is where one guest is plugged in.
-type end struct {
-	listener net.Listener
-	mu       sync.Mutex
-	conn     net.Conn // nil while no QEMU is there
-}
-
-// longestFrame is more than QEMU passes on (its NET_BUFSIZE: 4096 + 65536).
-const longestFrame = 1 << 17
-
-// newCable makes a cable with nothing at its ends.
-func newCable() (*cable, error) {
-	c := &cable{}
-	for i := range c.ends {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			c.close()
-			return nil, fmt.Errorf("cannot make a cable between guests: %w", err)
-		}
-		c.ends[i].listener = l
+// newCable makes a slot's cable with nothing at its ends.
+func newCable(slot int) (c *cable, err error) {
+	c = &cable{}
+	c.controller, err = newUSBCard(cardIdentity{
+		mac: clusterctrl.ControllerMAC(slot), vendor: clusterctrl.USBVendor, product: clusterctrl.USBProductECM,
+		name: clusterctrl.USBProductName, serial: strconv.Itoa(slot),
+	}, func(frame []byte) { c.carry(frame, c.node) })
+	if err != nil {
+		return nil, err
 	}
-	for i := range c.ends {
-		c.wait.Add(1)
-		go c.accept(&c.ends[i], &c.ends[1-i])
+	c.node, err = newUSBCard(cardIdentity{
+		mac: clusterctrl.NodeMAC(slot), vendor: gadgetVendor, product: gadgetProduct, name: "link to the controller", serial: clusterctrl.SlotName(slot),
+	}, func(frame []byte) { c.carry(frame, c.controller) })
+	if err != nil {
+		c.controller.close()
+		return nil, err
 	}
 	return c, nil
 }
 
-// port is where an end is plugged in, on 127.0.0.1.
-func (c *cable) port(end int) int { return c.ends[end].listener.Addr().(*net.TCPAddr).Port }
+// The ids of a device that is nobody's in particular: the Linux Foundation's Ethernet gadget.
+const (
+	gadgetVendor  = 0x1d6b
+	gadgetProduct = 0x0103
+)
 
-// accept takes one QEMU after the other. A second one while the first is still
-// there is nobody that we started, and is turned away.
-func (c *cable) accept(here, there *end) {
-	defer c.wait.Done()
+func (c *cable) carry(frame []byte, to *usbCard) {
+	if c.pulled.Load() || !to.there() {
+		return
+	}
+	c.frames.Add(1)
+	c.bytes.Add(int64(len(frame)))
+	to.receive(frame)
+}
+
+func (c *cable) close() {
+	c.controller.close()
+	c.node.close()
+}
+
+// An uplink is a guest's network card on QEMU's user network, which leads where this
+// machine's network does.
+//
+// Its frames come and go by QEMU's `-netdev socket` (net/socket.c, net_socket_rs_init): each
+// behind its length, 32 bits, most significant byte first.
+type uplink struct {
+	card     *usbCard
+	listener net.Listener
+	wait     sync.WaitGroup
+
+	mu   sync.Mutex
+	conn net.Conn // nil while no QEMU is there
+}
+
+func newUplink(id cardIdentity) (u *uplink, err error) {
+	u = &uplink{}
+	if u.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		return nil, fmt.Errorf("cannot make an uplink: %w", err)
+	}
+	if u.card, err = newUSBCard(id, u.send); err != nil {
+		u.listener.Close()
+		return nil, err
+	}
+	u.wait.Add(1)
+	go u.accept()
+	return u, nil
+}
+
+// port is where QEMU finds the other end, on 127.0.0.1.
+func (u *uplink) port() int { return u.listener.Addr().(*net.TCPAddr).Port }
+
+func (u *uplink) accept() {
+	defer u.wait.Done()
 	for {
-		conn, err := here.listener.Accept()
+		conn, err := u.listener.Accept()
 		if err != nil {
 			return // closed
 		}
-		if !here.plug(conn) {
+		u.mu.Lock()
+		taken := u.conn != nil
+		if !taken {
+			u.conn = conn
+		}
+		u.mu.Unlock()
+		if taken {
 			conn.Close()
 			continue
 		}
-		c.wait.Add(1)
+		u.wait.Add(1)
 		go func() {
-			defer c.wait.Done()
-			c.carry(conn, there)
-			here.unplug(conn)
+			defer u.wait.Done()
+			u.receive(conn)
+			conn.Close()
+			u.mu.Lock()
+			u.conn = nil
+			u.mu.Unlock()
 		}()
 	}
 }
 
-// carry passes on what comes from one end, until that ends.
-func (c *cable) carry(from net.Conn, to *end) {
-	r := bufio.NewReaderSize(from, 1<<16)
-	buffer := make([]byte, 4+longestFrame)
+// receive gives the card what comes, until the connection ends.
+func (u *uplink) receive(conn net.Conn) {
+	in := bufio.NewReader(conn)
+	buffer := make([]byte, longestFrame)
 	for {
-		if _, err := io.ReadFull(r, buffer[:4]); err != nil {
+		var length [4]byte
+		if _, err := io.ReadFull(in, length[:]); err != nil {
 			return
 		}
-		n := binary.BigEndian.Uint32(buffer)
+		n := binary.BigEndian.Uint32(length[:])
 		if n > longestFrame {
-			return // no QEMU says that
+			return // no QEMU says that: the guest's frames are shorter
 		}
-		frame := buffer[:4+n]
-		if _, err := io.ReadFull(r, frame[4:]); err != nil {
+		if _, err := io.ReadFull(in, buffer[:n]); err != nil {
 			return
 		}
-		if c.pulled.Load() {
-			continue
-		}
-		if to.there() {
-			c.frames.Add(1)
-			c.bytes.Add(int64(n))
-			to.send(frame)
-		}
+		u.card.receive(buffer[:n])
 	}
 }
 
-func (c *cable) close() {
-	for i := range c.ends {
-		if l := c.ends[i].listener; l != nil {
-			l.Close()
-		}
-		c.ends[i].close()
-	}
-	c.wait.Wait()
-}
-
-func (e *end) plug(conn net.Conn) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.conn != nil {
-		return false
-	}
-	e.conn = conn
-	return true
-}
-
-func (e *end) unplug(conn net.Conn) {
-	conn.Close()
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.conn = nil
-}
-
-// send gives a frame to the guest at this end, if there is one. A guest that
-// takes none holds up the other, as QEMU's own link does: frames are not lost
-// for want of time.
-func (e *end) send(frame []byte) {
-	e.mu.Lock()
-	conn := e.conn
-	e.mu.Unlock()
-	if conn != nil {
-		// Where it fails the guest has been switched off: its other goroutine
-		// finds that too.
-		_, _ = conn.Write(frame)
+func (u *uplink) send(frame []byte) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.conn != nil {
+		// Where it fails QEMU has ended, which its reader finds too.
+		_, _ = u.conn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(frame))), frame...))
 	}
 }
 
-// there says whether a guest is plugged in.
-func (e *end) there() bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.conn != nil
-}
-
-func (e *end) close() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.conn != nil {
-		e.conn.Close()
+func (u *uplink) close() {
+	u.card.close()
+	u.listener.Close()
+	u.mu.Lock()
+	if u.conn != nil {
+		u.conn.Close()
 	}
+	u.mu.Unlock()
+	u.wait.Wait()
 }

@@ -6,7 +6,7 @@
 //	  └───── a throw-away card over it (internal/qcow2), as large as QEMU wants it
 //	           └─ qemu-system-arm -M raspi0
 //	                console ──> a log with times; milestones; what the agent says
-//	                usb-net ──> a cable to the controller's guest, or QEMU's user network
+//	                USB ──────> a network card that we play: a cable to the other guest, or QEMU's user network
 //	                timer   ──> watched: the guest loses events of it (see watch.go)
 //
 // What the emulator needs otherwise than a board are kernel arguments, which

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -27,6 +28,7 @@ type guest struct {
 	files   bootFiles
 	card    string
 	cables  []*cable // the controller's, one a node; a node's only one
+	uplink  *uplink  // the controller's, or a lone node's
 	alone   bool     // a node without its controller
 	forward []Forward
 	console *console
@@ -189,14 +191,19 @@ func (g *guest) run(ctx context.Context) error {
 	}
 	w.hung = func() { stop(errHung) }
 
-	cmd := exec.CommandContext(ctx, g.rig.Program, qemuArguments(g.board, g.files, g.card, g.links(), w.port())...)
+	var beside sync.WaitGroup
+	beside.Go(func() { w.run(ctx) })
+	// It ends with ctx, and so with this.
+	defer beside.Wait()
+	defer stop(nil)
+
+	cmd := exec.CommandContext(ctx, g.rig.Program, qemuArguments(g.board, g.files, g.card, g.wiring(), w.port())...)
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = g.console, &said
 	cmd.Cancel = func() error { return ask(cmd) }
 	cmd.WaitDelay = 10 * time.Second
 	bind(cmd)
 	if err := cmd.Start(); err != nil {
-		w.listener.Close()
 		return fmt.Errorf("cannot start QEMU: %w", err)
 	}
 	g.mu.Lock()
@@ -206,15 +213,8 @@ func (g *guest) run(ctx context.Context) error {
 	}
 	g.mu.Unlock()
 	g.tell(Event{Kind: Started, Phase: Power, Detail: g.board.name})
-	watched := make(chan struct{})
-	go func() {
-		w.run(ctx)
-		close(watched)
-	}()
 	err = cmd.Wait()
 	cause := context.Cause(ctx)
-	stop(nil)
-	<-watched
 	g.mu.Lock()
 	g.stop = nil
 	g.mu.Unlock()
@@ -227,26 +227,32 @@ func (g *guest) run(ctx context.Context) error {
 	return nil
 }
 
-// links are the guest's network cards, the cluster's own first: the interfaces'
-// order does not matter to the image, which goes by MAC address.
-func (g *guest) links() []link {
-	if g.Slot != 0 {
-		mac := clusterctrl.NodeMAC(g.Slot).String()
-		if g.alone {
-			return []link{userLink(mac, aloneNetwork(), clusterctrl.SlotAddr(g.Slot).String(), g.forward)}
+// wiring is what the guest's USB ports have. The order does not matter to the
+// image, which goes by MAC address.
+func (g *guest) wiring() wiring {
+	w := wiring{uplink: g.uplink}
+	for _, c := range g.cables {
+		if g.Slot == 0 {
+			w.cards = append(w.cards, c.controller)
+		} else {
+			w.cards = append(w.cards, c.node)
 		}
-		return []link{cableLink("lan", mac, g.cables[0].port(1))}
 	}
-	var links []link
-	for i, slot := range g.rig.slots() {
-		links = append(links, cableLink(clusterctrl.SlotName(slot), clusterctrl.ControllerMAC(slot).String(), g.cables[i].port(0)))
+	switch {
+	case g.uplink == nil:
+		return w
+	case g.Slot == 0:
+		w.user = userNetwork("", "", g.forward)
+	default:
+		w.user = userNetwork(aloneNetwork(), clusterctrl.SlotAddr(g.Slot).String(), g.forward)
 	}
-	return append(links, userLink(uplinkMAC, "", "", g.forward))
+	w.cards = append(w.cards, g.uplink.card)
+	return w
 }
 
 // added are the kernel arguments beside the image's own.
 func (g *guest) added() []Argument {
-	all := argumentsFor(g.Slot != 0)
+	all := slices.Clone(needed)
 	for _, word := range g.rig.Append {
 		all = append(all, Argument{Word: word, Why: "asked for"})
 	}

@@ -3,6 +3,7 @@ package emulator
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -24,34 +25,29 @@ func findQEMU(program string) (string, error) {
 	return filepath.Abs(found)
 }
 
-// A link is a network card of a guest's.
-type link struct {
-	id      string
-	mac     string
-	backend string // -netdev's, without the id
+// wiring is what a guest's USB ports have.
+type wiring struct {
+	cards  []*usbCard
+	uplink *uplink // among them; nil without
+	user   string  // the options of its user network
 }
 
-// cableLink is a card at the end of a cable of ours: QEMU connects to the port.
-func cableLink(id, mac string, port int) link {
-	return link{id: id, mac: mac, backend: fmt.Sprintf("socket,connect=127.0.0.1:%d", port)}
+// userNetwork are the options of QEMU's user network, which leads to where this machine
+// leads, and back by the forwards alone.
+func userNetwork(network, to string, forwards []Forward) string {
+	options := "user"
+	if network != "" {
+		options += "," + network
+	}
+	for _, f := range forwards {
+		options += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-%s:%d", f.Local, to, f.Port)
+	}
+	return options
 }
 
 // uplinkMAC is the controller's card to QEMU's user network: a locally
 // administered address, as QEMU's own are.
-const uplinkMAC = "52:54:00:48:41:54"
-
-// userLink is a card on QEMU's user network, which leads to where this machine
-// leads, and back by the forwards alone.
-func userLink(mac, network, to string, forwards []Forward) link {
-	backend := "user"
-	if network != "" {
-		backend += "," + network
-	}
-	for _, f := range forwards {
-		backend += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-%s:%d", f.Local, to, f.Port)
-	}
-	return link{id: "uplink", mac: mac, backend: backend}
-}
+var uplinkMAC = net.HardwareAddr{0x52, 0x54, 0x00, 0x48, 0x41, 0x54}
 
 // aloneNetwork is the user network of a node without a controller: QEMU has the
 // controller's address there, answers pings, and refuses everything else.
@@ -59,8 +55,8 @@ func aloneNetwork() string {
 	return fmt.Sprintf("net=%s,host=%s,dhcpstart=172.19.181.200,dns=172.19.181.253", clusterctrl.Network, clusterctrl.ControllerAddr())
 }
 
-// arguments are QEMU's for a guest.
-func qemuArguments(b board, files bootFiles, card string, links []link, timer int) []string {
+// qemuArguments are QEMU's for a guest.
+func qemuArguments(b board, files bootFiles, card string, w wiring, timer int) []string {
 	args := []string{
 		"-M", b.name,
 		"-kernel", files.kernel, "-dtb", files.tree,
@@ -79,14 +75,22 @@ func qemuArguments(b board, files bootFiles, card string, links []link, timer in
 		// The timer's registers, see watch.go.
 		"-qtest", "tcp:127.0.0.1:"+strconv.Itoa(timer), "-qtest-log", "none",
 	)
-	for _, l := range links {
-		device := fmt.Sprintf("usb-net,netdev=%s,mac=%s", l.id, l.mac)
-		if len(links) == 1 {
-			// In the board's own port. Left to itself QEMU puts a hub there, and
-			// the kernel asks that one too for its state all the time.
+	for i, c := range w.cards {
+		device := fmt.Sprintf("usb-redir,chardev=card%d", i)
+		if len(w.cards) == 1 {
+			// In the board's own port. Left to itself QEMU puts a hub there, which the
+			// guest's kernel asks for its state all the time.
 			device += ",port=1"
 		}
-		args = append(args, "-netdev", l.backend+",id="+l.id, "-device", device)
+		args = append(args, "-chardev", fmt.Sprintf("socket,id=card%d,host=127.0.0.1,port=%d", i, c.port()), "-device", device)
+	}
+	if w.uplink != nil {
+		args = append(args,
+			"-netdev", w.user+",id=user",
+			"-netdev", fmt.Sprintf("socket,id=uplink,connect=127.0.0.1:%d", w.uplink.port()),
+			// What joins the two.
+			"-netdev", "hubport,id=user-port,hubid=0,netdev=user",
+			"-netdev", "hubport,id=uplink-port,hubid=0,netdev=uplink")
 	}
 	return args
 }

@@ -13,6 +13,7 @@ import (
 
 	"hatchery/imagebuilder"
 	"hatchery/internal/atomicfile"
+	"hatchery/internal/clusterctrl"
 	"hatchery/internal/filelock"
 )
 
@@ -126,9 +127,16 @@ func (r *rig) wire() error {
 			return err
 		}
 		if g.Slot == 0 || g.alone {
+			id := cardIdentity{mac: uplinkMAC, vendor: gadgetVendor, product: gadgetProduct, name: "uplink", serial: "uplink"}
+			if g.alone {
+				id.mac = clusterctrl.NodeMAC(g.Slot)
+			}
+			if g.uplink, err = newUplink(id); err != nil {
+				return err
+			}
 			continue
 		}
-		c, err := newCable()
+		c, err := newCable(g.Slot)
 		if err != nil {
 			return err
 		}
@@ -185,17 +193,6 @@ func (r *rig) guest(target string) (*guest, error) {
 		return nil, &imagebuilder.InputError{Err: fmt.Errorf("%s is not among the guests", target)}
 	}
 	return r.guests[i], nil
-}
-
-// slots are those of the nodes, in order.
-func (r *rig) slots() []int {
-	var slots []int
-	for _, g := range r.guests {
-		if g.Slot != 0 {
-			slots = append(slots, g.Slot)
-		}
-	}
-	return slots
 }
 
 // tell passes an event on, one at a time, and wakes who waits.
@@ -327,6 +324,9 @@ func (r *rig) tidy() error {
 			if g.Slot != 0 {
 				c.close()
 			}
+		}
+		if g.uplink != nil {
+			g.uplink.close()
 		}
 		if g.console != nil {
 			errs = append(errs, g.console.close())
