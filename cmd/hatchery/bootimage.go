@@ -2,7 +2,9 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -29,12 +31,10 @@ func throwCards(dir string, guests []emulator.Guest) error {
 		return &imagebuilder.InputError{Err: fmt.Errorf("another hatchery boot uses %s: end that one, or name another folder with --dir", dir)}
 	}
 	for _, g := range guests {
-		cards, err := filepath.Glob(filepath.Join(dir, g.Target+".qcow2*"))
-		if err != nil {
-			return err
-		}
-		for _, card := range cards {
-			if err := os.Remove(card); err != nil {
+		// The card, what it was made over, and the image's second name.
+		for _, suffix := range []string{"", ".json", ".image"} {
+			err := os.Remove(filepath.Join(dir, g.Target+".qcow2"+suffix))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("cannot throw a kept card away: %w", err)
 			}
 		}

@@ -26,7 +26,7 @@ var zero = board{
 	name:    "raspi0",
 	program: "qemu-system-arm",
 	what:    "a Pi Zero",
-	filters: bootpart.Model{"pi0", "pi1"},
+	filters: bootpart.ModelZero,
 	kernel:  "kernel.img",
 	initrd:  "initramfs",
 	trees:   []string{"bcm2708-rpi-zero.dtb", "bcm2835-rpi-zero.dtb"},

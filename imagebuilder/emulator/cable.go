@@ -40,6 +40,9 @@ func newCable(slot int) (c *cable, err error) {
 		c.controller.close()
 		return nil, err
 	}
+	// Each hands over to the other, so both are there before either begins.
+	c.controller.begin()
+	c.node.begin()
 	return c, nil
 }
 
@@ -86,6 +89,7 @@ func newUplink(id cardIdentity) (u *uplink, err error) {
 		u.listener.Close()
 		return nil, err
 	}
+	u.card.begin()
 	u.wait.Add(1)
 	go u.accept()
 	return u, nil

@@ -326,6 +326,13 @@ func TestUplink(t *testing.T) {
 	if got := guest.gets(); string(got) != "hello" {
 		t.Fatalf("%q came", got)
 	}
+	// A frame whose last packet is full ends with one without bytes.
+	if _, err := qemu.Write(append([]byte{0, 0, 0, usbPacket}, make([]byte, usbPacket)...)); err != nil {
+		t.Fatal(err)
+	}
+	if got := guest.gets(); len(got) != usbPacket {
+		t.Fatalf("%d bytes came", len(got))
+	}
 	guest.sends([]byte("to the world"))
 	got := make([]byte, 16)
 	if _, err := io.ReadFull(qemu, got); err != nil {

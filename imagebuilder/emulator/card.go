@@ -70,6 +70,18 @@ func makeCard(ctx context.Context, path string, image *imagebuilder.OpenedImage,
 	return size, nil
 }
 
+// checkOurs refuses a file in a card's place that no rig has made: an
+// [*imagebuilder.InputError].
+func checkOurs(path string) error {
+	if _, err := os.Lstat(path); err != nil {
+		return nil // nothing is in the way
+	}
+	if _, err := os.Lstat(cardRecordPath(path)); err != nil {
+		return &imagebuilder.InputError{Err: fmt.Errorf("%s is not a card that hatchery boot has made: move it away, or name another folder with --dir", path)}
+	}
+	return nil
+}
+
 func writeCard(ctx context.Context, path string, image *imagebuilder.OpenedImage, least int64) (int64, error) {
 	r, err := describe(image)
 	if err != nil {

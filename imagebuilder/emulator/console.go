@@ -71,7 +71,7 @@ func (c *console) Write(p []byte) (int, error) {
 		if end < 0 {
 			c.add(p)
 			// A prompt has no end of line.
-			if prompt := logInPrompt.Find(c.part); prompt != nil && c.shown == 0 {
+			if c.shown == 0 && bytes.HasSuffix(c.part, []byte("login: ")) && logInPrompt.Match(c.part) {
 				c.shown = len(c.part)
 				c.read(printable(string(c.part)))
 			}

@@ -59,7 +59,8 @@ type Options struct {
 	Forward []Forward // beside ssh of the controller, or of a guest that is alone
 	Keep    bool      // the cards stay in Dir, and the next rig there goes on with them
 	Retries int       // how often a guest that hangs in the emulator is begun afresh
-	// Told is called with everything that happens, one call at a time.
+	// Told is called with everything that happens, one call at a time. It may ask
+	// the rig for anything, but not wait for it: Wait, Renew and Close would wait for Told.
 	Told func(Event)
 }
 

@@ -55,7 +55,7 @@ func (g *guest) prepare(ctx context.Context) (err error) {
 	if g.image, err = imagebuilder.OpenImage(ctx, g.Image, g.rig.Images); err != nil {
 		return err
 	}
-	dir := filepath.Join(g.rig.Dir, g.Target)
+	dir := g.bootDir()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -71,17 +71,22 @@ func (g *guest) prepare(ctx context.Context) (err error) {
 	return err
 }
 
-// discard ends the use of the card, and of the image.
+// bootDir is where the kernel and its like lie, for QEMU.
+func (g *guest) bootDir() string { return filepath.Join(g.rig.Dir, "."+g.Target+".boot") }
+
+// discard ends the use of the card, and of the image. What was not prepared is
+// not this rig's.
 func (g *guest) discard() error {
-	var errs []error
+	if g.image == nil {
+		return nil
+	}
+	errs := []error{os.RemoveAll(g.bootDir())}
 	if g.rig.Keep {
 		errs = append(errs, leaveCard(g.card))
 	} else {
 		errs = append(errs, removeCard(g.card))
 	}
-	if g.image != nil {
-		errs = append(errs, g.image.Close())
-	}
+	errs = append(errs, g.image.Close())
 	return errors.Join(errs...)
 }
 
@@ -95,6 +100,7 @@ func (g *guest) live(ctx context.Context) {
 			return
 		}
 	}
+	g.end("switched off")
 }
 
 // next decides what comes after a QEMU has ended: another one, or nothing.
@@ -116,9 +122,17 @@ func (g *guest) next(ctx context.Context, err error) bool {
 		return err == nil
 	case errors.Is(err, errHung):
 		g.mu.Lock()
+		dead := g.failure != nil || g.status.Phase == Off
 		again := g.status.Retries < g.rig.Retries
 		g.mu.Unlock()
-		if !again {
+		switch {
+		case dead: // it has stopped by itself, and has said so
+			g.end("it has stopped")
+			return false
+		case g.rig.Keep: // its card is not ours to throw away
+			g.fail(err.Error() + "; its card is kept, and may be thrown away (hatchery boot --fresh)")
+			return false
+		case !again:
 			g.fail(err.Error())
 			return false
 		}
@@ -140,6 +154,10 @@ func (g *guest) next(ctx context.Context, err error) bool {
 	g.mu.Unlock()
 	if off {
 		g.end("it has switched itself off")
+		return false
+	}
+	if g.now().Phase == Power {
+		g.fail("QEMU has ended before the kernel said anything")
 		return false
 	}
 	g.mu.Lock()
@@ -274,7 +292,7 @@ func (g *guest) heard(s sign) {
 	if s.step != "" {
 		g.status.Latest = s.step
 		// A problem says nothing of whether its step is done.
-		if s.state != "problem" {
+		if _, known := g.status.Steps[s.step]; s.state != "problem" && (known || len(g.status.Steps) < mostSteps) {
 			g.status.Steps[s.step] = StepStatus{State: s.state, Detail: s.detail, At: after}
 		}
 		if s.state == "done" {
@@ -301,6 +319,9 @@ func (g *guest) heard(s sign) {
 		g.fail(s.fatal)
 	}
 }
+
+// mostSteps is more than an agent has: a console may say anything.
+const mostSteps = 64
 
 // phaseOrder is the order in which a guest comes through its phases. The agent
 // and the log-in prompt come in any order; so the prompt alone is no step back.

@@ -24,6 +24,8 @@ type rig struct {
 	cancel context.CancelCauseFunc
 	unlock func()
 	opened []Forward
+	// closing ends the rig once, whoever asks for it.
+	closing func() error
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and made anew at every event
@@ -48,6 +50,13 @@ func start(ctx context.Context, o Options) (_ *Rig, err error) {
 		return nil, err
 	}
 	r := &Rig{rig{Options: o, changed: make(chan struct{})}}
+	r.closing = sync.OnceValue(func() error {
+		r.cancel(errClosed)
+		for _, g := range r.guests {
+			<-g.ended
+		}
+		return r.tidy()
+	})
 	if err := r.lock(); err != nil {
 		return nil, err
 	}
@@ -308,13 +317,7 @@ func (r *rig) arguments(target string) []Argument {
 	return g.added()
 }
 
-func (r *rig) close() error {
-	r.cancel(errClosed)
-	for _, g := range r.guests {
-		<-g.ended
-	}
-	return r.tidy()
-}
+func (r *rig) close() error { return r.closing() }
 
 // tidy closes what is open, and throws away what is to be.
 func (r *rig) tidy() error {
@@ -331,7 +334,7 @@ func (r *rig) tidy() error {
 		if g.console != nil {
 			errs = append(errs, g.console.close())
 		}
-		errs = append(errs, g.discard(), os.RemoveAll(filepath.Join(r.Dir, g.Target)))
+		errs = append(errs, g.discard())
 	}
 	r.unlock()
 	return errors.Join(errs...)

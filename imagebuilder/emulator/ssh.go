@@ -1,7 +1,10 @@
 package emulator
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -33,7 +36,12 @@ func (r *rig) writeSSHConfig() error {
 			}
 		}
 	}
-	fmt.Fprintf(&b, "\nHost *\n  Include %s\n", quote(beside))
+	// Its text, not an Include: that one reads a folder's name as a pattern.
+	text, err := os.ReadFile(beside)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	fmt.Fprintf(&b, "\n%s", text)
 	return atomicfile.WriteBytes(r.sshConfig(), []byte(b.String()), 0o600)
 }
 
@@ -45,11 +53,8 @@ func outputFolder(image string) string {
 		abs = image
 	}
 	dir := filepath.Dir(abs)
-	if filepath.Base(dir) == "layers" {
+	if filepath.Ext(image) == ".layer" && filepath.Base(dir) == "layers" {
 		dir = filepath.Dir(dir)
 	}
 	return dir
 }
-
-// quote is a path as ssh_config(5) takes it.
-func quote(path string) string { return `"` + filepath.ToSlash(path) + `"` }

@@ -63,10 +63,13 @@ func newUSBCard(id cardIdentity, sent func(frame []byte)) (*usbCard, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a network card: %w", err)
 	}
-	c := &usbCard{cardIdentity: id, listener: l, sent: sent}
+	return &usbCard{cardIdentity: id, listener: l, sent: sent}, nil
+}
+
+// begin takes QEMUs, from now on.
+func (c *usbCard) begin() {
 	c.wait.Add(1)
 	go c.accept()
-	return c, nil
 }
 
 // port is where QEMU finds the device, on 127.0.0.1.
