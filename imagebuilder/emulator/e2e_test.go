@@ -583,9 +583,10 @@ func (s *scenario) clocks(t *testing.T) {
 // as well.
 func (s *scenario) analyse(t *testing.T) {
 	for _, guest := range []*guestShell{s.controller, s.p1} {
-		out, err := guest.run(s.ctx, "systemd-analyze --no-pager; systemd-analyze --no-pager blame | head -n 20; systemd-analyze --no-pager critical-chain hatchery-firstboot.service")
+		out, err := guest.run(s.ctx, "systemd-analyze --no-pager; systemd-analyze --no-pager blame | head -n 15")
 		if err != nil {
-			t.Error(err)
+			// It is for people to read, and takes a guest a minute or more.
+			out += fmt.Sprintf("(no answer: %v)\n", err)
 		}
 		s.analysis += fmt.Sprintf("\n%s: systemd-analyze\n\n%s", guest.name, out)
 	}
