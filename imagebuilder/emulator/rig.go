@@ -175,10 +175,11 @@ func (r *rig) openForwards() error {
 		if g.Slot != 0 && !g.alone {
 			return &imagebuilder.InputError{Err: fmt.Errorf("a port of %s cannot be forwarded: it is behind the controller; forward one of the controller's, or use ssh -L", f.Target)}
 		}
-		if f.Local == 0 {
-			if f.Local, err = freePort(); err != nil {
-				return err
-			}
+		wanted := f.Local
+		if f.Local, err = freePort(wanted); wanted != 0 && err != nil {
+			return &imagebuilder.InputError{Err: fmt.Errorf("port %d of this machine cannot be forwarded to %s: %w", wanted, f.Target, err)}
+		} else if err != nil {
+			return err
 		}
 		g.forward = append(g.forward, f)
 		r.opened = append(r.opened, f)
@@ -186,11 +187,11 @@ func (r *rig) openForwards() error {
 	return nil
 }
 
-// freePort finds a TCP port that nobody listens on, now.
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+// freePort finds a TCP port that nobody listens on, now; or sees that one is free.
+func freePort(port int) (int, error) {
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
-		return 0, fmt.Errorf("cannot find a free port: %w", err)
+		return 0, err
 	}
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port, nil

@@ -350,6 +350,14 @@ func TestWhatCannotBeStarted(t *testing.T) {
 		{"no image", func(o *Options) { o.Guests[0].Image = filepath.Join(r.dir, "none.img") }, "there is no file"},
 		{"a port of a node behind the controller", func(o *Options) { o.Forward = []Forward{{Target: "p1", Port: 80}} }, "a port of p1 cannot be forwarded"},
 		{"a port of nobody", func(o *Options) { o.Forward = []Forward{{Target: "p9", Port: 80}} }, "p9 is not among the guests"},
+		{"a port that somebody has", func(o *Options) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { l.Close() })
+			o.Forward = []Forward{{Target: "controller", Port: 80, Local: l.Addr().(*net.TCPAddr).Port}}
+		}, "of this machine cannot be forwarded to controller"},
 		{"an image for another processor", func(o *Options) {
 			o.Guests[0].Image = withoutKernel(t)
 		}, "has no kernel.img, so it does not boot on a Pi Zero (raspi0)"},

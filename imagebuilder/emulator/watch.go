@@ -188,11 +188,12 @@ func (t *timer) call(command string) (string, error) {
 		return "", err
 	}
 	for {
-		line, err := t.in.ReadString('\n')
+		// No answer of QEMU's is as long as the buffer.
+		said, err := t.in.ReadSlice('\n')
 		if err != nil {
 			return "", err
 		}
-		line = strings.TrimSpace(line)
+		line := strings.TrimSpace(string(said))
 		if strings.HasPrefix(line, "IRQ ") {
 			continue // not asked for
 		}
