@@ -59,6 +59,9 @@ func cardImagePath(card string) string  { return card + ".image" }
 // card over an image that stayed open is over the same content, whatever was
 // built meanwhile.
 func makeCard(ctx context.Context, path string, image *imagebuilder.OpenedImage, least int64) (size int64, err error) {
+	if err := checkOurs(path); err != nil {
+		return 0, err
+	}
 	if err := removeFiles(path, cardRecordPath(path)); err != nil {
 		return 0, err
 	}

@@ -27,6 +27,7 @@ type guest struct {
 	image   *imagebuilder.OpenedImage
 	files   bootFiles
 	card    string
+	hasCard bool
 	cables  []*cable // the controller's, one a node; a node's only one
 	uplink  *uplink  // the controller's, or a lone node's
 	alone   bool     // a node without its controller
@@ -64,10 +65,12 @@ func (g *guest) prepare(ctx context.Context) (err error) {
 	}
 	if g.rig.Keep {
 		if _, err := keptCard(g.card, g.image); !errors.Is(err, fs.ErrNotExist) {
+			g.hasCard = err == nil
 			return err
 		}
 	}
 	_, err = makeCard(ctx, g.card, g.image, leastCard)
+	g.hasCard = err == nil
 	return err
 }
 
@@ -81,9 +84,11 @@ func (g *guest) discard() error {
 		return nil
 	}
 	errs := []error{os.RemoveAll(g.bootDir())}
-	if g.rig.Keep {
+	switch {
+	case !g.hasCard: // what lies in its place is somebody's
+	case g.rig.Keep:
 		errs = append(errs, leaveCard(g.card))
-	} else {
+	default:
 		errs = append(errs, removeCard(g.card))
 	}
 	errs = append(errs, g.image.Close())

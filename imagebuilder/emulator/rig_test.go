@@ -376,6 +376,20 @@ func TestWhatCannotBeStarted(t *testing.T) {
 			}
 		})
 	}
+	// What lies in the folder and is not a rig's stays there.
+	mine := filepath.Join(r.opts.Dir, "p1.qcow2")
+	if err := os.WriteFile(mine, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Start(context.Background(), good); !isInput(err) || !strings.Contains(err.Error(), "is not a card that hatchery boot has made") {
+		t.Errorf("%v", err)
+	}
+	if content, err := os.ReadFile(mine); err != nil || string(content) != "precious" {
+		t.Errorf("%q, %v", content, err)
+	}
+	if err := os.Remove(mine); err != nil {
+		t.Fatal(err)
+	}
 	o := good
 	o.Program = "qemu-system-none"
 	var missing *NotInstalledError
