@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hatchery/internal/imagetest"
+	"hatchery/internal/testtool"
 )
 
 // fakeQEMU is a QEMU whose guest shows on its console what one shows that comes up,
@@ -209,27 +210,9 @@ func TestBootSignals(t *testing.T) {
 
 // screen opens a terminal of a size. What is shown on it, so far and in the
 // end, comes from the function.
-func screen(t *testing.T, rows, columns uint16) (tty *os.File, shown func() string) {
+func screen(t *testing.T, rows, columns uint16) (_ *os.File, shown func() string) {
 	t.Helper()
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Skip("no pseudo-terminals here: ", err)
-	}
-	t.Cleanup(func() { master.Close() })
-	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tty, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Skip("no pseudo-terminals here: ", err)
-	}
-	if err := unix.IoctlSetWinsize(int(tty.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns}); err != nil {
-		t.Fatal(err)
-	}
+	master, tty := testtool.Terminal(t, rows, columns)
 	var mu sync.Mutex
 	var all bytes.Buffer
 	go func() {

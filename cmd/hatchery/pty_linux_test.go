@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"os"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"hatchery/internal/imagetest"
+	"hatchery/internal/testtool"
 )
 
 // TestOnATerminal builds where somebody watches: with bars, on terminals of
@@ -20,25 +20,7 @@ func TestOnATerminal(t *testing.T) {
 	for _, rows := range []uint16{24, 3, 0} {
 		t.Run(fmt.Sprint(rows, " rows"), func(t *testing.T) {
 			w := newWorkspace(t, base, "")
-			master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-			if err != nil {
-				t.Skip("no pseudo-terminals here: ", err)
-			}
-			defer master.Close()
-			if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-				t.Fatal(err)
-			}
-			n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-			if err != nil {
-				t.Fatal(err)
-			}
-			tty, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-			if err != nil {
-				t.Skip("no pseudo-terminals here: ", err)
-			}
-			if err := unix.IoctlSetWinsize(int(tty.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: 100}); err != nil {
-				t.Fatal(err)
-			}
+			master, tty := testtool.Terminal(t, rows, 100)
 			cmd := w.command("build")
 			cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, tty, tty
 			if err := cmd.Start(); err != nil {

@@ -10,34 +10,15 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"hatchery/internal/progress/terminal"
+	"hatchery/internal/testtool"
 )
 
 // pty opens a pseudo-terminal of the given size: what is written to the
 // terminal comes out of the returned function once the terminal is closed.
-func pty(t *testing.T, rows, columns uint16) (tty *os.File, shown func() string) {
+func pty(t *testing.T, rows, columns uint16) (_ *os.File, shown func() string) {
 	t.Helper()
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Skip("no pseudo-terminals here: ", err)
-	}
-	t.Cleanup(func() { master.Close() })
-	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tty, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Skip("no pseudo-terminals here: ", err)
-	}
-	if err := unix.IoctlSetWinsize(int(tty.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns}); err != nil {
-		t.Fatal(err)
-	}
+	master, tty := testtool.Terminal(t, rows, columns)
 	var all []byte
 	done := make(chan struct{})
 	go func() {
