@@ -44,12 +44,12 @@ type booting struct {
 	start   func(context.Context, emulator.Options) (bootRig, error)
 	swarm   swarmList
 
-	all, stay, fresh bool
-	out              string
-	until            string
-	timeout          time.Duration
-	forwards         []string
-	options          emulator.Options
+	all, stay bool
+	out       string
+	until     string
+	timeout   time.Duration
+	forwards  []string
+	options   emulator.Options
 }
 
 func newBoot(s *settings) *cobra.Command { return bootCommand(s, startRig, defaultSwarmList) }
@@ -95,7 +95,7 @@ the start. docs/boot.md tells what is emulated, and what is not.`,
 	flags.BoolVar(&b.stay, "stay", false, "then keep them running, until ^C")
 	flags.DurationVar(&b.timeout, "timeout", 15*time.Minute, "how long that may take; 0 is for ever")
 	flags.BoolVar(&b.options.Keep, "keep", false, "go on with the cards that the last boot with --keep left, and keep them")
-	flags.BoolVar(&b.fresh, "fresh", false, "throw away the cards that were kept, and begin anew")
+	flags.BoolVar(&b.options.Fresh, "fresh", false, "throw away the cards that were kept, and begin anew")
 	flags.StringVar(&b.options.Dir, "dir", "", "the `FOLDER` of consoles and cards (default: boot in the output folder)")
 	flags.StringArrayVar(&b.forwards, "forward", nil, "`TARGET:PORT[=LOCAL]`: lead a port of this machine to one of a guest; may be repeated (ssh is anyway)")
 	flags.StringArrayVar(&b.options.Append, "append", nil, "one more kernel argument, a `WORD`; may be repeated")
@@ -154,11 +154,6 @@ func (b *booting) run(args []string) error {
 	o.Guests, o.Retries, o.Told = guests, retries, events.add
 	if o.Dir == "" {
 		o.Dir = filepath.Join(b.out, "boot")
-	}
-	if b.fresh {
-		if err := throwCards(o.Dir, guests); err != nil {
-			return err
-		}
 	}
 	display := b.display(b.command)
 	o.Images.Progress = display

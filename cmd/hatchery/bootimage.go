@@ -2,45 +2,15 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
 
 	"hatchery/imagebuilder"
 	"hatchery/imagebuilder/emulator"
-	"hatchery/internal/filelock"
 	"hatchery/internal/spec"
 )
-
-// throwCards throws away the guests' cards that an earlier boot kept in a folder.
-func throwCards(dir string, guests []emulator.Guest) error {
-	path := filepath.Join(dir, ".lock")
-	if _, err := os.Stat(path); err != nil {
-		return nil // nobody has booted there
-	}
-	lock := filelock.New(path) // the rig's own
-	got, err := lock.TryLock()
-	if err != nil {
-		return fmt.Errorf("cannot lock %s: %w", dir, err)
-	}
-	defer lock.Close()
-	if !got {
-		return &imagebuilder.InputError{Err: fmt.Errorf("another hatchery boot uses %s: end that one, or name another folder with --dir", dir)}
-	}
-	for _, g := range guests {
-		// The card, what it was made over, and the image's second name.
-		for _, suffix := range []string{"", ".json", ".image"} {
-			err := os.Remove(filepath.Join(dir, g.Target+".qcow2"+suffix))
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("cannot throw a kept card away: %w", err)
-			}
-		}
-	}
-	return nil
-}
 
 // bootGuests finds what the targets boot from, and says what speaks against its
 // being what a build would make now.

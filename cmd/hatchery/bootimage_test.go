@@ -13,7 +13,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"hatchery/imagebuilder"
-	"hatchery/internal/filelock"
 	"hatchery/internal/imagetest"
 	"hatchery/internal/spec"
 )
@@ -196,46 +195,16 @@ func TestBuildCommand(t *testing.T) {
 	}
 }
 
-// TestFresh throws the cards away that are kept, of the guests that boot, and
-// none of a boot that runs.
+// TestFresh hands the wish on to the emulator, which has the cards.
 func TestFresh(t *testing.T) {
 	bootFolder(t, "exit 1")
-	fill := func() {
-		for _, name := range []string{"p1.qcow2", "p1.qcow2.json", "p1.qcow2.image", "p2.qcow2", "p1.console.log", ".lock"} {
-			write(t, "out/boot/"+name, 0)
+	for _, flags := range [][]string{{"p1", "-q"}, {"p1", "-q", "--keep"}, {"p1", "-q", "--keep", "--fresh"}} {
+		rig := &fakeRig{play: come}
+		if code, _, stderr := boot(t.Context(), rig, flags...); code != exitDone {
+			t.Fatal(stderr)
 		}
-	}
-	left := func() string {
-		entries, err := os.ReadDir("out/boot")
-		if err != nil {
-			t.Fatal(err)
+		if got := rig.options; got.Keep != (len(flags) > 2) || got.Fresh != (len(flags) > 3) {
+			t.Errorf("%q: %+v", flags, got)
 		}
-		var names []string
-		for _, e := range entries {
-			names = append(names, e.Name())
-		}
-		return strings.Join(names, " ")
-	}
-	rig := &fakeRig{play: come}
-	if code, _, stderr := boot(t.Context(), rig, "p1", "--fresh", "-q"); code != exitDone {
-		t.Fatalf("in a folder where nobody booted: %s", stderr)
-	}
-	fill()
-	if code, _, stderr := boot(t.Context(), &fakeRig{play: come}, "p1", "-q"); code != exitDone || !strings.Contains(left(), "p1.qcow2.image") {
-		t.Errorf("without --fresh: exit code %d, %s%s", code, left(), stderr)
-	}
-	unlock, err := filelock.Lock(t.Context(), "out/boot/.lock", "", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if code, _, stderr := boot(t.Context(), &fakeRig{play: come}, "p1", "--fresh", "-q"); code != exitUsage || !strings.Contains(stderr, "another hatchery boot uses out/boot") {
-		t.Errorf("while another one runs: exit code %d, %s", code, stderr)
-	}
-	unlock()
-	if code, _, stderr := boot(t.Context(), &fakeRig{play: come}, "p1", "--fresh", "-q"); code != exitDone {
-		t.Errorf("exit code %d, %s", code, stderr)
-	}
-	if got, want := left(), ".lock p1.console.log p2.qcow2"; got != want {
-		t.Errorf("left: %s, want %s", got, want)
 	}
 }

@@ -58,6 +58,7 @@ type Options struct {
 	Append  []string  // more kernel arguments, of the user's
 	Forward []Forward // beside ssh of the controller, or of a guest that is alone
 	Keep    bool      // the cards stay in Dir, and the next rig there goes on with them
+	Fresh   bool      // with Keep: cards that were kept are thrown away first
 	Retries int       // how often a guest that hangs in the emulator is begun afresh
 	// Told is called with everything that happens, one call at a time. It may ask
 	// the rig for anything, but not wait for it: Wait, Renew and Close would wait for Told.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,7 +64,7 @@ func (g *guest) prepare(ctx context.Context) (err error) {
 	if g.files, err = takeBootFiles(g.image, g.board, g.added(), dir); err != nil {
 		return err
 	}
-	if g.rig.Keep {
+	if g.rig.Keep && !g.rig.Fresh {
 		if _, err := keptCard(g.card, g.image); !errors.Is(err, fs.ErrNotExist) {
 			g.hasCard = err == nil
 			return err
@@ -200,12 +201,11 @@ func (g *guest) run(ctx context.Context) error {
 	if err := checkCard(g.card); err != nil {
 		return err
 	}
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
 	w, err := newWatch()
 	if err != nil {
 		return err
 	}
+	ctx, stop := context.WithCancelCause(ctx)
 	w.rearmed = func(late time.Duration) {
 		g.mu.Lock()
 		g.status.Rearmed++
@@ -379,14 +379,7 @@ func (g *guest) now() Status {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := g.status
-	s.Steps = make(map[string]StepStatus, len(g.status.Steps))
-	for k, v := range g.status.Steps {
-		s.Steps[k] = v
-	}
-	s.Reached = make(map[Goal]float64, len(g.status.Reached))
-	for k, v := range g.status.Reached {
-		s.Reached[k] = v
-	}
+	s.Steps, s.Reached = maps.Clone(g.status.Steps), maps.Clone(g.status.Reached)
 	s.Elapsed = time.Since(g.begun)
 	s.Seconds = seconds(s.Elapsed)
 	if len(g.cables) == 1 && g.Slot != 0 {

@@ -2,6 +2,7 @@ package emulator
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -409,4 +410,59 @@ func TestWhatCannotBeStarted(t *testing.T) {
 // withoutKernel is an image whose config.txt names a kernel that is not there.
 func withoutKernel(t *testing.T) string {
 	return imagetest.Bookworm(t, imagetest.WithBootFile("config.txt", "[pi0]\nkernel=kernel.img\n[all]\nos_prefix=none/\ncmdline=../cmdline.txt\n"))
+}
+
+// A kept card is gone on with, by the next rig that keeps, and thrown away where
+// that is asked for: the guests' own, none of others, and none while another rig runs.
+func TestKeptAndFresh(t *testing.T) {
+	r := newRigTest(t, map[string][]boot{"p1": {{Prints: comesUp("p1")}}})
+	r.opts.Keep = true
+	card, others := filepath.Join(r.opts.Dir, "p1.qcow2"), filepath.Join(r.opts.Dir, "p2.qcow2")
+	// What a guest would have written, behind all that QEMU reads of the card.
+	written := []byte("written by the guest")
+	first := r.start()
+	if err := os.WriteFile(others, []byte("another's"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(card, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write(written); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	has := func() bool {
+		content, err := os.ReadFile(card)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bytes.HasSuffix(content, written)
+	}
+	fresh := r.opts
+	fresh.Fresh = true
+	if _, err := Start(context.Background(), fresh); !isInput(err) || !has() {
+		t.Errorf("while another one runs: %v, and the card is whole: %v", err, has())
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again := r.start()
+	if !has() {
+		t.Error("a kept card was thrown away")
+	}
+	if err := again.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r.opts = fresh
+	anew := r.start()
+	if has() {
+		t.Error("the card was to be thrown away")
+	}
+	if err := anew.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if content, err := os.ReadFile(others); err != nil || string(content) != "another's" {
+		t.Errorf("another guest's card: %q, %v", content, err)
+	}
 }
