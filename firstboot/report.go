@@ -68,8 +68,10 @@ func (r *reports) run(ctx context.Context, states <-chan *State) {
 			beat.Reset(r.intervals.Heartbeat)
 			continue
 		}
-		// Rises over all runs of the agent in a boot.
-		seq = max(seq+1, r.uptime().Milliseconds())
+		// Rises over all runs of the agent in a boot: no agent sends two
+		// reports in a microsecond, nor begins in the one in which another
+		// ended.
+		seq = max(seq+1, r.uptime().Microseconds())
 		next := r.intervals.Heartbeat
 		swarm, answer, err := r.report(ctx, state, seq)
 		sent = time.Now()
