@@ -38,12 +38,15 @@ func (f *foundation) changed() []layer.Extent {
 	return f.docker.Extents()
 }
 
+// blockMapKind names what is kept of checksums beside a base or a layer.
+const blockMapKind = "blockmap"
+
 // checksums are those of the foundation's blocks in use, which all its targets
 // have in common: computed once, and kept beside it.
 func (f *foundation) checksums(ctx context.Context, report progress.Reporter) (*blockmap.Checksums, error) {
-	place := f.base.image.Beside("blockmap")
+	place := f.base.image.Beside(blockMapKind)
 	if f.docker != nil {
-		place = f.docker.Beside("blockmap")
+		place = f.docker.Beside(blockMapKind)
 	}
 	return blockmap.LoadOrSum(ctx, place, f, f.Digest(), report)
 }

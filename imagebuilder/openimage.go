@@ -30,9 +30,18 @@ type ImageOptions struct {
 type OpenedImage struct {
 	*diskimage.Image
 	Name  string // as it was given
+	disk  diskReader
 	parts Parts
 	close func() error
 }
+
+// A diskReader is all of an image's bytes.
+type diskReader struct {
+	io.ReaderAt
+	size int64
+}
+
+func (d diskReader) Size() int64 { return d.size }
 
 // Parts are the files that an opened image consists of.
 type Parts struct {
@@ -121,7 +130,7 @@ func opened(name string, r io.ReaderAt, size int64, parts Parts, closing func() 
 		closing()
 		return nil, &InputError{fmt.Errorf("%s is no disk image: it has neither a partition table nor a file system that is known", name)}
 	}
-	return &OpenedImage{im, name, parts, closing}, nil
+	return &OpenedImage{im, name, diskReader{r, size}, parts, closing}, nil
 }
 
 // isPacked says whether a file begins like a compressed one or an archive.

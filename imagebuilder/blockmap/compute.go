@@ -45,6 +45,20 @@ func Compute(ctx context.Context, name string, top Disk, changed []layer.Extent,
 	return m, nil
 }
 
+// Layout gives the block map of what top holds without checksums, which takes
+// reading no more than the file systems' own records.
+func Layout(top Disk) (*bmap.Map, error) {
+	ranges, err := chunks(top)
+	if err != nil {
+		return nil, err
+	}
+	m := &bmap.Map{ImageSize: top.Size(), BlockSize: bmap.BlockSize, Ranges: make([]bmap.Range, len(ranges))}
+	for i, r := range ranges {
+		m.Ranges[i] = bmap.Range{First: r.first, Last: r.last}
+	}
+	return m, nil
+}
+
 type sums []sum
 
 // chunks gives what is mapped of a disk, split, without checksums.

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -167,9 +168,10 @@ func (l *Layer) Path() string { return l.place }
 
 // Beside is where something that was computed of the layer can be kept until
 // the layer leaves the cache. The kind says what it is, in a word.
-func (l *Layer) Beside(kind string) string {
-	return l.place[:len(l.place)-len(filepath.Ext(l.place))] + "." + kind
-}
+func (l *Layer) Beside(kind string) string { return Beside(l.place, kind) }
+
+// Beside is [Layer.Beside] of the layer at a path.
+func Beside(path, kind string) string { return strings.TrimSuffix(path, filepath.Ext(path)) + "." + kind }
 
 // Close says that the layer is not needed any more.
 func (l *Layer) Close() error {
