@@ -8,8 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 
@@ -171,7 +171,9 @@ func (l *Layer) Path() string { return l.place }
 func (l *Layer) Beside(kind string) string { return Beside(l.place, kind) }
 
 // Beside is [Layer.Beside] of the layer at a path.
-func Beside(path, kind string) string { return strings.TrimSuffix(path, filepath.Ext(path)) + "." + kind }
+func Beside(path, kind string) string {
+	return strings.TrimSuffix(path, filepath.Ext(path)) + "." + kind
+}
 
 // Close says that the layer is not needed any more.
 func (l *Layer) Close() error {
