@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -37,8 +38,11 @@ const helloPort = 8080
 // clocksApart is how far two guests' clocks may be from one another.
 const clocksApart = 5 * time.Second
 
-// TestEndToEnd is all of it: images that hatchery builds, the very files that
-// would be flashed, boot on two emulated Zeros that are wired together, become
+// cardSize is that of the cards, which are files: more than the images', so that
+// there is something to grow into, and a power of two, since QEMU's cards are.
+const cardSize = 4 << 30
+
+// TestEndToEnd is all of it: images that hatchery builds, flashed onto cards, boot on two emulated Zeros that are wired together, become
 // a swarm by themselves, and do a swarm's work.
 func TestEndToEnd(t *testing.T) {
 	if os.Getenv("HATCHERY_E2E") != "1" {
@@ -46,8 +50,10 @@ func TestEndToEnd(t *testing.T) {
 	}
 	s := newScenario(t)
 	s.part("two images are built", s.build)
+	s.part("they are flashed, from base and layers", s.flash)
 	s.part("both boot, and are Ready by themselves", s.boot)
 	s.part("the swarm lists both, with their labels", s.list)
+	s.part("their roots have the cards' size", s.grown)
 	s.part("a service has a replica on each, and logs from both", s.serve)
 	s.part("the routing mesh answers at the other node's address", s.mesh)
 	s.part("tasks reach one another over an overlay network", s.overlay)
@@ -257,6 +263,60 @@ boot: {cmdline: [apparmor=0]}
 	}
 }
 
+// flash puts both onto cards, as users do, without an image between.
+func (s *scenario) flash(t *testing.T) {
+	if err := os.Mkdir(s.path("cards"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range []string{"controller", "p1"} {
+		if err := os.Remove(s.path("out", target+".img")); err != nil {
+			t.Fatal(err)
+		}
+		card, err := os.OpenFile(s.card(target), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(card.Truncate(cardSize), card.Close()); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(s.ctx, s.hatchery, "flash", "-q", target, "--to", s.card(target), "--yes", "--cache", filepath.Join(s.dir, "cache"))
+		cmd.Dir = s.cluster
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("hatchery flash %s: %v\n%s", target, err, out)
+		}
+		t.Log(strings.TrimSpace(string(out)))
+	}
+}
+
+// card is the card of a target.
+func (s *scenario) card(target string) string { return s.path("cards", target+".img") }
+
+// grown looks at the roots' sizes: the partition's entry was grown when the card
+// was flashed, the file system while the node ran.
+func (s *scenario) grown(t *testing.T) {
+	const least = cardSize - 800<<20 // without the boot partition, and what ext4 takes
+	ctx, cancel := context.WithTimeout(s.ctx, 4*logInLimit)
+	defer cancel()
+	controller, err := s.toController(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p1, err := s.toP1(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, guest := range []*guestShell{controller, p1} {
+		out, err := guest.run(ctx, "df -B1 --output=size / | tail -n 1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if size, err := strconv.ParseInt(strings.TrimSpace(out), 10, 64); err != nil || size < least {
+			t.Errorf("the root of %s has %q bytes, on a card of %d", guest.name, out, int64(cardSize))
+		}
+	}
+}
+
 // boot switches both on, and does nothing else until they are Ready.
 func (s *scenario) boot(t *testing.T) {
 	s.line.begin("controller", "controller")
@@ -264,8 +324,8 @@ func (s *scenario) boot(t *testing.T) {
 	var err error
 	s.rig, err = emulator.Start(s.ctx, emulator.Options{
 		Guests: []emulator.Guest{
-			{Target: "controller", Hostname: "controller", Model: "auto", Image: s.path("out", "controller.img")},
-			{Target: "p1", Slot: 1, Hostname: "p1", Model: "zero", Image: s.path("out", "p1.img")},
+			{Target: "controller", Hostname: "controller", Model: "auto", Image: s.card("controller")},
+			{Target: "p1", Slot: 1, Hostname: "p1", Model: "zero", Image: s.card("p1")},
 		},
 		Dir:     s.consoles(),
 		Forward: []emulator.Forward{{Target: "controller", Port: helloPort}},
