@@ -17,6 +17,13 @@ type Drive struct {
 	Mounts    []Mount `json:"mounts,omitempty"`
 	// Users are what else keeps it in use: swap, RAID, LVM, an encrypted volume.
 	Users []string `json:"users,omitempty"`
+
+	// Number and Sequence tell whether it is still the same drive: Linux's
+	// major:minor, a file's device and inode; and the number that Linux
+	// (/sys/block/*/diskseq) gives every disk and every card put in, 0 where
+	// the system has none.
+	Number   string `json:"number,omitempty"`
+	Sequence uint64 `json:"sequence,omitempty"`
 }
 
 // Kind tells disks from files.

@@ -1,0 +1,135 @@
+package drive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// patience is how long something that has the drive for a moment is waited for:
+// an indexer after the plugging in, udev's probes.
+const patience = 3 * time.Second
+
+// unmount ends the mounts of a drive, the latest first, and with force swap.
+func (l linux) unmount(ctx context.Context, d Drive, force bool) error {
+	if force {
+		if err := l.swapoff(d); err != nil {
+			return err
+		}
+	}
+	for range 64 { // an unmounting may show what was mounted there before
+		if len(d.Mounts) == 0 {
+			return nil
+		}
+		for _, m := range slices.Backward(d.Mounts) {
+			if !m.Casual && !force {
+				return d.Refusal(false)
+			}
+			if err := unmountOne(ctx, d, m); err != nil {
+				return err
+			}
+		}
+		now, err := l.find(ctx, d.Path)
+		if err != nil {
+			return err
+		}
+		d = now
+	}
+	return &BusyError{Path: d.Path, Reason: "something mounts it again and again"}
+}
+
+func unmountOne(ctx context.Context, d Drive, m Mount) error {
+	busy := func(why string) error { return &BusyError{Path: d.Path, Mount: &m, Reason: why} }
+	inUse := fmt.Sprintf("a program uses it, `lsof +f -- %s` shows which", quoted(m.Place))
+	if os.Geteuid() != 0 {
+		var texts []string
+		for _, command := range [][]string{
+			{"udisksctl", "unmount", "--no-user-interaction", "--block-device", m.Device},
+			{"umount", "--", m.Place},
+		} {
+			out, err := exec.CommandContext(ctx, command[0], command[1:]...).CombinedOutput()
+			if err == nil || !isMounted(m) {
+				return nil
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if strings.Contains(string(out), "busy") {
+				return busy(inUse)
+			}
+			if !errors.Is(err, exec.ErrNotFound) {
+				texts = append(texts, printable(string(out)))
+			}
+		}
+		return busy("this user may not: " + strings.Join(append(texts, "unmount it as root (sudo umount "+quoted(m.Place)+")"), "; "))
+	}
+	since := time.Now()
+	for {
+		err := unix.Unmount(m.Place, unix.UMOUNT_NOFOLLOW)
+		switch {
+		case err == nil, errors.Is(err, unix.EINVAL) && !isMounted(m), errors.Is(err, unix.ENOENT):
+			return nil
+		case errors.Is(err, unix.EBUSY) && time.Since(since) < patience:
+			if err := pause(ctx); err != nil {
+				return err
+			}
+		case errors.Is(err, unix.EBUSY):
+			return busy(inUse)
+		default:
+			return busy(err.Error())
+		}
+	}
+}
+
+// isMounted says whether something is mounted at a mount's place.
+func isMounted(m Mount) bool {
+	return slices.ContainsFunc(parseMountinfo(text("/proc/self/mountinfo")), func(other mounted) bool { return other.place == m.Place })
+}
+
+func (l linux) swapoff(d Drive) error {
+	t, err := l.table()
+	if err != nil {
+		return err
+	}
+	b := t.number[d.Number]
+	if b == nil {
+		return nil // its opening will say so
+	}
+	for _, part := range append([]*block{b}, b.parts...) {
+		if !t.swaps[part.name] {
+			continue
+		}
+		name, err := unix.BytePtrFromString(part.plain())
+		if err != nil {
+			return err
+		}
+		if err := swapoff(name); err != nil {
+			return &BusyError{Path: d.Path, Reason: fmt.Sprintf("swap on %s cannot be ended (%v): swapoff %s", part.plain(), err, part.plain())}
+		}
+	}
+	return nil
+}
+
+func pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(50 * time.Millisecond):
+		return nil
+	}
+}
+
+// quoted is a word of a shell's command.
+func quoted(word string) string {
+	if strings.Trim(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+:@%") == "" {
+		return word
+	}
+	return "'" + strings.ReplaceAll(shown(word), "'", `'\''`) + "'"
+}
