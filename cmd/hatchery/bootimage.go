@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"hatchery/imagebuilder"
@@ -39,20 +40,31 @@ func bootGuests(cluster *spec.Cluster, out string, targets []spec.Target) (guest
 		}
 	}
 	if len(missing) > 0 {
-		what := "is no image of " + missing[0]
-		if len(missing) > 1 {
-			what = "are no images of " + enumerate(missing)
-		}
-		return nil, nil, &imagebuilder.InputError{Err: fmt.Errorf("there %s in %s: run `%s` first", what, out, buildCommand(cluster, out, missing))}
+		return nil, nil, notBuilt(cluster, out, missing)
 	}
-	if len(old) > 0 {
-		what := "the image of " + old[0] + " is"
-		if len(old) > 1 {
-			what = "the images of " + enumerate(old) + " are"
-		}
-		warnings = append(warnings, fmt.Sprintf("%s older than %s or %s: what they say since is not in it; `%s` brings it up to date", what, cluster.File, lockName, buildCommand(cluster, out, old)))
+	return guests, append(warnings, outOfDate(cluster, out, old)...), nil
+}
+
+// notBuilt is the error of targets that there is nothing of.
+func notBuilt(cluster *spec.Cluster, out string, missing []string) error {
+	what := "is no image of " + missing[0]
+	if len(missing) > 1 {
+		what = "are no images of " + enumerate(missing)
 	}
-	return guests, warnings, nil
+	return &imagebuilder.InputError{Err: fmt.Errorf("there %s in %s: run `%s` first", what, out, buildCommand(cluster, out, missing))}
+}
+
+// outOfDate warns of targets that were built before the cluster file was
+// written to.
+func outOfDate(cluster *spec.Cluster, out string, old []string) []string {
+	if len(old) == 0 {
+		return nil
+	}
+	what := "the image of " + old[0] + " is"
+	if len(old) > 1 {
+		what = "the images of " + enumerate(old) + " are"
+	}
+	return []string{fmt.Sprintf("%s older than %s or %s: what they say since is not in it; `%s` brings it up to date", what, cluster.File, lockName, buildCommand(cluster, out, old))}
 }
 
 // lockName is the file beside the cluster file that pins what a build takes.
@@ -60,9 +72,15 @@ const lockName = "cluster.lock"
 
 // buildCommand is the build that the user is told to run.
 func buildCommand(cluster *spec.Cluster, out string, targets []string) string {
-	command := "hatchery build"
-	for _, t := range targets {
-		command += " " + t
+	return onTargets("build", cluster, out, targets)
+}
+
+// onTargets is a command for targets of a cluster. Very many of them are all
+// of them.
+func onTargets(verb string, cluster *spec.Cluster, out string, targets []string) string {
+	command := "hatchery " + verb
+	if many := 8; len(targets) <= many || len(targets) < len(cluster.Targets()) {
+		command += " " + strings.Join(targets, " ")
 	}
 	if cluster.File != "cluster.yaml" {
 		command += " -f " + shellWord(cluster.File)
@@ -111,9 +129,22 @@ func (b *builtFolder) target(name string) *imagebuilder.TargetManifest {
 // image is the file that a target boots from: its image, else its layer; ""
 // where there is neither.
 func (b *builtFolder) image(target string, entry *imagebuilder.TargetManifest) string {
+	if path := b.imageFile(target); path != "" {
+		return path
+	}
+	return b.layer(entry)
+}
+
+// imageFile is a target's image; "" where there is none.
+func (b *builtFolder) imageFile(target string) string {
 	if path := filepath.Join(b.path, target+".img"); isFile(path) {
 		return path
 	}
+	return ""
+}
+
+// layer is a target's own layer; "" where there is none.
+func (b *builtFolder) layer(entry *imagebuilder.TargetManifest) string {
 	if entry != nil && len(entry.Layers) > 0 {
 		own := filepath.FromSlash(entry.Layers[len(entry.Layers)-1].File)
 		if path := filepath.Join(b.path, own); filepath.IsLocal(own) && isFile(path) {

@@ -66,6 +66,9 @@ first run and kept in identity/ beside the cluster file: back that folder up.`,
 			}
 			printWarnings(c.ErrOrStderr(), result.Warnings)
 			printBuild(c.OutOrStdout(), result, time.Since(begun))
+			if next := nextStep(cluster, options.Out, result.Targets); next != "" {
+				fmt.Fprintln(c.OutOrStdout(), next)
+			}
 			if options.Renew && !slices.Contains(targets, spec.ControllerName) {
 				fmt.Fprintln(c.OutOrStdout(), "The controller refuses the old card as soon as the new one has joined, or at once with `hatchery revoke`. "+
 					"Build its image again too, for the day when that is flashed.")
@@ -119,18 +122,17 @@ func printBuild(w io.Writer, result *imagebuilder.Result, took time.Duration) {
 	}
 	fmt.Fprintf(w, "Built in %.1f s: layers %.1f s, images %.1f s, checksums %.1f s. What went in is in %s.\n",
 		took.Seconds(), result.LayerSeconds, result.ImageSeconds, result.ChecksumSeconds, result.Manifest)
-	if next := nextStep(result.Targets); next != "" {
-		fmt.Fprintln(w, next)
-	}
 }
 
 // nextStep is what there is to do with what was built; "" where nothing is.
-func nextStep(targets []imagebuilder.TargetResult) string {
+func nextStep(cluster *spec.Cluster, out string, targets []imagebuilder.TargetResult) string {
 	var fresh, before []string
+	layers := ""
 	for _, t := range targets {
 		switch {
 		case t.Image == "":
-			return fmt.Sprintf("The layers are in %s; no image was made.", filepath.Dir(t.Layer))
+			layers = filepath.Dir(t.Layer)
+			fresh = append(fresh, t.Target)
 		case t.State == imagebuilder.ImageUnchanged:
 			before = append(before, t.Target)
 		default:
@@ -140,9 +142,12 @@ func nextStep(targets []imagebuilder.TargetResult) string {
 	if len(fresh) == 0 {
 		return ""
 	}
-	step := fmt.Sprintf("Next: flash %s onto its card, with any tool.", fresh[0])
+	step := "Next: `" + onTargets("flash", cluster, out, fresh) + "` writes its card."
 	if len(fresh) > 1 {
-		step = fmt.Sprintf("Next: flash %s onto their cards, with any tool.", enumerate(fresh))
+		step = "Next: `" + onTargets("flash", cluster, out, fresh) + "` writes their cards, one after the other."
+	}
+	if layers != "" {
+		return "The layers are in " + layers + "; no image was made. " + step
 	}
 	switch len(before) {
 	case 0:

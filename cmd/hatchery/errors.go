@@ -13,6 +13,9 @@ import (
 	"hatchery/imagebuilder"
 	"hatchery/imagebuilder/baseimage"
 	"hatchery/imagebuilder/clusterlock"
+	"hatchery/imagebuilder/drive"
+	"hatchery/imagebuilder/flash"
+	"hatchery/imagebuilder/imagefile"
 	"hatchery/internal/download"
 	"hatchery/internal/enrol"
 	"hatchery/internal/spec"
@@ -34,11 +37,19 @@ func exitCode(err error) int {
 		base    *baseimage.InputError
 		lock    *clusterlock.InputError
 		fetched *download.InputError
+		disk    *drive.InputError
+		refusal *drive.RefusedError
+		small   *flash.TooSmallError
+		image   *imagefile.InputError
 	)
-	for _, mistake := range []any{&usage, &config, &unknown, &input, &base, &lock, &fetched} {
+	for _, mistake := range []any{&usage, &config, &unknown, &input, &base, &lock, &fetched, &disk, &refusal, &small, &image} {
 		if errors.As(err, mistake) {
 			return exitUsage
 		}
+	}
+	var code exitError
+	if errors.As(err, &code) {
+		return int(code)
 	}
 	var refused *enrol.Error
 	if errors.As(err, &refused) && refused.Code == enrol.UnknownSlot {
@@ -49,6 +60,14 @@ func exitCode(err error) int {
 
 // errReported is the error of a command that already said what is wrong.
 var errReported = errors.New("already reported")
+
+// exitError is the exit code of a command that ran in this one's place, and
+// said what was wrong.
+type exitError int
+
+func (e exitError) Error() string { return "already reported" }
+
+func (e exitError) Is(target error) bool { return target == errReported }
 
 // usageError is a wrong call.
 type usageError struct{ error }

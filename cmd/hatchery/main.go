@@ -73,7 +73,9 @@ loop device, no chroot and no emulator.`,
 		Example: `  hatchery init                # write a cluster.yaml to start from
   hatchery check               # is it valid?
   hatchery plan                # what will build change?
-  hatchery build               # out/controller.img, out/p1.img … out/p4.img`,
+  hatchery build               # out/controller.img, out/p1.img … out/p4.img
+  hatchery boot controller p1  # see it come up on emulated boards
+  hatchery flash               # onto the cards, one after the other`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          noArgs,
@@ -90,7 +92,7 @@ loop device, no chroot and no emulator.`,
 	flags.BoolVarP(&s.quiet, "quiet", "q", false, "no progress")
 	flags.BoolVar(&s.json, "json", false, "print the result as JSON, and progress and errors as lines of JSON on stderr")
 	root.AddCommand(newInit(s), newCheck(s), newPlan(s), newBuild(s), newInspect(s), newLock(s), newCache(s),
-		newServe(s), newStatus(s), newEvents(s), newRevoke(s), newBackup(s), newBoot(s))
+		newServe(s), newStatus(s), newEvents(s), newRevoke(s), newBackup(s), newBoot(s), newFlash(s), newOpenCard())
 	root.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 	return root
 }
