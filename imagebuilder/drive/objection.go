@@ -49,6 +49,9 @@ func (d Drive) Objections() []Objection {
 			object(true, nil, "it is read-only")
 		}
 	}
+	if d.Kind == File && d.Size%512 != 0 {
+		object(true, nil, "its %d bytes are no whole blocks of 512: make it as large as the card that it stands for (truncate -s 8G FILE)", d.Size)
+	}
 	var held []Mount
 	var places []string
 	for _, m := range d.Mounts {
