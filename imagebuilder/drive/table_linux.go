@@ -135,7 +135,8 @@ func (t *table) place() {
 			put(b, m)
 			continue
 		}
-		if !strings.HasPrefix(m.number, "0:") {
+		// Others of no device, such as tmpfs, may call their source as they like.
+		if m.kind != "btrfs" && m.kind != "bcachefs" && !strings.HasPrefix(m.kind, "fuse") {
 			continue
 		}
 		found := false
