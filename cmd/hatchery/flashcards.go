@@ -24,7 +24,7 @@ func (f *flashing) card(ctx context.Context, job *flashJob, source *flashSource,
 		}
 	}
 	for {
-		d, err := f.choose(ctx, job)
+		d, err := f.choose(ctx, job, source)
 		if err != nil {
 			return nil, drive.Drive{}, err
 		}
@@ -64,11 +64,16 @@ var errAgain = errors.New("look again")
 
 // choose gives the disk to write to: the one that was named, the only card
 // there is, or the one that is chosen of several.
-func (f *flashing) choose(ctx context.Context, job *flashJob) (drive.Drive, error) {
+func (f *flashing) choose(ctx context.Context, job *flashJob, source *flashSource) (drive.Drive, error) {
 	if f.to != "" {
 		d, err := f.machine.Find(ctx, f.to)
 		if err != nil {
 			return d, err
+		}
+		if d.Kind == drive.File {
+			if err := f.isNoSource(d, source); err != nil {
+				return d, err
+			}
 		}
 		return d, f.refused(d)
 	}
@@ -175,40 +180,35 @@ func (f *flashing) forced(d drive.Drive) bool { return f.force != "" && f.force 
 
 // refused says what speaks against writing to a disk that was named.
 func (f *flashing) refused(d drive.Drive) error {
-	var final, others []string
-	for _, o := range d.Objections() {
-		if o.Final {
-			final = append(final, o.Text)
-		} else {
-			others = append(others, o.Text)
-		}
+	objections := weightiest(d.Objections())
+	var texts []string
+	final := false
+	for _, o := range objections {
+		texts = append(texts, o.Text)
+		final = final || o.Final
 	}
+	why := strings.Join(texts, "; ")
 	switch {
-	case len(final) > 0:
-		return usageError{fmt.Errorf("%s is not written to: %s", d.Path, strings.Join(final, "; "))}
-	case len(others) == 0:
+	case len(objections) == 0, !final && f.forced(d):
 		return nil
-	case f.forced(d):
-		return nil
-	case f.force != "":
-		return usageError{fmt.Errorf("%s is not written to: %s; --force names the serial number %q, and its is %q", d.Path, strings.Join(others, "; "), f.force, d.Serial)}
-	case d.Serial == "":
-		return usageError{fmt.Errorf("%s is not written to: %s", d.Path, strings.Join(others, "; "))}
+	case !final && f.force != "":
+		return usageError{fmt.Errorf("%s is not written to: %s; --force names the serial number %q, and its is %q", d.Path, why, f.force, d.Serial)}
+	case !final && d.Serial != "":
+		return usageError{fmt.Errorf("%s is not written to: %s; if you are sure, add --force %s", d.Path, why, shellWord(d.Serial))}
 	}
-	return usageError{fmt.Errorf("%s is not written to: %s; if you are sure, add --force %s", d.Path, strings.Join(others, "; "), shellWord(d.Serial))}
+	return usageError{fmt.Errorf("%s is not written to: %s", d.Path, why)}
 }
 
-// suits refuses a card that is too small, or part of what would be written to
-// it, before anybody is asked.
+// suits refuses a card that is too small, before anybody is asked.
 func (f *flashing) suits(d drive.Drive, source *flashSource) error {
-	if need := source.Map().ImageSize; d.Size < need && d.Size > 0 {
-		if _, end := lastMapped(source); d.Size < end {
-			return usageError{fmt.Errorf("%s has %s, and the image needs %s: take a larger card", d.Path, capacity(d.Size), capacity(end))}
-		}
+	if _, end := lastMapped(source); d.Size < end && d.Size > 0 {
+		return usageError{fmt.Errorf("%s has %s, and the image needs %s: take a larger card", d.Path, capacity(d.Size), capacity(end))}
 	}
-	if d.Kind != drive.File {
-		return nil
-	}
+	return nil
+}
+
+// isNoSource refuses files that are part of what was built.
+func (f *flashing) isNoSource(d drive.Drive, source *flashSource) error {
 	target, err := os.Stat(d.Path)
 	if err != nil {
 		return err
@@ -218,12 +218,16 @@ func (f *flashing) suits(d drive.Drive, source *flashSource) error {
 			return usageError{fmt.Errorf("%s is what would be read (%s): name another file", d.Path, name)}
 		}
 	}
-	if abs, err := filepath.Abs(f.out); err == nil {
-		if at, err := filepath.Abs(d.Path); err == nil {
-			if within, err := filepath.Rel(abs, at); err == nil && filepath.IsLocal(within) {
-				return usageError{fmt.Errorf("%s lies in the output folder of builds: name a file elsewhere", d.Path)}
-			}
-		}
+	out, err := filepath.Abs(f.out)
+	if err != nil {
+		return err
+	}
+	at, err := filepath.Abs(d.Path)
+	if err != nil {
+		return err
+	}
+	if within, err := filepath.Rel(out, at); err == nil && filepath.IsLocal(within) {
+		return usageError{fmt.Errorf("%s lies in the output folder of builds: name a file elsewhere", d.Path)}
 	}
 	return nil
 }

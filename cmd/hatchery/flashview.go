@@ -29,7 +29,7 @@ func (f *flashing) printDrives(ctx context.Context) error {
 				continue
 			}
 			v := driveView{Drive: d, Candidate: candidate, Objections: []string{}}
-			for _, o := range d.Objections() {
+			for _, o := range weightiest(d.Objections()) {
 				v.Objections = append(v.Objections, o.Text)
 			}
 			views = append(views, v)
@@ -54,6 +54,20 @@ func (f *flashing) printDrives(ctx context.Context) error {
 		printLine(stdout, "This machine shows no disks.")
 	}
 	return nil
+}
+
+// weightiest leaves out what can be overridden where something cannot.
+func weightiest(all []drive.Objection) []drive.Objection {
+	var final []drive.Objection
+	for _, o := range all {
+		if o.Final {
+			final = append(final, o)
+		}
+	}
+	if final != nil {
+		return final
+	}
+	return all
 }
 
 func mountPlaces(d drive.Drive) string {
