@@ -166,6 +166,8 @@ func (w *wire) read(message any) (fd int, err error) {
 			bad = errors.New("several files came with a message")
 		}
 		switch {
+		case errors.Is(err, io.EOF):
+			return fail(io.ErrUnexpectedEOF)
 		case err != nil:
 			return fail(err)
 		case bad != nil:
@@ -269,7 +271,7 @@ func (o *opener) ask(ctx context.Context, d Drive, options OpenOptions) (device,
 	fail := func(err error) (device, Drive, error) { return nil, Drive{}, err }
 	var first hello
 	if fd, err := o.wire.read(&first); err != nil {
-		return fail(err)
+		return fail(fmt.Errorf("the program that opens the card did not answer: %w", err))
 	} else if fd >= 0 || first.Opener != protocol {
 		if fd >= 0 {
 			unix.Close(fd)
