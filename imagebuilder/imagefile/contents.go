@@ -30,8 +30,12 @@ type contents struct {
 	sumType string
 	long    []longRange // ascending
 
-	mu    sync.Mutex
-	known []bool // by longRange: it was right
+	mu     sync.Mutex
+	known  []bool           // by longRange: it was right
+	peeked []bool           // by longRange: pieces of it were given before that was known
+	owed   map[int][32]byte // what was given so, by its SHA-256
+	begun  bool             // something was given
+	read   bool             // the file was read to its end, and was right
 }
 
 // A longRange is a range of a foreign map whose checksum is not that of a
@@ -130,7 +134,7 @@ func (c *contents) take(m *bmap.Map) error {
 			return err
 		}
 	}
-	c.known = make([]bool, len(c.long))
+	c.known, c.peeked, c.owed = make([]bool, len(c.long)), make([]bool, len(c.long)), map[int][32]byte{}
 	return nil
 }
 
@@ -165,43 +169,69 @@ type need struct {
 	piece int
 	long  int  // the long range that is checked with it; -1 is none
 	given bool // and not only checked
+	owed  bool // it is given before its long range is checked
+}
+
+// peekPieces is how many pieces may be wanted without all that their long
+// ranges, or what stands at a compressed file's end, needs for being checked:
+// once, since whoever looks at an image's beginning comes back for the rest.
+// What was given so is held against what comes then.
+const peekPieces = 8
+
+// A plan is what must be read for some pieces.
+type plan struct {
+	needs []need
+	// toTheEnd: no checksum tells of damage but a compressed file's own, and
+	// that stands behind the content.
+	toTheEnd bool
 }
 
 // plan lists what must be read for the wanted pieces: those, and all others of
-// the long ranges that they belong to, once. Sure says that every wanted piece
-// can be held against a checksum.
-func (c *contents) plan(wanted []int) (needs []need, sure bool, err error) {
+// the long ranges that they belong to, until those are known to be right.
+func (c *contents) plan(wanted []int) (plan, error) {
 	for k, i := range wanted {
 		if i < 0 || i >= len(c.m.Ranges) || k > 0 && i <= wanted[k-1] {
-			return nil, false, fmt.Errorf("the piece %d of %d is wanted out of order", i, len(c.m.Ranges))
+			return plan{}, fmt.Errorf("the piece %d of %d is wanted out of order", i, len(c.m.Ranges))
 		}
 	}
+	if len(wanted) == 0 {
+		return plan{}, nil
+	}
 	c.mu.Lock()
-	known := slices.Clone(c.known)
-	c.mu.Unlock()
-	needs = make([]need, 0, len(wanted))
-	sure = true
+	defer c.mu.Unlock()
+	few := len(wanted) <= peekPieces && len(wanted) < len(c.m.Ranges)
+	p := plan{needs: make([]need, 0, len(wanted))}
+	peeks := map[int]bool{}
 	for len(wanted) > 0 {
-		i := wanted[0]
-		k := -1
+		i, k := wanted[0], -1
 		if len(c.long) > 0 {
 			k = c.longOf(i)
 		}
-		if k < 0 || known[k] {
-			sure = sure && (k >= 0 || c.m.Ranges[i].Checksum != "")
-			needs = append(needs, need{i, -1, true})
+		switch {
+		case k < 0:
+			p.toTheEnd = p.toTheEnd || c.m.Ranges[i].Checksum == ""
+			p.needs = append(p.needs, need{piece: i, long: -1, given: true})
 			wanted = wanted[1:]
-			continue
-		}
-		for j := c.long[k].first; j <= c.long[k].last; j++ {
-			n := need{j, k, len(wanted) > 0 && wanted[0] == j}
-			if n.given {
-				wanted = wanted[1:]
+		case c.known[k]:
+			p.needs = append(p.needs, need{piece: i, long: -1, given: true})
+			wanted = wanted[1:]
+		case few && (peeks[k] || !c.peeked[k] && c.long[k].last-c.long[k].first >= peekPieces):
+			peeks[k], c.peeked[k] = true, true
+			p.needs = append(p.needs, need{piece: i, long: -1, given: true, owed: true})
+			wanted = wanted[1:]
+		default:
+			for j := c.long[k].first; j <= c.long[k].last; j++ {
+				n := need{piece: j, long: k, given: len(wanted) > 0 && wanted[0] == j}
+				if n.given {
+					wanted = wanted[1:]
+				}
+				p.needs = append(p.needs, n)
 			}
-			needs = append(needs, n)
 		}
 	}
-	return needs, sure, nil
+	p.toTheEnd = p.toTheEnd && !c.read && (c.begun || !few)
+	c.begun = true
+	return p, nil
 }
 
 // maxMapFile bounds a block map's file, in bytes, and so the memory that

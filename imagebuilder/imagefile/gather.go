@@ -2,6 +2,7 @@ package imagefile
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -166,33 +167,35 @@ type giveError struct{ err error }
 
 func (e *giveError) Error() string { return e.err.Error() }
 
+// errChanged says that the same place was read twice and is not the same.
+var errChanged = errors.New("it changed while it was read; try again once nobody writes to it")
+
 // deliver gives the needed pieces one after the other, and checks the long
 // ranges that they make up.
 func (c *contents) deliver(g *gathering, give func(i int, content []byte) error) error {
 	var sum hash.Hash
-	for k, n := range g.needs {
+	for _, n := range g.needs {
 		s, err := g.whole()
 		if err != nil {
 			return err
 		}
 		if n.long >= 0 {
-			r := &c.long[n.long]
-			if n.piece == r.first {
+			if c.long[n.long].first == n.piece {
 				if sum, err = newHash(c.sumType); err != nil {
 					return err
 				}
 			}
 			sum.Write(s.buf)
-			if n.piece == r.last {
-				if hex.EncodeToString(sum.Sum(nil)) != r.sum {
-					return &ChecksumError{c.mapPath, c.sumType, r.offset, r.length}
-				}
-				c.mu.Lock()
-				c.known[n.long] = true
-				c.mu.Unlock()
+			if err := c.checked(n, s.buf, sum); err != nil {
+				return err
 			}
 		}
-		if g.needs[k].given {
+		if n.owed {
+			c.mu.Lock()
+			c.owed[n.piece] = sha256.Sum256(s.buf)
+			c.mu.Unlock()
+		}
+		if n.given {
 			if err := give(n.piece, s.buf); err != nil {
 				return &giveError{err}
 			}
@@ -202,24 +205,40 @@ func (c *contents) deliver(g *gathering, give func(i int, content []byte) error)
 	return nil
 }
 
+// checked holds a piece against what was given before, and a long range
+// against its checksum when its last piece is there.
+func (c *contents) checked(n need, content []byte, sum hash.Hash) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if before, ok := c.owed[n.piece]; ok && before != sha256.Sum256(content) {
+		return errChanged
+	}
+	if r := &c.long[n.long]; n.piece == r.last {
+		if hex.EncodeToString(sum.Sum(nil)) != r.sum {
+			return &ChecksumError{c.mapPath, c.sumType, r.offset, r.length}
+		}
+		c.known[n.long] = true
+		for i := r.first; i <= r.last && len(c.owed) > 0; i++ {
+			delete(c.owed, i)
+		}
+	}
+	return nil
+}
+
 // pieces gives the wanted pieces out of what produce puts into a gathering,
-// from the image's front to its end. Only where it is asked to is produce
+// from the image's front to its end. Only where the plan says so is produce
 // left to come to its end after the last piece; else its context is cancelled.
 func (i *image) pieces(ctx context.Context, wanted []int, give func(i int, content []byte) error, produce func(context.Context, *gathering) error) error {
-	needs, sure, err := i.plan(wanted)
+	p, err := i.plan(wanted)
 	if err != nil {
 		return fmt.Errorf("%s: %w", i.path, err)
 	}
-	if err := ctx.Err(); err != nil || len(needs) == 0 {
+	if err := ctx.Err(); err != nil || len(p.needs) == 0 {
 		return err
 	}
-	// Where there are no checksums, those of the compressed file are what
-	// tells of damage, and they stand behind the content.
-	toTheEnd := !sure && len(wanted) == len(i.m.Ranges)
-
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	g := newGathering(i.m, needs, i.options.Memory/4)
+	g := newGathering(i.m, p.needs, i.options.Memory/4)
 	defer context.AfterFunc(ctx, func() { g.stop(context.Cause(ctx)) })()
 	produced := make(chan error, 1)
 	go func() {
@@ -231,14 +250,19 @@ func (i *image) pieces(ctx context.Context, wanted []int, give func(i int, conte
 		produced <- err
 	}()
 	err = i.deliver(g, give)
-	if err != nil || !toTheEnd {
+	if err != nil || !p.toTheEnd {
 		g.stop(context.Canceled)
 		cancel()
 	}
-	if last := <-produced; err == nil && toTheEnd {
+	if last := <-produced; err == nil && p.toTheEnd {
 		err = last
 	}
-	return i.said(err)
+	if err = i.said(err); err == nil && p.toTheEnd {
+		i.mu.Lock()
+		i.read = true
+		i.mu.Unlock()
+	}
+	return err
 }
 
 // said is an error of Pieces as its caller gets it.
@@ -251,8 +275,8 @@ func (i *image) said(err error) error {
 		return theirs.err
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
-	case i.changed():
-		return fmt.Errorf("%s changed while it was read; try again once nobody writes to it", i.path)
+	case i.changed(), errors.Is(err, errChanged):
+		return fmt.Errorf("%s: %w", i.path, errChanged)
 	case err == nil, errors.As(err, &bad):
 		return err
 	case errors.As(err, &wrong), errors.Is(err, errShort):
