@@ -33,7 +33,7 @@ func TestOnATerminal(t *testing.T) {
 			if err := cmd.Wait(); err != nil {
 				t.Fatalf("%v\n%s", err, shown)
 			}
-			if !bytes.Contains(shown, []byte("Next: flash controller, p1, p2, p3 and p4")) {
+			if !bytes.Contains(shown, []byte("Next: `hatchery flash controller p1 p2 p3 p4`")) {
 				t.Errorf("it does not say what it made:\n%s", shown)
 			}
 		})
