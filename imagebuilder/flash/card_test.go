@@ -1,6 +1,7 @@
 package flash_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"math/rand/v2"
 	"slices"
@@ -30,6 +31,18 @@ type memory struct {
 	noDiscard bool
 }
 
+// fill makes noise, of which no two blocks are alike.
+func fill(p []byte, seed uint64) {
+	x := seed << 32
+	for ; len(p) >= 8; p = p[8:] {
+		x++
+		z := x * 0x9e3779b97f4a7c15
+		z ^= z >> 29
+		binary.LittleEndian.PutUint64(p, z*0xbf58476d1ce4e5b9)
+	}
+	clear(p)
+}
+
 type op struct {
 	kind   string // "read", "write", "sync", "discard"
 	off, n int64
@@ -37,8 +50,7 @@ type op struct {
 
 func newCard(t testing.TB, size int64) *memory {
 	c := &memory{t: t, block: 512, data: make([]byte, size), stable: map[int64][]byte{}}
-	noise := rand.NewChaCha8([32]byte{7})
-	noise.Read(c.data)
+	fill(c.data, 7)
 	clear(c.data[:1<<20]) // a card as sold has no data, but what follows is anything
 	return c
 }
@@ -125,7 +137,7 @@ func (c *memory) Discard(off, n int64) error {
 	// What is discarded reads as anything.
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	rand.NewChaCha8([32]byte{9}).Read(c.data[off : off+n])
+	fill(c.data[off:off+n], 9)
 	return nil
 }
 
@@ -141,6 +153,13 @@ func (c *memory) crash(r *rand.Rand) {
 	}
 	clear(c.stable)
 	c.fault, c.ops = nil, nil
+}
+
+// forget forgets which operations there were.
+func (c *memory) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ops = nil
 }
 
 // count gives how many operations of a kind there were, and their bytes.
@@ -161,7 +180,7 @@ func (c *memory) during(kind string, off int64, what func(before int, p []byte) 
 	var mu sync.Mutex
 	n := 0
 	c.fault = func(o op, p []byte) (bool, int, error) {
-		if o.kind != kind || o.kind != "sync" && (off < o.off || off >= o.off+o.n) {
+		if o.kind != kind || o.kind != "sync" && !o.is(kind, off) {
 			return false, 0, nil
 		}
 		mu.Lock()
@@ -172,4 +191,9 @@ func (c *memory) during(kind string, off int64, what func(before int, p []byte) 
 	}
 }
 
-var errIO = syscall.EIO
+// is says whether an operation touches a place.
+func (o op) is(kind string, off int64) bool {
+	return o.kind == kind && off >= o.off && off < o.off+o.n
+}
+
+const errIO = syscall.EIO

@@ -8,11 +8,13 @@ import (
 	"encoding/hex"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
 	"hatchery/imagebuilder/flash"
 	"hatchery/internal/bmap"
+	"hatchery/internal/progress"
 )
 
 var background = context.Background()
@@ -82,7 +84,7 @@ func (s *stream) Pieces(ctx context.Context, wanted []int, give func(int, []byte
 					mu.Unlock()
 					return
 				}
-				rand.NewChaCha8([32]byte{byte(i)}).Read(lent)
+				fill(lent, 3)
 			}
 		})
 	}
@@ -95,7 +97,7 @@ func (s *stream) Pieces(ctx context.Context, wanted []int, give func(int, []byte
 // image, and what is not mapped is not zero.
 func newImage(size int64, share int, seed byte) *image {
 	data := make([]byte, size)
-	rand.NewChaCha8([32]byte{seed}).Read(data)
+	fill(data, uint64(seed))
 	clear(data[:512])
 	mbr(data, size)
 	m := &bmap.Map{ImageSize: size, BlockSize: bmap.BlockSize, ChecksumType: bmap.SHA256}
@@ -204,4 +206,47 @@ func write(t testing.TB, c flash.Card, src flash.Source, o flash.Options) *flash
 		t.Fatal(err)
 	}
 	return r
+}
+
+// reporter notes which phases there were, and their bytes.
+type reporter struct {
+	begun func(name string)
+	mu    sync.Mutex
+	tasks []*task
+}
+
+type task struct {
+	r           *reporter
+	name        string
+	total, done int64
+	ended       bool
+}
+
+func (r *reporter) Begin(name string, total int64) progress.Task {
+	r.mu.Lock()
+	k := &task{r: r, name: name, total: total}
+	r.tasks = append(r.tasks, k)
+	r.mu.Unlock()
+	if r.begun != nil {
+		r.begun(name)
+	}
+	return k
+}
+
+func (k *task) Add(n int64) {
+	k.r.mu.Lock()
+	defer k.r.mu.Unlock()
+	k.done += n
+}
+
+func (k *task) End(error) {
+	k.r.mu.Lock()
+	defer k.r.mu.Unlock()
+	k.ended = true
+}
+
+func (r *reporter) has(phase string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(r.tasks, func(k *task) bool { return strings.HasPrefix(k.name, phase) })
 }

@@ -176,7 +176,7 @@ func printable(s string) string {
 		if !unicode.IsPrint(r) || r == unicode.ReplacementChar {
 			r = '_'
 		}
-		if n++; n > 64 {
+		if n++; n > 80 {
 			b.WriteString("…")
 			break
 		}

@@ -21,11 +21,11 @@ func sources(im *image) map[string]func() flash.Source {
 }
 
 func TestWrite(t *testing.T) {
-	for _, size := range []int64{96 << 20, 5<<20 + 512, 6<<20 + 100, 4096} {
+	for _, size := range []int64{21 << 20, 5<<20 + 512, 6<<20 + 100, 4096} {
 		im := newImage(size, 6, 1)
 		for name, source := range sources(im) {
 			for _, block := range []int{512, 4096} {
-				c := newCard(t, 120<<20)
+				c := newCard(t, 30<<20)
 				c.block = block
 				r := write(t, c, source(), flash.Options{})
 				holds(t, c, im)

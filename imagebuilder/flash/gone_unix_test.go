@@ -1,0 +1,7 @@
+//go:build !windows
+
+package flash_test
+
+import "syscall"
+
+const errGone = syscall.ENODEV
