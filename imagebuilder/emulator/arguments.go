@@ -1,6 +1,7 @@
 package emulator
 
 import (
+	"fmt"
 	"strings"
 
 	"hatchery/internal/bootpart"
@@ -23,6 +24,10 @@ var needed = []Argument{
 	{"dwc_otg.fiq_fsm_enable=0", "as above"},
 }
 
+// longestCmdline is what the kernel reads of its arguments, in bytes: Linux's
+// arch/arm/include/uapi/asm/setup.h, COMMAND_LINE_SIZE, without the zero at the end.
+const longestCmdline = 1023
+
 // cmdline makes the kernel's arguments of an image's cmdline.txt.
 func cmdline(image []byte, added []Argument) (string, error) {
 	line, err := bootpart.ParseCmdline(image)
@@ -39,5 +44,9 @@ func cmdline(image []byte, added []Argument) (string, error) {
 			return "", err
 		}
 	}
-	return line.String(), nil
+	text := line.String()
+	if len(text) > longestCmdline {
+		return "", fmt.Errorf("with what the emulator needs, the kernel's arguments have %d bytes, and the kernel drops what is behind the first %d: make `boot: {cmdline: …}` or --append shorter", len(text), longestCmdline)
+	}
+	return text, nil
 }

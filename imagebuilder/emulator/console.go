@@ -15,14 +15,15 @@ import (
 // A console is a guest's: what comes from it goes to a log, each line with the
 // seconds since the guest's start, and what it means is told.
 type console struct {
-	mu    sync.Mutex
-	log   *os.File
-	begun time.Time
-	part  []byte   // of a line that has not ended
-	shown int      // how much of it was read for its meaning
-	last  []string // the latest lines
-	signs []sign   // that are to be told once mu is free
-	told  func(sign)
+	mu              sync.Mutex
+	log             *os.File
+	begun           time.Time
+	part            []byte   // of a line that has not ended
+	shown           int      // how much of it was read for its meaning
+	last            []string // the latest lines
+	logged, largest int64    // bytes in the log, and the most that go there
+	signs           []sign   // that are to be told once mu is free
+	told            func(sign)
 }
 
 // longestLine is how much of a line is kept, in bytes; kept, how many lines.
@@ -30,6 +31,10 @@ const (
 	longestLine = 4 << 10
 	kept        = 25
 )
+
+// largestLog is where a log ends, in bytes: a first boot's has 60 KB, that of a
+// guest which says one thing for ever would fill the disk.
+const largestLog = 64 << 20
 
 // openConsole begins the log at path, or goes on with it.
 func openConsole(path string, again bool, told func(sign)) (*console, error) {
@@ -41,7 +46,7 @@ func openConsole(path string, again bool, told func(sign)) (*console, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &console{log: f, begun: time.Now(), told: told}, nil
+	return &console{log: f, largest: largestLog, begun: time.Now(), told: told}, nil
 }
 
 // restart begins the seconds anew, for a guest that is begun afresh.
@@ -116,6 +121,12 @@ func (c *console) write(line string) {
 	}
 	line = fmt.Sprintf("%8.1f  %s\n", time.Since(c.begun).Seconds(), line)
 	c.last = append(c.last, strings.TrimSuffix(line, "\n"))
+	if c.logged >= c.largest {
+		return
+	}
+	if c.logged += int64(len(line)); c.logged >= c.largest {
+		line += "=== the log ends here, since it is large enough; what comes is still read\n"
+	}
 	_, _ = io.WriteString(c.log, line)
 }
 

@@ -106,6 +106,58 @@ func withoutCuts(signs []sign) []sign {
 	return kept
 }
 
+// A guest that says one thing for ever fills no disk, and is heard all the same.
+func TestLogEnds(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c")
+	heard := 0
+	c, err := openConsole(path, false, func(sign) { heard++ })
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.largest = 1000
+	for range 100 {
+		c.Write([]byte("a line of thirty bytes or more\n"))
+	}
+	c.Write([]byte("p1 login: "))
+	if err := c.close(); err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(log) > 1200 || !strings.HasSuffix(string(log), "=== the log ends here, since it is large enough; what comes is still read\n") {
+		t.Errorf("%d bytes, which end with %q", len(log), log[max(0, len(log)-100):])
+	}
+	if heard == 0 {
+		t.Error("what came later was not read")
+	}
+}
+
+// What QEMU says at its end is what counts.
+func TestLastWords(t *testing.T) {
+	var said lastWords
+	for range 10000 {
+		said.Write([]byte("warning\n"))
+	}
+	said.Write([]byte(strings.Repeat("x", 2*mostLastWords) + "\nout of memory\n"))
+	if len(said.String()) != mostLastWords || lastLine(said.String()) != "out of memory" {
+		t.Errorf("%d bytes, of which the last line is %q", len(said.String()), lastLine(said.String()))
+	}
+}
+
+// The kernel reads no more, and says nothing of what it leaves out.
+func TestCmdlineIsWhole(t *testing.T) {
+	added := []Argument{{Word: "added=1"}}
+	whole := strings.Repeat("a", longestCmdline-len(" added=1"))
+	if line, err := cmdline([]byte(whole+"\n"), added); err != nil || line != whole+" added=1" {
+		t.Errorf("%d bytes, %v", len(line), err)
+	}
+	if _, err := cmdline([]byte(whole+"a\n"), added); err == nil || !strings.Contains(err.Error(), "1024 bytes") {
+		t.Errorf("one more: %v", err)
+	}
+}
+
 // Nothing that a guest prints may fill the memory or stop the console.
 func FuzzConsole(f *testing.F) {
 	f.Add([]byte("\x1b[31mhatchery p1: join done\r\np1 login: "))

@@ -1,7 +1,6 @@
 package emulator
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -221,7 +220,7 @@ func (g *guest) run(ctx context.Context) error {
 	defer stop(nil)
 
 	cmd := exec.CommandContext(ctx, g.rig.Program, qemuArguments(g.board, g.files, g.card, g.wiring(), w.port())...)
-	var said bytes.Buffer
+	var said lastWords
 	cmd.Stdout, cmd.Stderr = g.console, &said
 	cmd.Cancel = func() error { return ask(cmd) }
 	cmd.WaitDelay = 10 * time.Second
@@ -407,3 +406,18 @@ func lastLine(said string) string {
 	said = strings.TrimSpace(said)
 	return said[strings.LastIndex(said, "\n")+1:]
 }
+
+// lastWords keeps the end of what a program says, however much that is.
+type lastWords struct{ text []byte }
+
+const mostLastWords = 16 << 10
+
+func (l *lastWords) Write(p []byte) (int, error) {
+	l.text = append(l.text, p[max(0, len(p)-mostLastWords):]...)
+	if more := len(l.text) - mostLastWords; more > 0 {
+		l.text = append(l.text[:0], l.text[more:]...)
+	}
+	return len(p), nil
+}
+
+func (l *lastWords) String() string { return string(l.text) }
