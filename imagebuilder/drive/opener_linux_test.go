@@ -388,7 +388,11 @@ func TestOpenThroughAsNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Root's side starts an opener with the socket that comes in.
+	opener := helper(t, "opener")
+	served := make(chan bool)
+	t.Cleanup(func() { root.Close(); <-served })
 	go func() {
+		defer close(served)
 		defer root.Close()
 		rights := make([]byte, unix.CmsgSpace(4))
 		_, n, _, _, err := root.ReadMsgUnix(make([]byte, 1), rights)
@@ -404,7 +408,6 @@ func TestOpenThroughAsNobody(t *testing.T) {
 			return
 		}
 		socket := os.NewFile(uintptr(fds[0]), "socket")
-		opener := helper(t, "opener")
 		opener.Stdin = socket
 		if err := opener.Start(); err != nil {
 			t.Error(err)
