@@ -12,6 +12,13 @@ import (
 // diskutil is macOS's view of disks, by its programs diskutil(8) and ioreg(8).
 type diskutil struct{ run runner }
 
+// Where macOS has them: one of another's PATH would be run with root's rights.
+const (
+	diskutilPath = "/usr/sbin/diskutil"
+	ioregPath    = "/usr/sbin/ioreg"
+	hdiutilPath  = "/usr/bin/hdiutil"
+)
+
 // macDisk is the name of a whole disk, macNode that of whatever lies on one:
 // disk4, disk4s1, disk3s1s1; with an r before it it is the one past the cache.
 var (
@@ -39,7 +46,7 @@ type macOverview struct {
 }
 
 func (u diskutil) overview(ctx context.Context) (*macOverview, error) {
-	value, err := u.plist(ctx, "diskutil", "list", "-plist")
+	value, err := u.plist(ctx, diskutilPath, "list", "-plist")
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +128,7 @@ func (u diskutil) media(ctx context.Context) map[string]macMedium {
 		}
 	}
 	for _, args := range [][]string{{"-a", "-r", "-c", "IOMedia", "-d", "1"}, {"-a", "-r", "-l", "-c", "IOUSBHostDevice"}} {
-		value, err := u.plist(ctx, "ioreg", args...)
+		value, err := u.plist(ctx, ioregPath, args...)
 		if err != nil {
 			continue
 		}
@@ -138,7 +145,7 @@ var macBuses = map[string]string{"USB": "usb", "Secure Digital": "mmc", "PCI-Exp
 
 // drive describes a whole disk.
 func (u diskutil) drive(ctx context.Context, name string, o *macOverview, media map[string]macMedium) (Drive, error) {
-	value, err := u.plist(ctx, "diskutil", "info", "-plist", name)
+	value, err := u.plist(ctx, diskutilPath, "info", "-plist", name)
 	if err != nil {
 		return Drive{}, err
 	}
@@ -238,7 +245,7 @@ func (u diskutil) named(ctx context.Context, path, name string) (Drive, error) {
 
 // attached are the disks as which an image file is attached, hdiutil(1).
 func (u diskutil) attached(ctx context.Context, file string) ([]string, error) {
-	value, err := u.plist(ctx, "hdiutil", "info", "-plist")
+	value, err := u.plist(ctx, hdiutilPath, "info", "-plist")
 	if err != nil {
 		return nil, err
 	}

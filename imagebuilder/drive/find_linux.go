@@ -2,6 +2,7 @@ package drive
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -57,6 +58,9 @@ func (l linux) file(path, real string, info fs.FileInfo) (Drive, error) {
 		Number: fmt.Sprintf("%d:%d inode %d", unix.Major(uint64(stat.Dev)), unix.Minor(uint64(stat.Dev)), stat.Ino),
 	}
 	t, err := l.table()
+	if errors.Is(err, fs.ErrNotExist) {
+		return d, nil // no /sys, as in a chroot: its loop devices are not seen
+	}
 	if err != nil {
 		return Drive{}, err
 	}

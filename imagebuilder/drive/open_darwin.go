@@ -86,7 +86,7 @@ func unmountDisk(ctx context.Context, d Drive, force bool) error {
 	if force {
 		args = append(args, "force")
 	}
-	out, err := exec.CommandContext(ctx, "diskutil", append(args, d.Path)...).CombinedOutput()
+	out, err := exec.CommandContext(ctx, diskutilPath, append(args, d.Path)...).CombinedOutput()
 	if err == nil {
 		return nil
 	}

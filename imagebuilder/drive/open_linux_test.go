@@ -2,6 +2,7 @@ package drive_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -396,27 +398,41 @@ func TestSwapped(t *testing.T) {
 }
 
 // TestKilled: whoever is killed with a drive open leaves nothing behind that
-// keeps others away.
+// keeps others away, nor a privileged process.
 func TestKilled(t *testing.T) {
-	device := loop(t, 1<<20)
-	child := helper(t, "hold", device)
-	out, err := child.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
+	for _, as := range []string{"hold", "hold through"} {
+		t.Run(as, func(t *testing.T) {
+			device := loop(t, 1<<20)
+			child := helper(t, as, device)
+			out, err := child.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := child.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := out.Read(make([]byte, 5)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := drive.Open(t.Context(), find(t, device), drive.OpenOptions{}); !isBusy(err) {
+				t.Errorf("while it lives: %v", err)
+			}
+			if err := child.Process.Signal(syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			child.Wait()
+			open(t, find(t, device), false)
+		})
 	}
-	if err := child.Start(); err != nil {
-		t.Fatal(err)
+}
+
+// TestCancelled: waiting for one who has the drive ends with the context.
+func TestCancelled(t *testing.T) {
+	d := find(t, file(t, t.TempDir(), 1<<20))
+	open(t, d, false)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := drive.Open(ctx, d, drive.OpenOptions{}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
 	}
-	line := make([]byte, 5)
-	if _, err := out.Read(line); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := drive.Open(t.Context(), find(t, device), drive.OpenOptions{}); !isBusy(err) {
-		t.Errorf("while it lives: %v", err)
-	}
-	if err := child.Process.Signal(syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	child.Wait()
-	open(t, find(t, device), false)
 }

@@ -36,10 +36,12 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
-	case "hold":
+	case "hold", "hold through":
 		d, err := drive.Find(context.Background(), os.Args[1])
-		if err == nil {
+		if err == nil && os.Getenv(role) == "hold" {
 			_, err = drive.Open(context.Background(), d, drive.OpenOptions{})
+		} else if err == nil {
+			_, err = drive.OpenThrough(context.Background(), command("opener"), d, drive.OpenOptions{})
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)

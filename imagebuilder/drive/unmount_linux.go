@@ -68,7 +68,7 @@ func unmountOne(ctx context.Context, d Drive, m Mount) error {
 				texts = append(texts, printable(string(out)))
 			}
 		}
-		return busy("this user may not: " + strings.Join(append(texts, "unmount it as root (sudo umount "+quoted(m.Place)+")"), "; "))
+		return &PermissionError{Path: d.Path, Remedy: fmt.Sprintf("it is mounted at %s, and may not unmount that: %s", shown(m.Place), strings.Join(append(texts, "sudo umount "+quoted(m.Place)), "; "))}
 	}
 	since := time.Now()
 	for {
