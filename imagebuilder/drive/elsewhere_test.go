@@ -35,7 +35,7 @@ var mac = map[string]string{
 	"/usr/sbin/diskutil info -plist disk7":        "info-disk7.plist",
 	"/usr/sbin/ioreg -a -r -c IOMedia -d 1":       "ioreg-IOMedia.plist",
 	"/usr/sbin/ioreg -a -r -l -c IOUSBHostDevice": "ioreg-IOUSBHostDevice.plist",
-	"/usr/bin/hdiutil info -plist":               "hdiutil-info.plist",
+	"/usr/bin/hdiutil info -plist":                "hdiutil-info.plist",
 }
 
 func TestListMac(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -47,17 +46,3 @@ func look(path string) (info fs.FileInfo, real string, err error) {
 
 // runner runs a program of the system's and gives its standard output.
 type runner func(ctx context.Context, name string, args ...string) ([]byte, error)
-
-func run(ctx context.Context, name string, args ...string) ([]byte, error) {
-	out, err := exec.CommandContext(ctx, name, args...).Output()
-	var exit *exec.ExitError
-	switch {
-	case ctx.Err() != nil:
-		return nil, ctx.Err()
-	case errors.As(err, &exit):
-		return nil, fmt.Errorf("%s %s: %w: %s", name, args[0], err, printable(string(exit.Stderr)))
-	case err != nil:
-		return nil, err
-	}
-	return out, nil
-}

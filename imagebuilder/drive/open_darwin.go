@@ -171,18 +171,20 @@ func (n *node) geometry() (size int64, block int, err error) {
 		}
 		return stat.Size, 512, nil
 	}
-	var length uint32
-	var count uint64
-	if err := ioctl(n.fd, dkiocGetBlockSize, unsafe.Pointer(&length)); err != nil {
+	// One is of 32 bits, the other of 64, both into a number of 64 (all of
+	// macOS is little-endian).
+	length, err := unix.IoctlGetInt(n.fd, dkiocGetBlockSize)
+	if err != nil {
 		return 0, 0, fmt.Errorf("cannot see its block size: %w", err)
 	}
-	if err := ioctl(n.fd, dkiocGetBlockCount, unsafe.Pointer(&count)); err != nil {
+	count, err := unix.IoctlGetInt(n.fd, dkiocGetBlockCount)
+	if err != nil {
 		return 0, 0, fmt.Errorf("cannot see its size: %w", err)
 	}
-	if length == 0 || length > 4096 || count > 1<<50 {
+	if length <= 0 || length > 4096 || count < 0 || count > 1<<50 {
 		return 0, 0, fmt.Errorf("it says that it has %d blocks of %d bytes", count, length)
 	}
-	return int64(count) * int64(length), int(length), nil
+	return int64(count) * int64(length), length, nil
 }
 
 func (n *node) readAt(p []byte, off int64) (int, error) {
@@ -203,7 +205,7 @@ func (n *node) writeAt(p []byte, off int64) (int, error) {
 
 func (n *node) sync() error {
 	if n.kind != File {
-		err := ioctl(n.fd, dkiocSynchronizeCache, nil)
+		err := unix.IoctlSetInt(n.fd, dkiocSynchronizeCache, 0)
 		// A reader without a cache to be written out.
 		if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENOTTY) {
 			return nil
@@ -233,7 +235,7 @@ func (n *node) discard(off, length int64) error {
 		var pinned runtime.Pinner
 		pinned.Pin(extent)
 		pinned.Pin(unmap)
-		err = ioctl(n.fd, dkiocUnmap, unsafe.Pointer(unmap))
+		err = unix.IoctlSetInt(n.fd, dkiocUnmap, int(uintptr(unsafe.Pointer(unmap))))
 		pinned.Unpin()
 	}
 	if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EINVAL) {
@@ -246,11 +248,3 @@ func (n *node) discard(off, length int64) error {
 func (n *node) rescan() error { return errors.ErrUnsupported }
 
 func (n *node) close() error { return unix.Close(n.fd) }
-
-// ioctl is ioctl(2); an error of it is an [unix.Errno].
-func ioctl(fd int, request uint, argument unsafe.Pointer) error {
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(request), uintptr(argument)); errno != 0 {
-		return errno
-	}
-	return nil
-}
