@@ -368,6 +368,8 @@ func TestStrayRequest(t *testing.T) {
 // passes it on as sudo would, by a socket.
 func TestOpenThroughAsNobody(t *testing.T) {
 	device := loop(t, 16<<20)
+	testtool.Run(t, "mkfs.ext4", "-q", device)
+	mount(t, device, "/media/hatchery-nobody-"+filepath.Base(device))
 	// nobody has to be able to run this binary and to name the socket.
 	dir, err := os.MkdirTemp("/tmp", "hatchery-nobody")
 	if err != nil {
@@ -481,6 +483,9 @@ func nobody(device string) error {
 	var permission *drive.PermissionError
 	if _, err := drive.Open(ctx, d, drive.OpenOptions{}); !errors.As(err, &permission) || permission.Path != device {
 		return fmt.Errorf("opened by nobody: %w", err)
+	}
+	if still, err := drive.Find(ctx, device); err != nil || len(still.Mounts) != 1 {
+		return fmt.Errorf("unmounted before it could be opened: %+v, %w", still.Mounts, err)
 	}
 	// The command keeps file descriptor 3, as it is not marked.
 	if _, err := unix.FcntlInt(3, unix.F_SETFD, 0); err != nil {
