@@ -481,7 +481,7 @@ func nobody(device string) error {
 		return err
 	}
 	var permission *drive.PermissionError
-	if _, err := drive.Open(ctx, d, drive.OpenOptions{}); !errors.As(err, &permission) || permission.Path != device {
+	if _, err := drive.Open(ctx, d, drive.OpenOptions{}); !errors.As(err, &permission) || permission.Path != device || permission.Remedy != "" {
 		return fmt.Errorf("opened by nobody: %w", err)
 	}
 	if still, err := drive.Find(ctx, device); err != nil || len(still.Mounts) != 1 {
