@@ -20,12 +20,15 @@ func aligned(n int) []byte {
 	return b[skip : skip+n : skip+n]
 }
 
-// A pool hands out buffers of a stretch each, which are made when they are
-// first needed.
-type pool struct{ free chan []byte }
+// A pool hands out buffers of a size, which are made when they are first
+// needed.
+type pool struct {
+	free chan []byte
+	size int64
+}
 
-func newPool() *pool {
-	p := &pool{make(chan []byte, buffers)}
+func newPool(size int64) *pool {
+	p := &pool{make(chan []byte, buffers), size}
 	for range buffers {
 		p.free <- nil
 	}
@@ -36,7 +39,7 @@ func (p *pool) get(ctx context.Context) ([]byte, error) {
 	select {
 	case b := <-p.free:
 		if b == nil {
-			b = aligned(stretch)
+			b = aligned(int(p.size))
 		}
 		return b, nil
 	case <-ctx.Done():
@@ -49,7 +52,7 @@ func (p *pool) try() []byte {
 	select {
 	case b := <-p.free:
 		if b == nil {
-			b = aligned(stretch)
+			b = aligned(int(p.size))
 		}
 		return b
 	default:

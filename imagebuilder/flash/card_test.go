@@ -48,9 +48,16 @@ type op struct {
 	off, n int64
 }
 
+// noise is what lies on cards.
+var noise = sync.OnceValue(func() []byte {
+	p := make([]byte, 64<<20)
+	fill(p, 7)
+	return p
+})
+
 func newCard(t testing.TB, size int64) *memory {
 	c := &memory{t: t, block: 512, data: make([]byte, size), stable: map[int64][]byte{}}
-	fill(c.data, 7)
+	copy(c.data, noise())
 	clear(c.data[:1<<20]) // a card as sold has no data, but what follows is anything
 	return c
 }

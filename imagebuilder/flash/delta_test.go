@@ -88,7 +88,7 @@ func TestDelta(t *testing.T) {
 			}
 		}
 		c.forget()
-		r = write(t, c, source(), delta)
+		write(t, c, source(), delta)
 		holds(t, c, im)
 		var written int64
 		for _, o := range wrote(c, im) {

@@ -42,8 +42,7 @@ type engine struct {
 	o    Options
 	m    *bmap.Map
 
-	size, block int64 // of the card; size in whole blocks
-	mapped      int64
+	size, block int64   // of the card; size in whole blocks
 	list        []piece // ascending
 	of          []int   // index in list by the range's, -1 for none
 	first       []piece // ranges that have a part in the head, as in the map
@@ -77,7 +76,7 @@ func newEngine(card Card, src Source, o Options) *engine {
 	if o.Progress == nil {
 		o.Progress = progress.Discard
 	}
-	e := &engine{card: card, src: src, o: o, m: src.Map(), pool: newPool(), writes: make(chan struct{}, o.InFlight), start: time.Now()}
+	e := &engine{card: card, src: src, o: o, m: src.Map(), writes: make(chan struct{}, o.InFlight), start: time.Now()}
 	e.at, _ = src.(io.ReaderAt)
 	e.block = int64(card.BlockSize())
 	if e.block > 0 {
@@ -106,7 +105,6 @@ func (e *engine) guard(ctx context.Context, work func(context.Context) error) (*
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	r := e.res
-	r.Mapped = e.mapped
 	r.Compared, r.Written = e.counts.compared.Load(), e.counts.written.Load()
 	r.Verified, r.Discarded = e.counts.verified.Load(), e.counts.discarded.Load()
 	r.Rewritten, r.Warnings = slices.Clone(r.Rewritten), slices.Clone(r.Warnings)
@@ -152,6 +150,11 @@ func (e *engine) prepare(ctx context.Context) error {
 	if err := e.pieces(); err != nil {
 		return err
 	}
+	most := int64(0)
+	for _, r := range e.runs(e.all(func(*piece) bool { return true })) {
+		most = max(most, r.size)
+	}
+	e.pool = newPool(most)
 	e.note = note{Cluster: e.o.Cluster, Target: e.o.Target, Image: Digest(e.m)}.block()
 	if err := e.readFirst(ctx); err != nil {
 		return err

@@ -22,10 +22,10 @@ func (e *engine) growth() error {
 	if err != nil {
 		var gpt *parttable.GPTError
 		if errors.As(err, &gpt) {
-			e.res.NotGrown = "the image has a GUID partition table"
+			e.notGrown("the image has a GUID partition table")
 			return nil
 		}
-		e.res.NotGrown = fmt.Sprintf("the image has not the partitions of Raspberry Pi OS: %v", err)
+		e.notGrown(fmt.Sprintf("the image has not the partitions of Raspberry Pi OS: %v", err))
 		return nil
 	}
 	var last parttable.Partition
@@ -39,20 +39,21 @@ func (e *engine) growth() error {
 		return &TooSmallError{Card: e.card.Size(), Need: last.End()}
 	}
 	if e.block != parttable.SectorSize {
-		e.res.NotGrown = fmt.Sprintf("the card has blocks of %d bytes, the image's partition table counts in %d", e.block, parttable.SectorSize)
-		e.warn("%s: most machines will find no partitions", e.res.NotGrown)
+		why := fmt.Sprintf("the card has blocks of %d bytes, the image's partition table counts in %d", e.block, parttable.SectorSize)
+		e.notGrown(why)
+		e.warn("%s: most machines will find no partitions", why)
 		return nil
 	}
 	if !e.o.Grow {
 		return nil
 	}
 	if number != parttable.Root || last.Type != linux {
-		e.res.NotGrown = fmt.Sprintf("the image's last partition is number %d of type %#02x, not the root file system", number, last.Type)
+		e.notGrown(fmt.Sprintf("the image's last partition is number %d of type %#02x, not the root file system", number, last.Type))
 		return nil
 	}
 	end := min(e.size/growTo*growTo, mostMBR)
 	if end <= last.End() {
-		e.res.NotGrown = "the card has no more room than the image"
+		e.notGrown("the card has no more room than the image")
 		return nil
 	}
 	if err := table.SetPartitionSize(number, end-last.Start); err != nil {
@@ -61,9 +62,11 @@ func (e *engine) growth() error {
 	if err := table.Write(headWriter(e.head)); err != nil {
 		return err
 	}
-	e.res.Grown = &Grown{number, last.Size, end - last.Start}
+	e.result(func(r *Result) { r.Grown = &Grown{number, last.Size, end - last.Start} })
 	return nil
 }
+
+func (e *engine) notGrown(why string) { e.result(func(r *Result) { r.NotGrown = why }) }
 
 // mostMBR is how far a partition of an MBR can reach, down to a multiple of
 // growTo.

@@ -187,9 +187,11 @@ func printable(s string) string {
 
 const (
 	page = 16 << 10
-	// mostRead bounds what is read of a card to tell what it holds: the FAT of
-	// a large card has 8 MiB, twice.
-	mostRead = 24 << 20
+	// mostRead bounds what is read of a card to tell what it holds, and
+	// mostStreak what is read in one piece: the table of a large card's FAT has
+	// megabytes, and does not tell.
+	mostRead   = 8 << 20
+	mostStreak = 512 << 10
 )
 
 var errTooMuch = errors.New("too much would have to be read")
@@ -203,8 +205,8 @@ type reader struct {
 	read  int64
 	err   error // the card's or the context's
 	// ahead is how much is read at once: more where reads follow each other.
-	next  int64
-	ahead int64
+	next, ahead int64
+	streak      int64
 }
 
 func (r *reader) ReadAt(p []byte, off int64) (int, error) {
@@ -242,9 +244,12 @@ func (r *reader) page(at int64) ([]byte, error) {
 		return nil, r.err
 	}
 	if at == r.next && r.ahead > 0 {
-		r.ahead = min(2*r.ahead, 1<<20)
+		if r.streak >= mostStreak {
+			return nil, errTooMuch
+		}
+		r.ahead = min(2*r.ahead, 128<<10)
 	} else {
-		r.ahead = page
+		r.ahead, r.streak = page, 0
 	}
 	// The last block that is not whole, if there is such a thing, is not there.
 	block := int64(r.card.BlockSize())
@@ -268,6 +273,7 @@ func (r *reader) page(at int64) ([]byte, error) {
 		}
 	}
 	r.next = at + int64(len(b))
+	r.streak += int64(len(b))
 	for i := 0; i < len(b); i += page {
 		r.pages[at+int64(i)] = b[i:min(i+page, len(b))]
 	}

@@ -39,7 +39,7 @@ func (e *engine) pieces() error {
 		return fmt.Errorf("cannot write an image of %d bytes, whose map counts in blocks of %d", m.ImageSize, m.BlockSize)
 	}
 	e.of = make([]int, len(m.Ranges))
-	next := int64(0)
+	next, mapped := int64(0), int64(0)
 	for i, r := range m.Ranges {
 		off, n := m.Bytes(r)
 		wrong := func(format string, args ...any) error {
@@ -54,7 +54,7 @@ func (e *engine) pieces() error {
 			return wrong("does not consist of whole blocks of the card, which have %d bytes", e.block)
 		}
 		next = off + n
-		e.mapped += n
+		mapped += n
 		e.of[i] = -1
 		p := piece{index: i, off: off, used: n}
 		if m.ChecksumType == bmap.SHA256 && r.Checksum != "" {
@@ -73,6 +73,7 @@ func (e *engine) pieces() error {
 			e.insert(p)
 		}
 	}
+	e.result(func(r *Result) { r.Mapped = mapped })
 	if need := e.padded(max(next, headSize)); need > e.size {
 		return &TooSmallError{Card: e.card.Size(), Need: max(next, headSize)}
 	}

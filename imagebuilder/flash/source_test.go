@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"hatchery/imagebuilder/flash"
 	"hatchery/internal/bmap"
@@ -180,6 +181,55 @@ func TestSmallBlocks(t *testing.T) {
 			t.Fatalf("nothing is mapped there, but byte %d is %#x", i, b)
 		}
 	}
+}
+
+// together is a source of many decoders that wait for each other: none has its
+// second piece before all had their first taken.
+type together struct{ im *image }
+
+func (s together) Map() *bmap.Map { return s.im.m }
+func (s together) Pieces(ctx context.Context, wanted []int, give func(int, []byte) error) error {
+	if len(wanted) == 1 {
+		return (&stream{im: s.im}).Pieces(ctx, wanted, give)
+	}
+	const each = 8
+	var first, all sync.WaitGroup
+	errs := make(chan error, len(wanted))
+	for part := range slices.Chunk(wanted, each) {
+		first.Add(1)
+		all.Go(func() {
+			lent := make([]byte, flash.PieceSize)
+			for k, i := range part {
+				off, n := s.im.m.Bytes(s.im.m.Ranges[i])
+				copy(lent, s.im.data[off:off+n])
+				errs <- give(i, lent[:n])
+				if k == 0 {
+					first.Done()
+					first.Wait()
+				}
+			}
+		})
+	}
+	all.Wait()
+	close(errs)
+	for err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// However many pieces are under way at once, they find buffers.
+func TestManyDecoders(t *testing.T) {
+	im := newImage(4*40<<20, 10, 1)
+	c := newCard(t, 170<<20)
+	ctx, cancel := context.WithTimeout(background, time.Minute)
+	defer cancel()
+	if _, err := flash.Write(ctx, c, together{im}, flash.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, c, im)
 }
 
 // endless is a large image that takes no memory, and void a card that keeps
