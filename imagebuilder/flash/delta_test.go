@@ -3,6 +3,7 @@ package flash_test
 import (
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"hatchery/imagebuilder/flash"
@@ -107,10 +108,12 @@ func TestDeltaUnreadable(t *testing.T) {
 		c := newCard(t, 18<<20)
 		write(t, c, source(), flash.Options{})
 		place, off, n := mapped(im, 8)
-		written := false
+		var written atomic.Bool
 		c.fault = func(o op, _ []byte) (bool, int, error) {
-			written = written || o.is("write", place)
-			return !written && o.is("read", place), 0, errIO
+			if o.is("write", place) {
+				written.Store(true)
+			}
+			return !written.Load() && o.is("read", place), 0, errIO
 		}
 		c.forget()
 		write(t, c, source(), flash.Options{Mode: flash.Delta})

@@ -28,7 +28,10 @@ func TestFaults(t *testing.T) {
 			if before >= until {
 				return false, 0, nil
 			}
-			for _, o := range slices.Backward(c.ops) { // the one that p belongs to
+			c.mu.Lock()
+			ops := slices.Clone(c.ops)
+			c.mu.Unlock()
+			for _, o := range slices.Backward(ops) { // the one that p belongs to
 				if o.is("write", place) && o.n == int64(len(p)) {
 					bad := slices.Clone(p)
 					bad[place-o.off] ^= 0x10
