@@ -322,9 +322,7 @@ func TestStrayRequest(t *testing.T) {
 			conn.SetDeadline(time.Now().Add(time.Minute))
 			go func() {
 				io.WriteString(conn, c.request)
-				if c.request == "" {
-					conn.(*net.UnixConn).CloseWrite()
-				}
+				conn.(*net.UnixConn).CloseWrite()
 			}()
 			said := make(chan string, 1)
 			go func() {
