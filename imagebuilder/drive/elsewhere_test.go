@@ -149,6 +149,8 @@ func TestParseDisks(t *testing.T) {
 			`\\.\PhysicalDrive1 disk "X" serial="" bus=usb 31914983424 removable` + "\n  partition 1 of disk 1 at \"E:\\\\\" casually\n  - it is in use: the page file e:\\pagefile.sys\n"},
 		{"none", `{"disks":[],"partitions":null,"drives":[null],"pagefiles":null}`, ""},
 		{"without a number", `{"disks":[{"FriendlyName":"X"},{"Number":-1}]}`, ""},
+		{"told by its partition alone", `{"disks":[{"Number":1,"BusType":"USB","Size":31914983424}],"partitions":[{"DiskNumber":1,"IsBoot":true}],"drives":[{"Index":1,"MediaType":"Removable Media"}]}`,
+			`\\.\PhysicalDrive1 disk "" serial="" bus=usb 31914983424 removable SYSTEM` + "\n  ! this machine runs from it\n"},
 		{"odd sizes", `{"disks":[{"Number":1,"BusType":"USB","Size":18446744073709551615},{"Number":2,"BusType":"USB","Size":null}]}`,
 			`\\.\PhysicalDrive1 disk "" serial="" bus=usb 0` + "\n  ! there is no card in it\n" + `\\.\PhysicalDrive2 disk "" serial="" bus=usb 0` + "\n  ! there is no card in it\n"},
 	} {
@@ -170,7 +172,7 @@ func TestParsePlist(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%v\ngot  %v\nwant %v", err, got, want)
 	}
-	deep := strings.Repeat("<array>", 100000)
+	deep := strings.Repeat("<array>", 10000) + strings.Repeat("</array>", 10000)
 	for _, bad := range []string{
 		"", "x", "<plist>", "<plist></plist>", "<plist><dict><string>a</string></dict></plist>", "<plist><dict><key>a</key></dict></plist>",
 		"<plist><dict><key>a</key><string>", "<plist><string><b/></string></plist>", "<plist><thing/></plist>", "<plist>" + deep, "<a></b>",
