@@ -142,7 +142,7 @@ func TestSomePieces(t *testing.T) {
 func TestDamage(t *testing.T) {
 	image, content := small(t)
 	old := filepath.Join(t.TempDir(), "old")
-	succeed(t, os.WriteFile(old, []byte(oldMap("1.0", int64(len(content)), []bmap.Range{{First: 0, Last: 100}}, nil)), 0o600))
+	succeed(t, os.WriteFile(old, []byte(oldMap("1.0", int64(len(content)), []bmap.Range{{First: 0, Last: 100}, {First: 110, Last: int64(len(content) / 4096)}}, nil)), 0o600))
 	for _, m := range makers {
 		packed, err := os.ReadFile(m.pack(t, image))
 		succeed(t, err)
