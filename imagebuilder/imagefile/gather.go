@@ -31,9 +31,11 @@ type gathering struct {
 	moved sync.Cond // something below changed
 	slots map[int]*slot
 	free  [][]byte
-	turn  int   // the first of needs that is not delivered
-	over  bool  // nothing more comes
-	err   error // ends it all
+	turn  int  // the first of needs that is not delivered
+	over  bool // nothing more comes
+	// partial: something of the file was passed over unread.
+	partial bool
+	err     error // ends it all
 }
 
 // A slot is a needed piece that is not whole, or whose turn has not come.
@@ -114,11 +116,7 @@ func (g *gathering) filled(s *slot, n int) {
 // WriteAt takes a part of the image's content. Parts do not overlap.
 func (g *gathering) WriteAt(p []byte, off int64) (int, error) {
 	end := off + int64(len(p))
-	k := sort.Search(len(g.needs), func(k int) bool {
-		o, n := g.bytes(k)
-		return o+n > off
-	})
-	for ; k < len(g.needs); k++ {
+	for k := g.first(off); k < len(g.needs); k++ {
 		o, n := g.bytes(k)
 		if o >= end {
 			break
@@ -132,6 +130,27 @@ func (g *gathering) WriteAt(p []byte, off int64) (int, error) {
 		g.filled(s, int(to-from))
 	}
 	return len(p), nil
+}
+
+// wants says whether anything in a part of the image is needed.
+func (g *gathering) wants(off, length int64) bool {
+	if k := g.first(off); k < len(g.needs) {
+		if o, _ := g.bytes(k); o < off+length {
+			return true
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.partial = true
+	return false
+}
+
+// first gives the first needed piece that ends behind a place.
+func (g *gathering) first(off int64) int {
+	return sort.Search(len(g.needs), func(k int) bool {
+		o, n := g.bytes(k)
+		return o+n > off
+	})
 }
 
 // whole waits for the piece whose turn it is.
@@ -257,7 +276,7 @@ func (i *image) pieces(ctx context.Context, wanted []int, give func(i int, conte
 	if last := <-produced; err == nil && p.toTheEnd {
 		err = last
 	}
-	if err = i.said(err); err == nil && p.toTheEnd {
+	if err = i.said(err); err == nil && p.toTheEnd && !g.partial {
 		i.mu.Lock()
 		i.read = true
 		i.mu.Unlock()

@@ -189,6 +189,7 @@ func (p packed) decodeXZ(ctx context.Context, g *gathering) error {
 	_, err := xz.Decode(ctx, p.f, p.size, g, xz.Options{
 		Workers:     min(maxWorkers, runtime.GOMAXPROCS(0)),
 		MemoryLimit: p.options.Memory / 4 * 3,
+		Skip:        func(offset, length int64) bool { return !g.wants(offset, length) },
 	})
 	var e *xz.Error
 	if errors.As(err, &e) {

@@ -137,6 +137,30 @@ func TestSomePieces(t *testing.T) {
 	}
 }
 
+// TestOneBlock takes a piece out of an .xz whose other blocks are damaged: they
+// are not decoded for it.
+func TestOneBlock(t *testing.T) {
+	image, content := small(t)
+	own := filepath.Join(t.TempDir(), "own")
+	ownMap(t, content, own)
+	path := makerOf(t, "xz of many blocks").pack(t, image)
+	b, err := os.ReadFile(path)
+	succeed(t, err)
+	b[len(b)/2] ^= 1
+	succeed(t, os.WriteFile(path, b, 0o600))
+	s := open(t, path, imagefile.Options{BlockMap: own})
+	last := len(s.Map().Ranges) - 1
+	if _, err := taken(t, s, all(s.Map())); err == nil {
+		t.Fatal("the damage does not show, so this shows nothing")
+	}
+	got, err := taken(t, s, []int{last})
+	succeed(t, err)
+	off, n := s.Map().Bytes(s.Map().Ranges[last])
+	if !bytes.Equal(got[last], content[off:off+n]) {
+		t.Error("the last piece is wrong")
+	}
+}
+
 // TestDamage breaks packed images. Where an image comes with checksums by its
 // pieces the engine sees what is wrong; here are none.
 func TestDamage(t *testing.T) {

@@ -22,6 +22,10 @@ type Options struct {
 	// that is less; fewer workers run where the limit is tight, and what not
 	// even one can decode is ErrMemory.
 	MemoryLimit int64
+	// Skip says of a block's content, length bytes from offset on, that it is
+	// not wanted: such a block is neither decoded nor checked, and counts as
+	// written. It is called by several goroutines at once. nil skips none.
+	Skip func(offset, length int64) bool
 	// Prefix is told how far the content is written without a gap, in bytes:
 	// what lies before may be read back, to hash it for instance. It is
 	// called from one goroutine at a time and never goes backwards; it must
@@ -128,6 +132,10 @@ func (d *fileDecoder) run(ctx context.Context) error {
 					return
 				}
 				e := &d.blocks[i]
+				if d.opts.Skip != nil && d.opts.Skip(e.output, e.uncompressed) {
+					d.wrote(i, e.uncompressed)
+					continue
+				}
 				r.Reset(io.NewSectionReader(d.src, e.offset, e.padded()))
 				if err := d.block(ctx, b, r, i); err != nil {
 					d.fail(i, err)

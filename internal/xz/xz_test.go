@@ -415,3 +415,30 @@ func ExampleError() {
 	fmt.Println(err, errors.Is(err, xz.ErrFormat))
 	// Output: xz: not an xz file at offset 0 true
 }
+
+// TestSkip decodes some blocks of a file and leaves the others alone, even
+// damaged ones.
+func TestSkip(t *testing.T) {
+	const block = 64 << 10
+	want := text(7, 20*block+1000)
+	file := compress(t, want, "-T2", "-1", "--block-size=65536")
+	dst := memory{data: make([]byte, len(want)), times: make([]byte, len(want))}
+	var prefix int64
+	total, err := xz.Decode(context.Background(), bytes.NewReader(file), int64(len(file)), &dst, xz.Options{
+		Skip:   func(offset, length int64) bool { return offset/block%3 != 1 },
+		Prefix: func(n int64) { prefix = n },
+	})
+	if err != nil || total != int64(len(want)) || prefix != total {
+		t.Fatalf("%d bytes, written up to %d of %d: %v", total, prefix, len(want), err)
+	}
+	for off := 0; off < len(want); off += block {
+		end := min(off+block, len(want))
+		expected := make([]byte, end-off)
+		if off/block%3 == 1 {
+			expected = want[off:end]
+		}
+		if !bytes.Equal(dst.data[off:end], expected) {
+			t.Errorf("the block at %d is wrong", off)
+		}
+	}
+}
