@@ -10,6 +10,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"hatchery/imagebuilder/filekind"
 	"hatchery/internal/atomicfile"
 	"hatchery/internal/sparse"
 )
@@ -97,20 +98,20 @@ type unpacked struct {
 // unpack writes the raw image of f, which has the given size, to place. The
 // file is synced and closed.
 func (c *Cache) unpack(ctx context.Context, src *source, f *os.File, size int64, place string) (u unpacked, err error) {
-	head := make([]byte, sniffSize)
+	head := make([]byte, filekind.HeadSize)
 	n, err := f.ReadAt(head, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return u, err
 	}
-	k := recognize(head[:n])
-	if !k.image() {
-		return u, inputErrorf("it %s", k.is())
+	k := filekind.Of(head[:n])
+	if !k.Image() {
+		return u, inputErrorf("it %s", k.Is())
 	}
 	// The lock is ours, so this is a killed build's.
 	if err := os.Remove(place); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return u, err
 	}
-	cloned := k.format == raw && sparse.ClonePath(place, f) == nil
+	cloned := k.Format == filekind.Raw && sparse.ClonePath(place, f) == nil
 	flags := os.O_RDWR
 	if !cloned {
 		flags |= os.O_CREATE | os.O_EXCL
@@ -125,12 +126,12 @@ func (c *Cache) unpack(ctx context.Context, src *source, f *os.File, size int64,
 	switch {
 	case cloned:
 		u = unpacked{src.digest, size}
-	case k.format == xzFile:
+	case k.Format == filekind.XZ:
 		u, needed, err = unpackXZ(ctx, src, f, size, dst)
 	default:
-		u, needed, err = unpackStream(ctx, src, k.format, f, size, dst)
+		u, needed, err = unpackStream(ctx, src, k.Format, f, size, dst)
 	}
-	if err == nil && k.format == raw && u.digest != src.digest {
+	if err == nil && k.Format == filekind.Raw && u.digest != src.digest {
 		err = errors.New("it changed while it was read; try again once nobody writes to it")
 	}
 	if err == nil {

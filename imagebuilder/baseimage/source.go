@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"hatchery/imagebuilder/filekind"
 	"hatchery/internal/progress"
 )
 
@@ -87,7 +88,7 @@ func (s *source) identify(ctx context.Context, want digest.Digest) error {
 		}
 	}
 	if want != "" && s.digest != want {
-		head := make([]byte, sniffSize)
+		head := make([]byte, filekind.HeadSize)
 		n, _ := f.ReadAt(head, 0)
 		return wrongDigest(want, s.digest, head[:n])
 	}
@@ -100,8 +101,8 @@ func (s *source) identify(ctx context.Context, want digest.Digest) error {
 
 func wrongDigest(want, got digest.Digest, head []byte) error {
 	hint := "download it again, or correct sha256 (it is that of the file named, not of the image inside)"
-	if k := recognize(head); !k.image() {
-		hint = "it " + k.is() + ": look at where it came from"
+	if k := filekind.Of(head); !k.Image() {
+		hint = "it " + k.Is() + ": look at where it came from"
 	}
 	return inputErrorf("wrong sha256: expected %s, got %s; %s", want.Encoded(), got.Encoded(), hint)
 }

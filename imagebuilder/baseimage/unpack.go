@@ -16,6 +16,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
+	"hatchery/imagebuilder/filekind"
 	"hatchery/internal/sparse"
 	"hatchery/internal/xz"
 )
@@ -31,13 +32,13 @@ func damaged(err error) error { return inputErrorf("%w; %s", err, remedy) }
 
 // checkContent refuses what is not the beginning of a raw image.
 func checkContent(head []byte) error {
-	switch k := recognize(head); {
-	case k.format == raw:
+	switch k := filekind.Of(head); {
+	case k.Format == filekind.Raw:
 		return nil
-	case k.image():
+	case k.Image():
 		return inputErrorf("it is compressed twice: unpack it once first")
 	default:
-		return inputErrorf("what is compressed in it %s", k.is())
+		return inputErrorf("what is compressed in it %s", k.Is())
 	}
 }
 
@@ -83,7 +84,7 @@ func checkXZ(f *os.File) error {
 	if err != nil {
 		return xzError(err)
 	}
-	head := make([]byte, sniffSize)
+	head := make([]byte, filekind.HeadSize)
 	n, err := io.ReadFull(r, head)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return xzError(err)
@@ -104,30 +105,30 @@ func xzError(err error) error {
 }
 
 // unpackStream unpacks what can only be read from its front.
-func unpackStream(ctx context.Context, src *source, format format, f *os.File, size int64, dst *os.File) (u unpacked, needed int64, err error) {
+func unpackStream(ctx context.Context, src *source, format filekind.Format, f *os.File, size int64, dst *os.File) (u unpacked, needed int64, err error) {
 	verb, total := "decompress ", size
 	in := &counter{r: io.NewSectionReader(f, 0, size)}
 	var r io.Reader
 	begin := func(io.Reader) error { return nil } // zstd reads ahead once it has a reader
 	switch format {
-	case raw:
+	case filekind.Raw:
 		verb, needed = "copy ", size
 		r = in
-	case gzipFile:
+	case filekind.Gzip:
 		z, err := gzip.NewReader(in)
 		if err != nil {
 			return u, 0, streamError(err, in)
 		}
 		defer z.Close()
 		r = z
-	case zstdFile:
+	case filekind.Zstd:
 		z, err := zstd.NewReader(nil, zstd.WithDecoderMaxWindow(maxZstdWindow), zstd.WithDecoderLowmem(true))
 		if err != nil {
 			return u, 0, streamError(err, in)
 		}
 		defer z.Close()
 		r, begin = z, z.Reset
-	case zipFile:
+	case filekind.Zip:
 		member, err := imageInZip(in, size)
 		if err != nil {
 			return u, 0, err
@@ -160,7 +161,7 @@ func unpackStream(ctx context.Context, src *source, format format, f *os.File, s
 	err = relay(ctx, r, func(p []byte) error {
 		if first {
 			first = false
-			if err := checkContent(p[:min(len(p), sniffSize)]); err != nil {
+			if err := checkContent(p[:min(len(p), filekind.HeadSize)]); err != nil {
 				return err
 			}
 		}

@@ -269,6 +269,9 @@ func (i *image) pieces(ctx context.Context, wanted []int, give func(i int, conte
 		produced <- err
 	}()
 	err = i.deliver(g, give)
+	if err == nil {
+		err = context.Cause(ctx) // a small image may all be there before the end of ctx is heard
+	}
 	if err != nil || !p.toTheEnd {
 		g.stop(context.Canceled)
 		cancel()

@@ -18,7 +18,7 @@ import (
 	"path/filepath"
 
 	"hatchery/imagebuilder/flash"
-	"hatchery/imagebuilder/imagefile/filekind"
+	"hatchery/imagebuilder/filekind"
 	"hatchery/internal/progress"
 )
 

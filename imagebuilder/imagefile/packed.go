@@ -9,7 +9,7 @@ import (
 	"runtime"
 
 	"hatchery/imagebuilder/flash"
-	"hatchery/imagebuilder/imagefile/filekind"
+	"hatchery/imagebuilder/filekind"
 	"hatchery/internal/xz"
 )
 

@@ -8,7 +8,7 @@ import (
 	"io"
 
 	"hatchery/imagebuilder/blockmap"
-	"hatchery/imagebuilder/imagefile/filekind"
+	"hatchery/imagebuilder/filekind"
 	"hatchery/internal/layer"
 	"hatchery/internal/parttable"
 )

@@ -15,7 +15,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
-	"hatchery/imagebuilder/imagefile/filekind"
+	"hatchery/imagebuilder/filekind"
 	"hatchery/internal/xz"
 )
 
