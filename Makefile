@@ -71,6 +71,7 @@ soak: deps
 ## bench: benchmarks, and whole commands against the peer tools
 bench: deps base build
 	@.ci/bench "$$(testdata/base/make --print)"
+	@$(SUDO) .ci/bench-flash "$$(testdata/base/make --print)"
 
 ## fuzz: every fuzz target for FUZZTIME (default 10m) and the long random suites
 fuzz: deps

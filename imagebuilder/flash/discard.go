@@ -17,7 +17,7 @@ const (
 func (e *engine) discard(ctx context.Context) (err error) {
 	var parts []Extent
 	var total int64
-	for _, g := range e.gaps() {
+	for _, g := range e.without(func(*piece) bool { return true }) {
 		for g.Length >= leastDiscard {
 			n := min(g.Length, mostDiscard)
 			parts = append(parts, Extent{g.Offset, n})

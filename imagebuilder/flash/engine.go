@@ -219,7 +219,7 @@ func (e *engine) write(ctx context.Context) error {
 			return err
 		}
 	}
-	begin := sync.OnceValue(func() error { return e.begin(ctx, mode) })
+	begin := sync.OnceValue(func() error { return e.begin(ctx) })
 	if mode == Full || len(todo) > len(maybe) || !bytes.Equal(e.before, e.head) {
 		if err := begin(); err != nil {
 			return err
@@ -301,7 +301,7 @@ func (e *engine) again(ctx context.Context, bad []int, of int, failed error) err
 
 // begin makes the card one that does not boot, and sees that it has the size
 // that it says.
-func (e *engine) begin(ctx context.Context, mode Mode) error {
+func (e *engine) begin(ctx context.Context) error {
 	if err := e.phase(ctx, func() error {
 		e.mu.Lock()
 		e.begun = true
@@ -313,10 +313,8 @@ func (e *engine) begin(ctx context.Context, mode Mode) error {
 	}); err != nil {
 		return err
 	}
-	if mode == Full {
-		if err := e.discard(ctx); err != nil {
-			return err
-		}
+	if err := e.discard(ctx); err != nil {
+		return err
 	}
 	// Behind the discard, which would take the probes away.
 	return e.phase(ctx, func() error { return e.probe(ctx) })

@@ -106,10 +106,15 @@ func (e *engine) padded(n int64) int64 { return (n + e.block - 1) / e.block * e.
 
 // gaps gives what of the card belongs to no range and not to the head.
 func (e *engine) gaps() []Extent {
+	return e.without(func(p *piece) bool { return p.index != zeros })
+}
+
+// without gives what of the card belongs to no such piece and not to the head.
+func (e *engine) without(such func(p *piece) bool) []Extent {
 	var out []Extent
 	at := int64(headSize)
 	for i := range e.list {
-		if p := &e.list[i]; p.index != zeros {
+		if p := &e.list[i]; such(p) {
 			if p.off > at {
 				out = append(out, Extent{at, p.off - at})
 			}
