@@ -17,8 +17,8 @@ import (
 	"os"
 	"path/filepath"
 
-	"hatchery/imagebuilder/flash"
 	"hatchery/imagebuilder/filekind"
+	"hatchery/imagebuilder/flash"
 	"hatchery/internal/progress"
 )
 

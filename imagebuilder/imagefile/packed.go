@@ -8,8 +8,8 @@ import (
 	"fmt"
 	"runtime"
 
-	"hatchery/imagebuilder/flash"
 	"hatchery/imagebuilder/filekind"
+	"hatchery/imagebuilder/flash"
 	"hatchery/internal/xz"
 )
 
