@@ -12,6 +12,7 @@ import (
 
 	"hatchery/imagebuilder/drive"
 	"hatchery/imagebuilder/flash"
+	"hatchery/internal/capacity"
 )
 
 // card finds the card for a job, asks, and opens it.
@@ -202,7 +203,7 @@ func (f *flashing) refused(d drive.Drive) error {
 // suits refuses a card that is too small, before anybody is asked.
 func (f *flashing) suits(d drive.Drive, source *flashSource) error {
 	if _, end := lastMapped(source); d.Size < end && d.Size > 0 {
-		return usageError{fmt.Errorf("%s has %s, and the image needs %s: take a larger card", d.Path, capacity(d.Size), capacity(end))}
+		return usageError{fmt.Errorf("%s has %s, and the image needs %s: take a larger card", d.Path, capacity.Text(d.Size), capacity.Text(end))}
 	}
 	return nil
 }
@@ -246,7 +247,7 @@ func (f *flashing) agreed(ctx context.Context, job *flashJob, source *flashSourc
 	if f.yes {
 		return nil
 	}
-	f.say("%s, %s, goes onto", job.label(), capacity(source.mapped()))
+	f.say("%s, %s, goes onto", job.label(), capacity.Text(source.mapped()))
 	f.say("  %s", describe(d))
 	for _, m := range d.Mounts {
 		f.say("  mounted on %s: will be unmounted", m.Place)

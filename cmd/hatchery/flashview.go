@@ -7,6 +7,7 @@ import (
 
 	"hatchery/imagebuilder/drive"
 	"hatchery/imagebuilder/flash"
+	"hatchery/internal/capacity"
 )
 
 // A driveView is a disk of the list, as JSON has it.
@@ -48,7 +49,7 @@ func (f *flashing) printDrives(ctx context.Context) error {
 		} else if places := mountPlaces(v.Drive); places != "" {
 			card = "yes; mounted on " + places + ", would be unmounted"
 		}
-		printLine(stdout, row, v.Path, dash(v.Model), capacity(v.Size), dash(v.Bus), dash(v.Serial), card)
+		printLine(stdout, row, v.Path, dash(v.Model), capacity.Text(v.Size), dash(v.Bus), dash(v.Serial), card)
 	}
 	if len(views) == 0 {
 		printLine(stdout, "This machine shows no disks.")
@@ -82,12 +83,12 @@ func mountPlaces(d drive.Drive) string {
 func describe(d drive.Drive) string {
 	words := []string{d.Path}
 	if d.Kind == drive.File {
-		return d.Path + ", a file of " + capacity(d.Size)
+		return d.Path + ", a file of " + capacity.Text(d.Size)
 	}
 	if d.Model != "" {
 		words = append(words, d.Model)
 	}
-	words = append(words, capacity(d.Size))
+	words = append(words, capacity.Text(d.Size))
 	if d.Bus != "" {
 		words = append(words, d.Bus)
 	}
@@ -97,32 +98,19 @@ func describe(d drive.Drive) string {
 	return strings.Join(words, ", ")
 }
 
-// capacity is a size as cards are sold: in powers of ten.
-func capacity(n int64) string {
-	switch {
-	case n == 0:
-		return "-"
-	case n >= 1e9:
-		return fmt.Sprintf("%.1f GB", float64(n)/1e9)
-	case n >= 1e6:
-		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
-	}
-	return fmt.Sprintf("%d kB", (n+999)/1000)
-}
-
 // printCard says how a card was written.
 func (f *flashing) printCard(job *flashJob, card *flashedCard, rest []*flashJob) {
 	stdout := f.command.OutOrStdout()
 	r := card.Result
 	switch {
 	case r.Mode == flash.Delta && r.Written == 0:
-		printLine(stdout, "%s is on its card already: %s compared, nothing differed. (%.0f s)", job.label(), capacity(r.Mapped), r.Seconds.Total)
+		printLine(stdout, "%s is on its card already: %s compared, nothing differed. (%.0f s)", job.label(), capacity.Text(r.Mapped), r.Seconds.Total)
 	case r.Mode == flash.Delta:
 		printLine(stdout, "%s is on its card: %s of %s differed and were written%s. (%.0f s)",
-			job.label(), capacity(r.Written), capacity(r.Mapped), readBack(r), r.Seconds.Total)
+			job.label(), capacity.Text(r.Written), capacity.Text(r.Mapped), readBack(r), r.Seconds.Total)
 	default:
 		printLine(stdout, "%s is on its card: %s written, %s/s%s. (%.0f s)",
-			job.label(), capacity(r.Written), capacity(int64(float64(r.Written)/max(r.Seconds.Write, 0.001))), readBack(r), r.Seconds.Total)
+			job.label(), capacity.Text(r.Written), capacity.Text(int64(float64(r.Written)/max(r.Seconds.Write, 0.001))), readBack(r), r.Seconds.Total)
 	}
 	for _, w := range r.Warnings {
 		f.say("hatchery: warning: %s", w)

@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"hatchery/internal/capacity"
 )
 
 // An Objection is what speaks against writing to a drive.
@@ -75,11 +77,11 @@ func (d Drive) Objections() []Objection {
 	case !d.Removable && d.Bus != "usb" && d.Bus != "mmc":
 		object(false, nil, "it is a disk of this machine: not removable, and neither on USB nor in a card reader")
 	case d.Size > largestCard:
-		object(false, nil, "it is larger than any card (%s)", amount(d.Size))
+		object(false, nil, "it is larger than any card (%s)", capacity.Text(d.Size))
 	case !d.Removable && d.Bus == "usb" && d.Size > largestBuiltIn:
-		object(false, nil, "it looks like an external hard disk, not like a card (%s)", amount(d.Size))
+		object(false, nil, "it looks like an external hard disk, not like a card (%s)", capacity.Text(d.Size))
 	case d.Size < smallestCard:
-		object(false, nil, "it is smaller than any card that holds an image (%s)", amount(d.Size))
+		object(false, nil, "it is smaller than any card that holds an image (%s)", capacity.Text(d.Size))
 	}
 	return all
 }
@@ -121,7 +123,7 @@ func same(judged, now Drive) error {
 	case judged.Size != now.Size && now.Size == 0:
 		return differs("the card is gone")
 	case judged.Size != now.Size:
-		return differs("its size was %s (%d bytes), and is %s (%d bytes)", amount(judged.Size), judged.Size, amount(now.Size), now.Size)
+		return differs("its size was %s (%d bytes), and is %s (%d bytes)", capacity.Text(judged.Size), judged.Size, capacity.Text(now.Size), now.Size)
 	case judged.Model != now.Model, judged.Serial != now.Serial:
 		return differs("it was %s, and is %s", name(judged), name(now))
 	case judged.Number != now.Number:
@@ -140,19 +142,6 @@ func judge(judged, now Drive, force bool) error {
 		return err
 	}
 	return now.Refusal(force)
-}
-
-// amount is a size as makers of cards count it.
-func amount(n int64) string {
-	units := []string{"B", "kB", "MB", "GB", "TB", "PB", "EB"}
-	size, i := float64(n), 0
-	for size >= 999.5 && i < len(units)-1 {
-		size, i = size/1000, i+1
-	}
-	if size < 9.95 && i > 0 {
-		return fmt.Sprintf("%.1f %s", size, units[i])
-	}
-	return fmt.Sprintf("%.0f %s", size, units[i])
 }
 
 // shown is a text from outside as a terminal may have it.

@@ -3,6 +3,8 @@ package flash
 import (
 	"errors"
 	"fmt"
+
+	"hatchery/internal/capacity"
 )
 
 // ErrUnfinished is matched by every error of [Write] after which the card
@@ -125,7 +127,7 @@ type TooSmallError struct {
 }
 
 func (e *TooSmallError) Error() string {
-	return fmt.Sprintf("the card is too small: it has %s (%d bytes), the image needs %s (%d bytes)", human(e.Card), e.Card, human(e.Need), e.Need)
+	return fmt.Sprintf("the card is too small: it has %s (%d bytes), the image needs %s (%d bytes)", capacity.Text(e.Card), e.Card, capacity.Text(e.Need), e.Need)
 }
 
 // A FakeError says that a card has not the room that it claims.
@@ -141,18 +143,5 @@ func (e *FakeError) Error() string {
 		how = "overwrites its beginning"
 	}
 	return fmt.Sprintf("the card is a fake: it claims %s and has no more than %s, and what is written behind that %s: do not use it",
-		human(e.Claimed), human(e.Real), how)
-}
-
-// human gives a size as cards are labelled.
-func human(n int64) string {
-	units := []string{"bytes", "kB", "MB", "GB", "TB", "PB", "EB"}
-	v, u := float64(n), 0
-	for v >= 1000 && u < len(units)-1 {
-		v, u = v/1000, u+1
-	}
-	if u == 0 {
-		return fmt.Sprintf("%d bytes", n)
-	}
-	return fmt.Sprintf("%.1f %s", v, units[u])
+		capacity.Text(e.Claimed), capacity.Text(e.Real), how)
 }
