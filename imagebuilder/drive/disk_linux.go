@@ -39,11 +39,13 @@ func (t *table) drive(b *block, kind Kind) Drive {
 		d.Sequence = uint64(sequence)
 	}
 	if kind == Loop {
-		d.Bus, d.Model = "loop", printable(text(b.dir, "loop/backing_file"))
+		d.Bus, d.Model, d.Backing = "loop", printable(text(b.dir, "loop/backing_file")), b.root()
 	} else {
 		t.identify(b, &d)
 	}
-	t.use(b, &d, map[string]bool{})
+	seen := map[string]bool{}
+	t.use(b, &d, seen)
+	t.below(b, &d, seen)
 	return d
 }
 
@@ -141,6 +143,14 @@ func (t *table) use(b *block, d *Drive, seen map[string]bool) {
 		return
 	}
 	seen[b.name] = true
+	t.direct(b, d, seen)
+	for _, p := range b.parts {
+		t.use(p, d, seen)
+	}
+}
+
+// direct is use without the partitions.
+func (t *table) direct(b *block, d *Drive, seen map[string]bool) {
 	for _, m := range t.on[b.name] {
 		mount := Mount{Device: b.device(), Place: m.place, Casual: casual(m.place)}
 		if !slices.Contains(d.Mounts, mount) {
@@ -162,8 +172,12 @@ func (t *table) use(b *block, d *Drive, seen map[string]bool) {
 		}
 		t.use(h, d, seen)
 	}
-	for _, p := range b.parts {
-		t.use(p, d, seen)
+	// The kernel does not count loop devices among the holders.
+	for _, l := range t.loops[b.name] {
+		if !seen[l.name] {
+			d.Users = append(d.Users, fmt.Sprintf("the loop device %s on %s", l.name, b.plain()))
+			t.use(l, d, seen)
+		}
 	}
 }
 

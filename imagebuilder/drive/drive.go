@@ -17,6 +17,10 @@ type Drive struct {
 	Mounts    []Mount `json:"mounts,omitempty"`
 	// Users are what else keeps it in use: swap, RAID, LVM, an encrypted volume.
 	Users []string `json:"users,omitempty"`
+	// Backing is the file, or the device, that a loop device shows, on Linux. Of
+	// a loop device over another it is what the lowest one shows. Where that is
+	// in another mount namespace, there is nothing, or another file, at the path.
+	Backing string `json:"backing,omitempty"`
 
 	// Number and Sequence tell whether it is still the same drive: Linux's
 	// major:minor, a file's device and inode; and the number that Linux

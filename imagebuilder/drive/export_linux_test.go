@@ -5,6 +5,10 @@ import "context"
 // LinuxList and its like see the tree below root in place of this machine's.
 func LinuxList(ctx context.Context, root string) ([]Drive, error) { return linux{root}.list(ctx) }
 
+func LinuxFind(ctx context.Context, root, path string) (Drive, error) {
+	return linux{root}.find(ctx, path)
+}
+
 func LinuxNumbered(root, path, number string) (Drive, error) {
 	t, err := linux{root}.table()
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -55,7 +54,7 @@ func (l linux) file(path, real string, info fs.FileInfo) (Drive, error) {
 	stat := info.Sys().(*syscall.Stat_t)
 	d := Drive{
 		Path: real, Kind: File, Size: info.Size(),
-		Number: fmt.Sprintf("%d:%d inode %d", unix.Major(uint64(stat.Dev)), unix.Minor(uint64(stat.Dev)), stat.Ino),
+		Number: inode(uint64(stat.Dev), stat.Ino),
 	}
 	t, err := l.table()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -64,18 +63,6 @@ func (l linux) file(path, real string, info fs.FileInfo) (Drive, error) {
 	if err != nil {
 		return Drive{}, err
 	}
-	for _, b := range t.blocks {
-		backing := text(b.dir, "loop/backing_file")
-		if backing == "" {
-			continue
-		}
-		if other, err := os.Stat(backing); err != nil || !os.SameFile(info, other) {
-			continue
-		}
-		d.Users = append(d.Users, "attached as "+b.plain())
-		of := t.drive(b, Loop)
-		d.Mounts = append(d.Mounts, of.Mounts...)
-		d.System = d.System || of.System
-	}
+	t.shared([]string{d.Number}, real, d.Size, &d, map[string]bool{})
 	return d, nil
 }

@@ -29,6 +29,17 @@ func open(ctx context.Context, d Drive, force bool) (device, error) {
 	if err := here.unmount(ctx, d, force); err != nil {
 		return nil, err
 	}
+	// Loop devices and what is made of them do not keep others away, unlike the
+	// rest of what may have it in use.
+	if force {
+		now, err := here.find(ctx, d.Path)
+		if err != nil {
+			return nil, err
+		}
+		if len(now.Users) > 0 {
+			return nil, busy(ctx, d)
+		}
+	}
 	flags := unix.O_RDWR | unix.O_CLOEXEC | unix.O_NOFOLLOW | unix.O_NONBLOCK
 	if d.Kind != File {
 		flags |= unix.O_EXCL
@@ -93,7 +104,7 @@ func busy(ctx context.Context, d Drive) error {
 			}
 			reason += u
 		}
-		reason += ": end that first (swapoff, cryptsetup close, vgchange -an, mdadm --stop)"
+		reason += ": end that first (swapoff, cryptsetup close, losetup -d, vgchange -an, mdadm --stop)"
 	}
 	return &BusyError{Path: d.Path, Reason: reason}
 }
@@ -110,7 +121,7 @@ func adopt(d Drive, fd int) (*node, error) {
 	case stat.Mode&unix.S_IFMT == unix.S_IFBLK && d.Kind != File:
 		n.number = fmt.Sprintf("%d:%d", unix.Major(uint64(stat.Rdev)), unix.Minor(uint64(stat.Rdev)))
 	case stat.Mode&unix.S_IFMT == unix.S_IFREG && d.Kind == File:
-		n.number = fmt.Sprintf("%d:%d inode %d", unix.Major(uint64(stat.Dev)), unix.Minor(uint64(stat.Dev)), stat.Ino)
+		n.number = inode(uint64(stat.Dev), stat.Ino)
 	}
 	if n.number != d.Number {
 		return nil, &ChangedError{Path: d.Path, What: "it was another device or file when it was opened"}

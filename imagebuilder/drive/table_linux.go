@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // linux is the kernel's view of disks: what lies below sys, proc, dev and
@@ -25,6 +26,7 @@ type block struct {
 	disk    *block // of a partition
 	parts   []*block
 	holders []string // names of what is made of it
+	backing *backing // of a loop device that is attached
 }
 
 // A table is the block devices at one moment, and who uses them.
@@ -36,6 +38,9 @@ type table struct {
 	mounts []mounted
 	on     map[string][]mounted // by the block's name
 	swaps  map[string]bool      // by the block's name
+	loops  map[string][]*block  // over a block device, by its name
+
+	swapFiles map[string]bool // by device and inode
 }
 
 func (l linux) path(names ...string) string {
@@ -61,7 +66,7 @@ func number(names ...string) int64 {
 }
 
 func (l linux) table() (*table, error) {
-	t := &table{linux: l, named: map[string]*block{}, number: map[string]*block{}, on: map[string][]mounted{}, swaps: map[string]bool{}}
+	t := &table{linux: l, named: map[string]*block{}, number: map[string]*block{}, on: map[string][]mounted{}, swaps: map[string]bool{}, loops: map[string][]*block{}, swapFiles: map[string]bool{}}
 	entries, err := os.ReadDir(l.path("sys/block"))
 	if err != nil {
 		return nil, fmt.Errorf("cannot see this machine's disks: %w", err)
@@ -91,6 +96,7 @@ func (l linux) table() (*table, error) {
 		}
 	}
 	slices.SortFunc(t.blocks, func(a, b *block) int { return byName(a.name, b.name) })
+	t.attach()
 	mountinfo, err := os.ReadFile(l.path("proc/self/mountinfo"))
 	if err != nil {
 		return nil, fmt.Errorf("cannot see what is mounted: %w", err)
@@ -100,6 +106,10 @@ func (l linux) table() (*table, error) {
 	for _, name := range parseSwaps(text(l.path("proc/swaps"))) {
 		if b := t.source(name); b != nil {
 			t.swaps[b.name] = true
+		} else if file, err := os.Stat(l.path(name)); err == nil {
+			if stat, ok := file.Sys().(*syscall.Stat_t); ok && file.Mode().IsRegular() {
+				t.swapFiles[inode(uint64(stat.Dev), stat.Ino)] = true
+			}
 		}
 	}
 	return t, nil
