@@ -15,6 +15,7 @@ import (
 
 	"hatchery/imagebuilder/baseimage"
 	"hatchery/imagebuilder/diskimage"
+	"hatchery/imagebuilder/flash"
 	"hatchery/internal/layer"
 	"hatchery/internal/progress"
 )
@@ -127,7 +128,12 @@ func opened(name string, r io.ReaderAt, size int64, parts Parts, closing func() 
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	if known := im.Table().Kind != "" || slices.ContainsFunc(im.Partitions(), func(p diskimage.Partition) bool { return p.FileSystem != "" }); !known {
+		head := make([]byte, 512)
+		_, err := r.ReadAt(head, 0)
 		closing()
+		if err == nil && flash.IsNote(head) {
+			return nil, &InputError{fmt.Errorf("%s is a card that `hatchery flash` has not finished: the same flash again goes on", name)}
+		}
 		return nil, &InputError{fmt.Errorf("%s is no disk image: it has neither a partition table nor a file system that is known", name)}
 	}
 	return &OpenedImage{im, name, diskReader{r, size}, parts, closing}, nil

@@ -51,6 +51,9 @@ func exitCode(err error) int {
 	if errors.As(err, &code) {
 		return int(code)
 	}
+	if errors.Is(err, flash.ErrChecksum) { // a damaged image
+		return exitUsage
+	}
 	var refused *enrol.Error
 	if errors.As(err, &refused) && refused.Code == enrol.UnknownSlot {
 		return exitUsage

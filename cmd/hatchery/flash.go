@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"hatchery/imagebuilder"
 	"hatchery/imagebuilder/drive"
@@ -41,6 +38,7 @@ type flashing struct {
 
 	interval time.Duration // between looks at the readers
 	done     []flashedCard
+	written  []*flashJob // what is on them
 }
 
 // A flashedCard is one card that was written.
@@ -139,11 +137,7 @@ func (f *flashing) run(ctx context.Context) error {
 		printWarnings(f.command.ErrOrStderr(), warnings)
 	}
 	for i, job := range jobs {
-		var before *flashJob
-		if i > 0 {
-			before = jobs[i-1]
-		}
-		card, err := f.one(ctx, job, before)
+		card, err := f.one(ctx, job)
 		if errors.Is(err, errSkipped) {
 			f.say("%s was left out.", job.label())
 			continue
@@ -152,6 +146,7 @@ func (f *flashing) run(ctx context.Context) error {
 			return f.failed(err, job, jobs[i+1:])
 		}
 		f.done = append(f.done, *card)
+		f.written = append(f.written, job)
 		if !f.json {
 			f.printCard(job, card, jobs[i+1:])
 		}
@@ -191,8 +186,10 @@ func (f *flashing) checkCalls(jobs []*flashJob) error {
 		return usageError{errors.New("--force needs --to: name the disk too")}
 	case f.yes && len(jobs) > 1:
 		return usageError{fmt.Errorf("--yes writes one card; %d cards need somebody who changes them", len(jobs))}
+	case !f.yes && f.json:
+		return usageError{errors.New("--json is for programs, and asks nobody: name the card, with --to DEVICE --yes")}
 	case !f.yes && f.ask == nil:
-		return usageError{errors.New("nobody can be asked here: name the card and write without a question, with --to DEVICE --yes")}
+		return usageError{errors.New("nobody can be asked here: name one target and its card, and write without a question: `hatchery flash p1 --to DEVICE --yes`")}
 	}
 	return nil
 }
@@ -214,7 +211,24 @@ func (f *flashing) failed(err error, job *flashJob, rest []*flashJob) error {
 	if errors.Is(err, context.Canceled) {
 		return fmt.Errorf("interrupted; nothing was written to a card for %s%s", job.name, then)
 	}
+	if strings.HasPrefix(err.Error(), job.name+": ") || len(f.targets) == 1 && strings.HasPrefix(err.Error(), f.targets[0]+": ") {
+		return fmt.Errorf("%w%s", err, then) // which names the file by itself
+	}
 	return fmt.Errorf("%s: %w%s", job.name, err, then)
+}
+
+// leave closes a card that may not answer any more: what there is to say does
+// not wait for it.
+func (f *flashing) leave(card openCard) {
+	closed := make(chan struct{})
+	go func() {
+		card.Close()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(3 * time.Second):
+	}
 }
 
 // say tells people something beside the result.
@@ -228,7 +242,7 @@ func (f *flashing) say(format string, values ...any) {
 var errSkipped = errors.New("left out")
 
 // one writes one card.
-func (f *flashing) one(ctx context.Context, job, before *flashJob) (*flashedCard, error) {
+func (f *flashing) one(ctx context.Context, job *flashJob) (*flashedCard, error) {
 	display := f.display(f.command)
 	f.images.Progress, f.image.Progress = display, display
 	source, err := job.open(ctx, f)
@@ -240,11 +254,11 @@ func (f *flashing) one(ctx context.Context, job, before *flashJob) (*flashedCard
 	if !f.json && !f.quiet {
 		printWarnings(f.command.ErrOrStderr(), source.warnings)
 	}
-	card, d, err := f.card(ctx, job, source, before)
+	card, d, err := f.card(ctx, job, source)
 	if err != nil {
 		return nil, err
 	}
-	defer card.Close()
+	defer f.leave(card)
 	o := f.options
 	o.Target, o.Cluster = job.name, job.cluster
 	o.Grow = (source.grow || f.grow) && !f.noGrow
@@ -262,59 +276,4 @@ func (f *flashing) one(ctx context.Context, job, before *flashJob) (*flashedCard
 		return nil, err
 	}
 	return &flashedCard{Target: job.name, Drive: d, Result: result}, nil
-}
-
-// A prompt asks the one at the terminal.
-type prompt struct {
-	in  io.Reader
-	out io.Writer
-}
-
-// stdinPrompt asks whoever sits at the terminal of a command; it is nil where
-// nobody does.
-func stdinPrompt(c *cobra.Command) *prompt {
-	if in, ok := c.InOrStdin().(*os.File); !ok || !term.IsTerminal(int(in.Fd())) {
-		return nil
-	}
-	return &prompt{in: c.InOrStdin(), out: c.ErrOrStderr()}
-}
-
-// line asks a question and gives the answer in lower case, without spaces
-// around it. Nothing is read but that line, and only when there is a question: sudo asks at the
-// same terminal.
-func (p *prompt) line(ctx context.Context, question string) (string, error) {
-	fmt.Fprint(p.out, harmless(question)+" ")
-	type answer struct {
-		text string
-		err  error
-	}
-	given := make(chan answer, 1)
-	go func() {
-		var text strings.Builder
-		var c [1]byte
-		for {
-			n, err := p.in.Read(c[:])
-			if n > 0 && c[0] == '\n' {
-				err = nil
-			}
-			if n > 0 && c[0] != '\n' && text.Len() < 1<<10 {
-				text.WriteByte(c[0])
-			}
-			if err != nil || n > 0 && c[0] == '\n' {
-				given <- answer{strings.ToLower(strings.TrimSpace(text.String())), err}
-				return
-			}
-		}
-	}()
-	select {
-	case a := <-given:
-		if errors.Is(a.err, io.EOF) && a.text == "" {
-			fmt.Fprintln(p.out)
-			return "", errors.New("the question was not answered: nothing was written")
-		}
-		return a.text, nil
-	case <-ctx.Done():
-		fmt.Fprintln(p.out)
-		return "", ctx.Err()
-	}
 }

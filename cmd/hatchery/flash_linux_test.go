@@ -159,6 +159,7 @@ func TestFlashInterruptedByTheUser(t *testing.T) {
 	master, tty := testtool.Terminal(t, 24, 100)
 	cmd := w.command("flash", "noise.img", "--to", card)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, tty, tty
+	io.WriteString(master, "n\n") // an answer before there is a question is none
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -209,6 +210,32 @@ func asExit(err error, into **exec.ExitError) bool {
 	e, ok := err.(*exec.ExitError)
 	*into = e
 	return ok
+}
+
+// TestFlashNotOntoItself names a loop device over the image that is read, and a
+// file of the output folder by another way.
+func TestFlashNotOntoItself(t *testing.T) {
+	testtool.NeedRoot(t)
+	w := newWorkspace(t, imagetest.Bookworm(t), "")
+	w.hatchery("build", "-q", "--no-sums")
+	if err := os.Symlink(w.path("out"), w.path("elsewhere")); err != nil {
+		t.Fatal(err)
+	}
+	device := strings.TrimSpace(testtool.Run(t, "losetup", "--find", "--show", w.path("out/p2.img")))
+	t.Cleanup(func() { testtool.Run(t, "losetup", "--detach", device) })
+	before := digestOf(t, w.path("out/p2.img"))
+	for _, args := range [][]string{
+		{"out/p2.img", "--to", device}, {"p1", "--to", device}, {"p1", "--to", "elsewhere/p2.img"}, {"p1", "-o", "elsewhere", "--to", "out/p2.img"},
+	} {
+		out, err := w.command(append([]string{"flash", "--yes"}, args...)...).CombinedOutput()
+		var exited *exec.ExitError
+		if !asExit(err, &exited) || exited.ExitCode() != exitUsage {
+			t.Errorf("%v: %v\n%s", args, err, out)
+		}
+	}
+	if digestOf(t, w.path("out/p2.img")) != before {
+		t.Error("it was written to")
+	}
 }
 
 // loopCard is a loop device that stands for a card.

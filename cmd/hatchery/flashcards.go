@@ -4,23 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
+	"hatchery/imagebuilder/baseimage"
 	"hatchery/imagebuilder/drive"
 	"hatchery/imagebuilder/flash"
 	"hatchery/internal/capacity"
 )
 
 // card finds the card for a job, asks, and opens it.
-func (f *flashing) card(ctx context.Context, job *flashJob, source *flashSource, before *flashJob) (openCard, drive.Drive, error) {
-	var used *drive.Drive
-	if before != nil && len(f.done) > 0 {
-		used = &f.done[len(f.done)-1].Drive
-		if err := f.changed(ctx, job, before, *used); err != nil {
+func (f *flashing) card(ctx context.Context, job *flashJob, source *flashSource) (openCard, drive.Drive, error) {
+	if len(f.done) > 0 {
+		if err := f.changed(ctx, job); err != nil {
 			return nil, drive.Drive{}, err
 		}
 	}
@@ -32,32 +32,68 @@ func (f *flashing) card(ctx context.Context, job *flashJob, source *flashSource,
 		if err := f.suits(d, source); err != nil {
 			return nil, drive.Drive{}, err
 		}
-		switch err := f.agreed(ctx, job, source, d, before); {
+		switch err := f.agreed(ctx, job, source, d); {
 		case errors.Is(err, errAgain):
 			continue
 		case err != nil:
 			return nil, drive.Drive{}, err
 		}
-		card, err := f.machine.Open(ctx, d, drive.OpenOptions{Force: f.forced(d)}, f.escalation())
+		card, err := f.open(ctx, job, d)
 		if err != nil {
-			return nil, drive.Drive{}, f.privileges(err, job, d)
+			return nil, drive.Drive{}, err
 		}
-		if before != nil && f.ask != nil && !f.yes {
-			// Without privileges it could not be looked at before.
-			holding, err := flash.Inspect(ctx, card)
-			if err == nil && f.justWritten(holding, before) {
-				answer, err := f.ask.line(ctx, fmt.Sprintf("This card holds %s, which was written just now. Write %s over it? [y/N]", before.label(), job.label()))
-				if err != nil || !isYes(answer) {
-					card.Close()
-					if err != nil {
-						return nil, drive.Drive{}, err
-					}
-					continue
-				}
-			}
+		switch agreed, err := f.agreedAgain(ctx, job, card); {
+		case err != nil:
+			card.Close()
+			return nil, drive.Drive{}, err
+		case agreed:
+			return card, d, nil
 		}
-		return card, d, nil
+		card.Close()
 	}
+}
+
+// open opens a card, with more rights where it takes them.
+func (f *flashing) open(ctx context.Context, job *flashJob, d drive.Drive) (openCard, error) {
+	o := drive.OpenOptions{Force: f.forced(d)}
+	card, err := f.machine.Open(ctx, d, o)
+	var denied *drive.PermissionError
+	if !errors.As(err, &denied) {
+		return card, err
+	}
+	if d.Kind == drive.File {
+		return nil, fmt.Errorf("%w: it is a file: take one that is yours", err)
+	}
+	through := f.escalation()
+	if len(through) == 0 {
+		return nil, f.privileges(err, job, d)
+	}
+	if filepath.Base(through[0]) == "sudo" {
+		f.say("Opening %s takes root's rights: `%s` does it.", d.Path, strings.Join(through, " "))
+	}
+	card, openErr := f.machine.OpenThrough(ctx, through, d, o)
+	if openErr != nil && f.ask == nil && ctx.Err() == nil {
+		return nil, f.privileges(fmt.Errorf("%w (%w)", err, openErr), job, d)
+	}
+	return card, openErr
+}
+
+// agreedAgain asks about a card that was written in this walk: without
+// privileges it could not be looked at before.
+func (f *flashing) agreedAgain(ctx context.Context, job *flashJob, card openCard) (bool, error) {
+	if len(f.written) == 0 || f.yes {
+		return true, nil
+	}
+	holding, err := flash.Inspect(ctx, card)
+	if err != nil {
+		return true, nil // the writing finds out what is wrong
+	}
+	was := f.justWritten(holding)
+	if was == nil {
+		return true, nil
+	}
+	answer, err := f.ask.line(ctx, fmt.Sprintf("This card holds %s, which was written just now. Write %s over it? [y/N]", was.label(), job.label()))
+	return isYes(answer), err
 }
 
 // errAgain says that another card is to be looked for.
@@ -71,7 +107,7 @@ func (f *flashing) choose(ctx context.Context, job *flashJob, source *flashSourc
 		if err != nil {
 			return d, err
 		}
-		if d.Kind == drive.File {
+		if d.Kind != drive.Disk {
 			if err := f.isNoSource(d, source); err != nil {
 				return d, err
 			}
@@ -97,7 +133,7 @@ func (f *flashing) choose(ctx context.Context, job *flashJob, source *flashSourc
 			return f.pick(ctx, job, candidates)
 		case !waiting:
 			waiting = true
-			f.say("Put the card for %s into the reader. (^C ends; `hatchery flash --list` shows which disks are there, and why they are no cards.)", job.label())
+			f.ask.tell("Put the card for %s into the reader. (^C ends; `hatchery flash --list` shows which disks are there, and why they are no cards.)", job.label())
 		}
 		if err := sleep(ctx, f.interval); err != nil {
 			return drive.Drive{}, err
@@ -117,7 +153,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 // pick asks which of several cards it is.
 func (f *flashing) pick(ctx context.Context, job *flashJob, candidates []drive.Drive) (drive.Drive, error) {
 	for i, d := range candidates {
-		f.say("  %d  %s", i+1, describe(d))
+		f.ask.tell("  %d  %s", i+1, describe(d))
 	}
 	for {
 		answer, err := f.ask.line(ctx, fmt.Sprintf("Which one is for %s? [1-%d, q]", job.label(), len(candidates)))
@@ -136,12 +172,13 @@ func (f *flashing) pick(ctx context.Context, job *flashJob, candidates []drive.D
 // errQuit says that the user has had enough.
 var errQuit = errors.New("stopped, as you wished")
 
-// changed waits until the card that was written is out of its reader.
-func (f *flashing) changed(ctx context.Context, job, before *flashJob, used drive.Drive) error {
+// changed waits until the card that was written last is out of its reader.
+func (f *flashing) changed(ctx context.Context, job *flashJob) error {
 	if f.ask == nil {
 		return nil
 	}
-	f.say("Take %s's card out, and put the one for %s in.", before.label(), job.label())
+	used := f.done[len(f.done)-1].Drive
+	f.ask.tell("Take %s's card out, and put the one for %s in.", f.written[len(f.written)-1].label(), job.label())
 	const patience = 30
 	for range patience {
 		drives, err := f.machine.List(ctx)
@@ -151,7 +188,7 @@ func (f *flashing) changed(ctx context.Context, job, before *flashJob, used driv
 		there, others := false, false
 		for _, d := range drives {
 			switch {
-			case d.Path == used.Path && d.Serial == used.Serial && d.Size == used.Size:
+			case d.Path == used.Path && d.Serial == used.Serial && d.Size == used.Size && d.Sequence == used.Sequence:
 				there = true
 			case d.Candidate():
 				others = true
@@ -210,27 +247,56 @@ func (f *flashing) suits(d drive.Drive, source *flashSource) error {
 
 // isNoSource refuses files that are part of what was built.
 func (f *flashing) isNoSource(d drive.Drive, source *flashSource) error {
-	target, err := os.Stat(d.Path)
+	path := d.Path
+	if d.Kind == drive.Loop {
+		path = d.Backing
+	}
+	target, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) && d.Kind == drive.Loop {
+		return nil // a file that is deleted, or another mount namespace's
+	}
 	if err != nil {
 		return err
 	}
 	for _, name := range source.files {
 		if info, err := os.Stat(name); err == nil && os.SameFile(info, target) {
-			return usageError{fmt.Errorf("%s is what would be read (%s): name another file", d.Path, name)}
+			return usageError{fmt.Errorf("%s is what would be read (%s): name another file", path, name)}
 		}
 	}
-	out, err := filepath.Abs(f.out)
+	cache, err := baseimage.Dir(f.images.Cache)
 	if err != nil {
 		return err
 	}
-	at, err := filepath.Abs(d.Path)
-	if err != nil {
-		return err
-	}
-	if within, err := filepath.Rel(out, at); err == nil && filepath.IsLocal(within) {
-		return usageError{fmt.Errorf("%s lies in the output folder of builds: name a file elsewhere", d.Path)}
+	for dir, what := range map[string]string{f.out: "output folder of builds", cache: "cache"} {
+		if within, err := lies(path, dir); err != nil {
+			return err
+		} else if within {
+			return usageError{fmt.Errorf("%s lies in the %s: name a file elsewhere", path, what)}
+		}
 	}
 	return nil
+}
+
+// lies says whether a file lies in a folder, wherever links lead.
+func lies(file, dir string) (bool, error) {
+	dir, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return false, err
+	}
+	if file, err = filepath.EvalSymlinks(file); err != nil {
+		return false, err
+	}
+	if file, err = filepath.Abs(file); err != nil {
+		return false, err
+	}
+	within, err := filepath.Rel(dir, file)
+	return err == nil && filepath.IsLocal(within), nil
 }
 
 func lastMapped(source *flashSource) (start, end int64) {
@@ -243,20 +309,24 @@ func lastMapped(source *flashSource) (start, end int64) {
 }
 
 // agreed asks the one question.
-func (f *flashing) agreed(ctx context.Context, job *flashJob, source *flashSource, d drive.Drive, before *flashJob) error {
+func (f *flashing) agreed(ctx context.Context, job *flashJob, source *flashSource, d drive.Drive) error {
 	if f.yes {
 		return nil
 	}
-	f.say("%s, %s, goes onto", job.label(), capacity.Text(source.mapped()))
-	f.say("  %s", describe(d))
+	f.ask.tell("%s, %s, goes onto", job.label(), capacity.Text(source.mapped()))
+	f.ask.tell("  %s", describe(d))
 	for _, m := range d.Mounts {
-		f.say("  mounted on %s: will be unmounted", m.Place)
+		f.ask.tell("  mounted on %s: will be unmounted", m.Place)
 	}
 	all := "All that is on it will be gone."
 	if holding, err := f.machine.Peek(ctx, d); err == nil {
-		f.say("  it holds %s", holding)
-		if before != nil && f.justWritten(holding, before) {
-			all = fmt.Sprintf("That is %s, written just now!", before.label())
+		if holding.Kind == flash.Unfinished {
+			f.ask.tell("  %s", holding)
+		} else {
+			f.ask.tell("  it holds %s", holding)
+		}
+		if was := f.justWritten(holding); was != nil {
+			all = fmt.Sprintf("That is %s, written just now!", was.label())
 		}
 		if holding.Kind == flash.Empty {
 			all = ""
@@ -282,7 +352,12 @@ func (f *flashing) agreed(ctx context.Context, job *flashJob, source *flashSourc
 
 func isYes(answer string) bool { return answer == "y" || answer == "yes" }
 
-// justWritten says whether what a card holds is the card before.
-func (f *flashing) justWritten(h flash.Holding, before *flashJob) bool {
-	return h.Kind == flash.Hatchery && before.cluster != "" && h.Cluster == before.cluster && h.Target == before.name
+// justWritten gives what was written in this walk, where a card holds it.
+func (f *flashing) justWritten(h flash.Holding) *flashJob {
+	for _, job := range f.written {
+		if h.Kind == flash.Hatchery && job.cluster != "" && h.Cluster == job.cluster && h.Target == job.name {
+			return job
+		}
+	}
+	return nil
 }

@@ -30,9 +30,10 @@ type flashMachine interface {
 	Find(ctx context.Context, path string) (drive.Drive, error)
 	// Peek says what a disk holds, where this process may read it.
 	Peek(ctx context.Context, d drive.Drive) (flash.Holding, error)
-	// Open opens a disk for writing: through the command, which runs it with
-	// more privileges, where this process has too few and there is one.
-	Open(ctx context.Context, d drive.Drive, o drive.OpenOptions, through []string) (openCard, error)
+	// Open opens a disk for writing, and OpenThrough does by a command that has
+	// the rights for it.
+	Open(ctx context.Context, d drive.Drive, o drive.OpenOptions) (openCard, error)
+	OpenThrough(ctx context.Context, command []string, d drive.Drive, o drive.OpenOptions) (openCard, error)
 }
 
 // thisMachine is the machine that hatchery runs on.
@@ -53,15 +54,15 @@ func (thisMachine) Peek(ctx context.Context, d drive.Drive) (flash.Holding, erro
 	return flash.Inspect(ctx, fileCard{file, d.Size})
 }
 
-func (thisMachine) Open(ctx context.Context, d drive.Drive, o drive.OpenOptions, through []string) (openCard, error) {
-	card, err := drive.Open(ctx, d, o)
-	var denied *drive.PermissionError
-	if errors.As(err, &denied) && len(through) > 0 {
-		if name := filepath.Base(through[0]); name == "sudo" {
-			fmt.Fprintf(os.Stderr, "Opening %s takes root's rights: `%s` does it.\n", d.Path, strings.Join(through, " "))
-		}
-		card, err = drive.OpenThrough(ctx, through, d, o)
-	}
+func (thisMachine) Open(ctx context.Context, d drive.Drive, o drive.OpenOptions) (openCard, error) {
+	return opened(drive.Open(ctx, d, o))
+}
+
+func (thisMachine) OpenThrough(ctx context.Context, command []string, d drive.Drive, o drive.OpenOptions) (openCard, error) {
+	return opened(drive.OpenThrough(ctx, command, d, o))
+}
+
+func opened(card *drive.Handle, err error) (openCard, error) {
 	if err != nil {
 		return nil, err // not a card that is nil, which is no nil openCard
 	}
@@ -79,8 +80,8 @@ func (fileCard) BlockSize() int                       { return 512 }
 func (fileCard) Discard(int64, int64) error           { return errors.ErrUnsupported }
 func (f fileCard) WriteAt([]byte, int64) (int, error) { return 0, errors.ErrUnsupported }
 
-// escalation is the command that opens cards with root's rights: sudo, where
-// there is a terminal to ask for the password at.
+// escalation is the command that opens cards with root's rights; nil where
+// there is none.
 func (f *flashing) escalation() []string {
 	self, err := os.Executable()
 	if err != nil || runtime.GOOS == "windows" || os.Geteuid() == 0 {
@@ -90,8 +91,11 @@ func (f *flashing) escalation() []string {
 		return []string{self, openCardName, "--via", opener}
 	}
 	sudo, err := exec.LookPath("sudo")
-	if err != nil || f.ask == nil {
+	if err != nil {
 		return nil
+	}
+	if f.ask == nil { // nobody has a password for it, but it may need none
+		return []string{sudo, "-n", self, openCardName}
 	}
 	return []string{sudo, self, openCardName}
 }
@@ -129,13 +133,17 @@ func (f *flashing) elevatedCommand(job *flashJob, d drive.Drive) string {
 	for _, given := range []struct {
 		set  bool
 		word string
-	}{{f.yes, "--yes"}, {f.delta, "--delta"}, {f.whole, "--full"}, {f.options.NoVerify, "--no-verify"}, {f.grow, "--grow"}, {f.noGrow, "--no-grow"}} {
+	}{{f.yes, "--yes"}, {f.delta, "--delta"}, {f.whole, "--full"}, {f.options.NoVerify, "--no-verify"}, {f.grow, "--grow"}, {f.noGrow, "--no-grow"},
+		{f.image.NoBlockMap, "--no-bmap"}, {f.images.Offline, "--offline"}, {f.json, "--json"}, {f.quiet, "--quiet"}} {
 		if given.set {
 			words = append(words, given.word)
 		}
 	}
 	if f.force != "" {
 		words = append(words, "--force", f.force)
+	}
+	if f.image.BlockMap != "" {
+		words = append(words, "--bmap", f.image.BlockMap)
 	}
 	for i, w := range words {
 		words[i] = shellWord(w)

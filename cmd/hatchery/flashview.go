@@ -107,10 +107,10 @@ func (f *flashing) printCard(job *flashJob, card *flashedCard, rest []*flashJob)
 		printLine(stdout, "%s is on its card already: %s compared, nothing differed. (%.0f s)", job.label(), capacity.Text(r.Mapped), r.Seconds.Total)
 	case r.Mode == flash.Delta:
 		printLine(stdout, "%s is on its card: %s of %s differed and were written%s. (%.0f s)",
-			job.label(), capacity.Text(r.Written), capacity.Text(r.Mapped), readBack(r), r.Seconds.Total)
+			job.label(), capacity.Text(r.Written), capacity.Text(r.Mapped), f.readBack(r), r.Seconds.Total)
 	default:
 		printLine(stdout, "%s is on its card: %s written, %s/s%s. (%.0f s)",
-			job.label(), capacity.Text(r.Written), capacity.Text(int64(float64(r.Written)/max(r.Seconds.Write, 0.001))), readBack(r), r.Seconds.Total)
+			job.label(), capacity.Text(r.Written), capacity.Text(int64(float64(r.Written)/max(r.Seconds.Write, 0.001))), f.readBack(r), r.Seconds.Total)
 	}
 	for _, w := range r.Warnings {
 		f.say("hatchery: warning: %s", w)
@@ -120,8 +120,8 @@ func (f *flashing) printCard(job *flashJob, card *flashedCard, rest []*flashJob)
 	}
 }
 
-func readBack(r *flash.Result) string {
-	if r.Verified == 0 {
+func (f *flashing) readBack(r *flash.Result) string {
+	if f.options.NoVerify {
 		return ", not read back"
 	}
 	if n := len(r.Rewritten); n > 0 {

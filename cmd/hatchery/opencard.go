@@ -26,7 +26,7 @@ func newOpenCard() *cobra.Command {
 		Args:   noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if via != "" {
-				return relay(via)
+				return relay(via, os.Stdin)
 			}
 			// An interrupt is for flash, which then closes what was opened.
 			return drive.ServeOpener(context.WithoutCancel(c.Context()), os.Stdin)

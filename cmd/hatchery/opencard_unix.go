@@ -1,4 +1,4 @@
-//go:build unix
+//go:build linux || darwin
 
 package main
 
@@ -53,7 +53,7 @@ func asUser(ctx context.Context) (code int, done bool, err error) {
 	}
 	defer listener.Close()
 	for _, place := range []string{listener.Addr().String(), dir} {
-		if err := os.Chown(place, int(credential.Uid), int(credential.Gid)); err != nil {
+		if err := os.Lchown(place, int(credential.Uid), int(credential.Gid)); err != nil {
 			return 0, false, err
 		}
 	}
@@ -83,7 +83,7 @@ func asUser(ctx context.Context) (code int, done bool, err error) {
 	defer stop()
 	opening, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	go serveRelays(opening, listener)
+	go serveRelays(opening, listener, cmd.Process.Pid)
 	err = cmd.Wait()
 	var exited *exec.ExitError
 	if errors.As(err, &exited) && exited.Exited() {
@@ -118,7 +118,10 @@ func credentialOf(u *user.User) (*syscall.Credential, error) {
 }
 
 // serveRelays opens cards for those who send the socket to hand them over by.
-func serveRelays(ctx context.Context, listener *net.UnixListener) {
+//
+// That is the flash with the process number, by a process of its own: what else
+// the user runs has no business here.
+func serveRelays(ctx context.Context, listener *net.UnixListener, flash int) {
 	for {
 		conn, err := listener.AcceptUnix()
 		if err != nil {
@@ -126,6 +129,9 @@ func serveRelays(ctx context.Context, listener *net.UnixListener) {
 		}
 		go func() {
 			defer conn.Close()
+			if parent, err := parentOfPeer(conn); err != nil || parent != flash {
+				return
+			}
 			socket, err := receiveFile(conn)
 			if err != nil {
 				return
@@ -151,27 +157,48 @@ func receiveFile(conn *net.UnixConn) (*os.File, error) {
 		return nil, err
 	}
 	messages, err := unix.ParseSocketControlMessage(rights[:n])
-	if err != nil || len(messages) != 1 {
-		return nil, errors.New("no file came")
+	if err != nil {
+		return nil, err
 	}
-	files, err := unix.ParseUnixRights(&messages[0])
-	if err != nil || len(files) != 1 {
-		return nil, errors.New("no file came")
+	var files []*os.File
+	for i := range messages {
+		numbers, _ := unix.ParseUnixRights(&messages[i])
+		for _, number := range numbers {
+			unix.CloseOnExec(number)
+			files = append(files, os.NewFile(uintptr(number), "opener's socket"))
+		}
 	}
-	unix.CloseOnExec(files[0])
-	return os.NewFile(uintptr(files[0]), "opener's socket"), nil
+	if len(files) != 1 {
+		for _, f := range files {
+			f.Close()
+		}
+		return nil, fmt.Errorf("%d files came, not one", len(files))
+	}
+	return files[0], nil
 }
 
-// relay sends the socket that is this process's standard input to the process
-// that opens cards, and stays until that is done with it.
-func relay(place string) error {
+// parentOfPeer is the process that started the one at the other end.
+func parentOfPeer(conn *net.UnixConn) (parent int, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	if controlErr := raw.Control(func(fd uintptr) { parent, err = parentOf(int(fd)) }); controlErr != nil {
+		return 0, controlErr
+	}
+	return parent, err
+}
+
+// relay sends a socket to the process that opens cards, and stays until that is
+// done with it.
+func relay(place string, socket *os.File) error {
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: place, Net: "unix"})
 	if err != nil {
 		return fmt.Errorf("the process that opens cards does not answer: %w", err)
 	}
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(relayTime))
-	if _, _, err := conn.WriteMsgUnix([]byte{0}, unix.UnixRights(0), nil); err != nil {
+	if _, _, err := conn.WriteMsgUnix([]byte{0}, unix.UnixRights(int(socket.Fd())), nil); err != nil {
 		return err
 	}
 	conn.SetDeadline(time.Time{})

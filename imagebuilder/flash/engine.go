@@ -234,7 +234,7 @@ func (e *engine) write(ctx context.Context) error {
 	e.mu.Unlock()
 	if !begun {
 		e.result(func(r *Result) { r.Untouched = true })
-		return nil
+		return e.unchanged()
 	}
 	if err := e.settle(ctx, written); err != nil {
 		return err
@@ -242,7 +242,22 @@ func (e *engine) write(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
+	if err := e.unchanged(); err != nil {
+		return err
+	}
 	return e.finish()
+}
+
+// unchanged asks the source whether all of it is of one time.
+func (e *engine) unchanged() error {
+	w, ok := e.src.(Watched)
+	if !ok {
+		return nil
+	}
+	if err := w.Unchanged(); err != nil {
+		return &SourceError{0, e.m.ImageSize, err}
+	}
+	return nil
 }
 
 // settle sees that what was written is on the medium.

@@ -9,7 +9,9 @@ import (
 
 // ErrUnfinished is matched by every error of [Write] after which the card
 // holds a part of the image only.
-var ErrUnfinished = errors.New("the card is not finished and will not boot; run the same command again to go on")
+var ErrUnfinished = errors.New(unfinishedText)
+
+const unfinishedText = "the card is not finished and will not boot"
 
 // unfinished adds to an error what it means for the card.
 type unfinished struct{ err error }
@@ -19,7 +21,7 @@ func (e *unfinished) Error() string {
 	if errors.As(e.err, &fake) { // going on would lead nowhere
 		return e.err.Error() + "; it was not finished and will not boot"
 	}
-	return e.err.Error() + "; " + ErrUnfinished.Error()
+	return e.err.Error() + "; " + unfinishedText + ", and once that is put right, the same command goes on"
 }
 
 func (e *unfinished) Unwrap() []error { return []error{e.err, ErrUnfinished} }

@@ -60,3 +60,10 @@ type Source interface {
 	// by themselves.
 	Pieces(ctx context.Context, wanted []int, give func(i int, content []byte) error) error
 }
+
+// A Watched source can tell that it was changed while it was read: a card with a
+// mixture of both is not finished.
+type Watched interface {
+	// Unchanged is nil while the image is what it was when it was opened.
+	Unchanged() error
+}

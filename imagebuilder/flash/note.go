@@ -69,6 +69,9 @@ func parseNote(block []byte) (note, bool) {
 	return n, true
 }
 
+// IsNote says whether a disk begins with the note of a card that is not finished.
+func IsNote(head []byte) bool { return bytes.HasPrefix(head, []byte(notePrefix)) }
+
 // Digest names what a map describes: equal for equal images, where the map has
 // checksums.
 func Digest(m *bmap.Map) string {

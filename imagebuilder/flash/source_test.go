@@ -305,3 +305,23 @@ func TestMemory(t *testing.T) {
 		}
 	}
 }
+
+// A mixed source was changed while it was read.
+type mixed struct{ flash.Source }
+
+func (mixed) Unchanged() error { return errors.New("it changed while it was read") }
+
+// TestChangedSource is of a card that would hold a part of one image and a part of
+// another: it does not boot.
+func TestChangedSource(t *testing.T) {
+	im := newImage(9<<20, 6, 1)
+	c := newCard(t, 18<<20)
+	r, err := flash.Write(background, c, mixed{sources(im)["streamed"]()}, flash.Options{})
+	var changed *flash.SourceError
+	if !errors.Is(err, flash.ErrUnfinished) || !errors.As(err, &changed) || r.Written == 0 {
+		t.Errorf("%v, %+v", err, r)
+	}
+	if c.data[510] == 0x55 {
+		t.Error("the card boots")
+	}
+}

@@ -199,3 +199,11 @@ func (i *image) changed() bool {
 	info, err := i.f.Stat()
 	return err == nil && (info.Size() != i.info.Size() || !info.ModTime().Equal(i.info.ModTime()))
 }
+
+// Unchanged implements [flash.Watched], by the file's size and time.
+func (i *image) Unchanged() error {
+	if i.changed() {
+		return fmt.Errorf("%s: %w", i.path, errChanged)
+	}
+	return nil
+}

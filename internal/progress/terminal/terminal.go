@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
@@ -50,7 +52,7 @@ func NewJSON(w io.Writer) Display {
 type bars struct{ container *mpb.Progress }
 
 func (b *bars) Begin(name string, total int64) progress.Task {
-	name = fmt.Sprintf("%-28s ", name)
+	name = fmt.Sprintf("%-28s ", printable(name))
 	var bar *mpb.Bar
 	if total > 0 {
 		// Its total comes after: a bar that is made with one cannot be ended
@@ -131,18 +133,30 @@ func (l *lines) print(t *lineTask, event string, err error) {
 		json.NewEncoder(l.w).Encode(record)
 		return
 	}
+	name := printable(t.name)
 	switch {
 	case event == "begin":
-		fmt.Fprintf(l.w, "%s ...\n", t.name)
+		fmt.Fprintf(l.w, "%s ...\n", name)
 	case event == "progress" && t.total > 0:
-		fmt.Fprintf(l.w, "%s: %d of %d MiB (%d %%)\n", t.name, t.done>>20, t.total>>20, t.done*100/t.total)
+		fmt.Fprintf(l.w, "%s: %d of %d MiB (%d %%)\n", name, t.done>>20, t.total>>20, t.done*100/t.total)
 	case event == "progress":
-		fmt.Fprintf(l.w, "%s: %d MiB\n", t.name, t.done>>20)
+		fmt.Fprintf(l.w, "%s: %d MiB\n", name, t.done>>20)
 	case err != nil:
-		fmt.Fprintf(l.w, "%s: failed after %.1f s\n", t.name, seconds)
+		fmt.Fprintf(l.w, "%s: failed after %.1f s\n", name, seconds)
 	default:
-		fmt.Fprintf(l.w, "%s: done in %.1f s\n", t.name, seconds)
+		fmt.Fprintf(l.w, "%s: done in %.1f s\n", name, seconds)
 	}
+}
+
+// printable leaves out of a name what commands a terminal: names of files are in
+// it, which somebody else may have chosen.
+func printable(name string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, name)
 }
 
 type lineTask struct {
