@@ -20,7 +20,10 @@ type flashing struct {
 	*settings
 	command *cobra.Command
 	machine flashMachine
-	ask     *prompt // nil where nobody can be asked
+	// asUser does all of this with the rights of the one who called sudo, where
+	// somebody did; nil does not look.
+	asUser func(context.Context) (code int, done bool, err error)
+	ask    *prompt // nil where nobody can be asked
 
 	targets []string // as they were typed
 	out     string
@@ -49,7 +52,7 @@ type flashedCard struct {
 }
 
 func newFlash(s *settings) *cobra.Command {
-	return flashCommand(&flashing{settings: s, machine: thisMachine{}, interval: time.Second}, stdinPrompt)
+	return flashCommand(&flashing{settings: s, machine: thisMachine{}, asUser: asUser, interval: time.Second}, stdinPrompt)
 }
 
 // flashCommand is the command, which asks who ask gives.
@@ -89,13 +92,19 @@ if it is there already and is large enough.`,
   truncate -s 8G card.img && hatchery flash p1 --to card.img`,
 		RunE: func(c *cobra.Command, args []string) error {
 			f.command, f.targets, f.ask = c, args, ask(c)
-			if code, done, err := asUser(c.Context()); done || err != nil {
-				if err == nil && code != exitDone {
-					err = exitError(code)
-				}
-				return err
+			if f.asUser == nil {
+				return f.run(c.Context())
 			}
-			return f.run(c.Context())
+			code, done, err := f.asUser(c.Context())
+			switch {
+			case err != nil:
+				return err
+			case !done:
+				return f.run(c.Context())
+			case code != exitDone:
+				return exitError(code)
+			}
+			return nil
 		},
 	}
 	flags := c.Flags()
