@@ -199,7 +199,11 @@ func made(b *block) string {
 
 // casual says whether a place is where desktops mount what is plugged in
 // (udisks: /run/media/USER or /media/USER, usbmount and Debian's fstab: /media).
+// In /media/root-ro and /media/root-rw overlayroot has the machine's own root.
 func casual(place string) bool {
+	if liesIn(place, "/media/root-ro") || liesIn(place, "/media/root-rw") {
+		return false
+	}
 	return strings.HasPrefix(place, "/media/") || strings.HasPrefix(place, "/run/media/")
 }
 

@@ -18,6 +18,7 @@ func TestListLinux(t *testing.T) {
 		{"NVMe with LUKS and LVM, a stick in use by the desktop, a card in a reader", "laptop"},
 		{"a Raspberry Pi's own card, an empty slot, a locked card", "pi"},
 		{"RAID, btrfs, eMMC, hard disks on USB, sticks in use", "desk"},
+		{"a root that is an overlay over a card", "overlayroot"},
 	} {
 		t.Run(c.tree, func(t *testing.T) {
 			all, err := drive.LinuxList(t.Context(), tree(t, c.tree))

@@ -182,6 +182,62 @@ func (t *table) place() {
 		}
 	}
 	t.zfs(put)
+	t.carry(put)
+}
+
+// carry puts a system place that is an overlay, or lies on a loop device's file,
+// onto the devices below: a live system's medium, or the card of a machine that
+// keeps what it writes in memory (overlayroot).
+func (t *table) carry(put func(*block, mounted)) {
+	// The devices of a file system.
+	on := func(number string) (all []*block) {
+		if b := t.number[number]; b != nil {
+			return []*block{b}
+		}
+		for _, b := range t.named {
+			if slices.ContainsFunc(t.on[b.name], func(m mounted) bool { return m.number == number }) {
+				all = append(all, b)
+			}
+		}
+		return all
+	}
+	for _, m := range t.mounts {
+		if !system(m.place) {
+			continue
+		}
+		seen := map[mounted]bool{}
+		var down func(mounted)
+		down = func(layer mounted) {
+			if seen[layer] {
+				return
+			}
+			seen[layer] = true
+			for _, dir := range layer.layers() {
+				if holder, found := holding(t.mounts, dir, layer); found {
+					down(holder)
+				}
+			}
+			for _, b := range on(layer.number) {
+				put(b, m)
+				disk := b
+				if b.disk != nil {
+					disk = b.disk
+				}
+				if disk.backing == nil || disk.backing.on != nil {
+					continue
+				}
+				for _, file := range disk.backing.files {
+					number, _, _ := strings.Cut(file, " ")
+					for _, other := range t.mounts {
+						if other.number == number {
+							down(other)
+						}
+					}
+				}
+			}
+		}
+		down(m)
+	}
 }
 
 // btrfs gives the devices of each mounted btrfs.

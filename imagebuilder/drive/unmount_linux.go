@@ -28,9 +28,18 @@ func (l linux) unmount(ctx context.Context, d Drive, force bool) error {
 		if len(d.Mounts) == 0 {
 			return nil
 		}
+		t, err := l.table()
+		if err != nil {
+			return err
+		}
 		for _, m := range slices.Backward(d.Mounts) {
 			if !m.Casual && !force {
 				return d.Refusal(false)
+			}
+			if wait, err := t.hidden(d, m); err != nil {
+				return err
+			} else if wait {
+				continue
 			}
 			if err := unmountOne(ctx, d, m); err != nil {
 				return err
@@ -43,6 +52,45 @@ func (l linux) unmount(ctx context.Context, d Drive, force bool) error {
 		d = now
 	}
 	return &BusyError{Path: d.Path, Reason: "something mounts it again and again"}
+}
+
+// hidden says whether something hides a mount, so that an unmounting by its place
+// would end another one: an error, or, where that is the drive's as well and its
+// turn comes, wait.
+func (t *table) hidden(d Drive, m Mount) (wait bool, err error) {
+	mine := func(m Mount) (all []mounted) {
+		for _, b := range t.named {
+			if b.device() != m.Device {
+				continue
+			}
+			for _, on := range t.on[b.name] {
+				if on.place == m.Place {
+					all = append(all, on)
+				}
+			}
+		}
+		return all
+	}
+	var lies mounted
+	for _, on := range mine(m) {
+		other, found := over(t.mounts, on)
+		if !found {
+			return false, nil
+		}
+		// Of several at one place the topmost one says what is over all.
+		if !slices.Contains(mine(m), other) {
+			lies = other
+		}
+	}
+	if lies.id == "" {
+		return true, nil // it has just gone
+	}
+	for _, other := range d.Mounts {
+		if slices.Contains(mine(other), lies) {
+			return true, nil
+		}
+	}
+	return false, &BusyError{Path: d.Path, Mount: &m, Reason: fmt.Sprintf("another file system lies over it, the %s of %s at %s: unmount that first", shown(lies.kind), shown(lies.source), shown(lies.place))}
 }
 
 func unmountOne(ctx context.Context, d Drive, m Mount) error {
