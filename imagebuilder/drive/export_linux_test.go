@@ -25,6 +25,16 @@ func ParseMounts(text string) (all [][4]string) {
 	return all
 }
 
+// Layers gives the folders of the overlays among mounts, and looks what hides each.
+func Layers(text string) (all []string) {
+	mounts := parseMountinfo(text)
+	for _, m := range mounts {
+		over(mounts, m)
+		all = append(all, m.layers()...)
+	}
+	return all
+}
+
 var (
 	ParseSwaps = parseSwaps
 	Quoted     = quoted

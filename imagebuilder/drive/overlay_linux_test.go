@@ -79,3 +79,15 @@ func TestHiddenMount(t *testing.T) {
 		})
 	}
 }
+
+func FuzzLayers(f *testing.F) {
+	f.Add("26 1 0:23 / / rw - overlay o rw,lowerdir=/a\\134,b:/c\\134:d,upperdir=/u\\134\n")
+	f.Add("1 2 0:23 / / rw - overlay o lowerdir+=/a\n2 1 0:24 / / rw - overlay o datadir+=\\\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, dir := range drive.Layers(text) {
+			if !filepath.IsAbs(dir) {
+				t.Errorf("%q is a layer of %q", dir, text)
+			}
+		}
+	})
+}
