@@ -583,6 +583,9 @@ func (s *scenario) overlay(t *testing.T) {
 
 // renew throws p1's card away.
 func (s *scenario) renew(t *testing.T) {
+	// A connection to the guest that is thrown away leads nowhere.
+	s.p1.close()
+	s.p1 = nil
 	s.line.begin("p1", "p1, its card thrown away")
 	if err := s.rig.Renew(s.ctx, "p1"); err != nil {
 		t.Fatal(err)
