@@ -1,0 +1,139 @@
+package initramfs_test
+
+import (
+	"bytes"
+	"context"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"hatchery/internal/ext4"
+	"hatchery/internal/parttable"
+	"hatchery/internal/testtool"
+
+	"hatchery/netboot/initramfs"
+)
+
+// standIn opens the root of a stand-in base (testdata/base) that was unpacked:
+// HATCHERY_STANDIN names the raw image. Plain tests do without.
+func standIn(t testing.TB) (disk *os.File, table *parttable.Table, root *ext4.FS) {
+	t.Helper()
+	name := os.Getenv("HATCHERY_STANDIN")
+	if name == "" {
+		t.Skip("HATCHERY_STANDIN names no unpacked stand-in base")
+	}
+	disk, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { disk.Close() })
+	info, err := disk.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if table, err = parttable.Read(disk, info.Size()); err != nil {
+		t.Fatal(err)
+	}
+	p := table.Partition(parttable.Root)
+	if root, err = ext4.OpenReadOnly(p.Reader(disk), p.Size); err != nil {
+		t.Fatal(err)
+	}
+	return disk, table, root
+}
+
+// TestStandIn makes the initramfs of a real kernel, and compares it with what
+// kmod and cpio make of the same.
+func TestStandIn(t *testing.T) {
+	_, _, root := standIn(t)
+	releases, err := initramfs.Releases(root.IOFS())
+	if err != nil || len(releases) != 1 {
+		t.Fatal(releases, err)
+	}
+	needed, optional := initramfs.Needs(true, "ecm")
+	optional = append(optional, "virtio_net", "virtio_mmio", "virtio_pci")
+	o := initramfs.Options{Root: root.IOFS(), KernelRelease: releases[0], NodeInit: program(0), Modules: needed, Optional: optional}
+	plan, err := initramfs.NewPlan(context.Background(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range plan.Modules {
+		t.Log(m.Needed, m.Path)
+	}
+	t.Log("builtin", plan.Builtin, "absent", plan.Absent)
+	made, err := plan.Make(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(len(made), "bytes")
+
+	// The order is modprobe's: the modules of the image as files, and every
+	// module asked of kmod alone.
+	modprobe := testtool.Need(t, "modprobe")
+	dir := t.TempDir()
+	lists := "lib/modules/" + releases[0]
+	err = fs.WalkDir(root.IOFS(), lists, func(name string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		to := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return err
+		}
+		content := []byte{}
+		if strings.HasPrefix(path.Base(name), "modules.") {
+			if content, err = fs.ReadFile(root.IOFS(), name); err != nil {
+				return err
+			}
+		}
+		return os.WriteFile(to, content, 0o644)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	place := map[string]int{}
+	for i, m := range plan.Modules {
+		place[path.Base(m.Path)] = i
+	}
+	asked := 0
+	for _, name := range append(slices.Clone(needed), optional...) {
+		if slices.Contains(plan.Absent, strings.ReplaceAll(name, "-", "_")) {
+			continue
+		}
+		out, err := exec.Command(modprobe, "-d", dir, "-S", releases[0], "--show-depends", name).CombinedOutput()
+		if err != nil {
+			t.Errorf("modprobe %s: %v: %s", name, err, out)
+			continue
+		}
+		last := -1
+		for line := range strings.Lines(string(out)) {
+			file, ok := strings.CutPrefix(strings.TrimSpace(line), "insmod ")
+			if !ok {
+				continue
+			}
+			file, _, _ = strings.Cut(file, " ")
+			at, there := place[path.Base(file)]
+			if !there {
+				t.Errorf("modprobe loads %s for %s, which the initramfs has not", file, name)
+			}
+			_ = last
+			asked++
+			last = at
+		}
+	}
+	if asked < 20 {
+		t.Errorf("modprobe was asked about %d modules only", asked)
+	}
+	list := exec.Command(testtool.Need(t, "cpio"), "-itv")
+	plain := gunzip(t, made)
+	list.Stdin = bytes.NewReader(plain)
+	out, err := list.CombinedOutput()
+	t.Log(string(out))
+	if err != nil {
+		t.Error(err)
+	}
+}
