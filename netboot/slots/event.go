@@ -1,0 +1,62 @@
+package slots
+
+import "time"
+
+// Kind is what sort of thing was seen.
+type Kind string
+
+// What can be seen of a slot.
+const (
+	// PowerOn and PowerOff: somebody has just switched it.
+	PowerOn  Kind = "power on"
+	PowerOff Kind = "power off"
+	// SeenOn and SeenOff: it was looked whether it has power.
+	SeenOn  Kind = "power seen on"
+	SeenOff Kind = "power seen off"
+
+	// BootROM: the boot ROM is on USB, without any program.
+	BootROM Kind = "boot rom"
+	// FileServer: the second stage (bootcode.bin) is on USB and will ask for files.
+	FileServer Kind = "file server"
+	// File: Bytes of the Total bytes of the file Name were sent. A file's first
+	// event has fewer bytes than its last, or it is its only one.
+	File Kind = "file"
+	// FilesDone: it said that it needs no more files.
+	FilesDone Kind = "files done"
+	// USBGone: a device of the boot ROM or the second stage left the bus.
+	USBGone Kind = "usb gone"
+	// USBTrouble: serving it failed for the Reason. It may be tried again.
+	USBTrouble Kind = "usb trouble"
+
+	// LinkUp and LinkDown: its ethupiN is there with a carrier, or not any more.
+	LinkUp   Kind = "link up"
+	LinkDown Kind = "link down"
+	// CardUp and CardDown: the same of ethpiN, which a node from a card has.
+	CardUp   Kind = "card link up"
+	CardDown Kind = "card link down"
+
+	// RootAttached and RootDetached: a connection to its export, named by Conn
+	// (such as the node's address and port), transmits or has ended for the Reason.
+	RootAttached Kind = "root attached"
+	RootDetached Kind = "root detached"
+	// RootRefused: it asked for an export and did not get it, for the Reason.
+	RootRefused Kind = "root refused"
+
+	// AgentReady: the agent has just reported that the node is ready.
+	AgentReady Kind = "agent ready"
+	// AgentBusy: the agent has just reported something else: the Reason. A node
+	// whose agent is heard is not power cycled for not being ready.
+	AgentBusy Kind = "agent busy"
+)
+
+// Event is something that was seen of a slot. Events may come in any order,
+// more than once, or not at all.
+type Event struct {
+	Kind Kind
+	// At is when, by the monotonic clock; zero is now.
+	At           time.Time
+	Name         string
+	Bytes, Total int64
+	Conn         string
+	Reason       string
+}
