@@ -85,22 +85,28 @@ func (l *Layer) readParent(p []byte, off int64) error {
 }
 
 // WriteAt implements [io.WriterAt] within the device; a write past its end is
-// refused as a whole and matches [ErrPastEnd]. Blocks that become all zeros
-// are not stored. After an error, any of the range's blocks may have either
-// content.
+// refused as a whole and matches [ErrPastEnd], and so is one past the quota
+// ([ErrQuota]). Blocks that become all zeros are not stored. After another
+// error, any of the range's blocks may have either content.
 func (l *Layer) WriteAt(p []byte, off int64) (int, error) {
 	if err := l.within(off, int64(len(p))); err != nil {
 		return 0, err
 	}
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	if err := l.writable(); err != nil {
-		return 0, err
-	}
-	done := 0
-	for done < len(p) {
+	done, admitted := 0, 0
+	for done < len(p) || done == 0 {
+		if done == admitted {
+			part := p[done:min(int64(done)+l.mostAtOnce(), int64(len(p)))]
+			if err := l.admitWrite(part, off+int64(done)); err != nil {
+				return done, err
+			}
+			if admitted += len(part); len(part) == 0 {
+				break
+			}
+		}
 		block, in := (off+int64(done))/BlockSize, int((off+int64(done))%BlockSize)
-		rest := len(p) - done
+		rest := admitted - done
 		var n int
 		var err error
 		if in != 0 || rest < BlockSize {
@@ -143,8 +149,7 @@ func (l *Layer) inPlace(block, limit int64) (place uint32, n int64, ok bool) {
 // writePart writes within one block.
 func (l *Layer) writePart(block int64, in int, p []byte) error {
 	if place, _, ok := l.inPlace(block, 1); ok {
-		_, err := l.file.WriteAt(p, int64(place)*BlockSize+int64(in))
-		return err
+		return l.write(p, int64(place)*BlockSize+int64(in))
 	}
 	var buf [BlockSize]byte
 	if err := l.read(buf[:], block*BlockSize); err != nil {
@@ -180,7 +185,7 @@ func (l *Layer) store(block int64, p []byte) error {
 		limit := int64(len(p) / BlockSize)
 		place, n, ok := l.inPlace(block, limit)
 		if ok {
-			if _, err := l.file.WriteAt(p[:n*BlockSize], int64(place)*BlockSize); err != nil {
+			if err := l.write(p[:n*BlockSize], int64(place)*BlockSize); err != nil {
 				return err
 			}
 		} else {
@@ -191,12 +196,15 @@ func (l *Layer) store(block int64, p []byte) error {
 				}
 				n += more
 			}
+			if err := l.surely(); err != nil {
+				return err
+			}
 			start, got, err := l.space.take(n)
 			if err != nil {
 				return err
 			}
 			n = got
-			if _, err := l.file.WriteAt(p[:n*BlockSize], start*BlockSize); err != nil {
+			if err := l.write(p[:n*BlockSize], start*BlockSize); err != nil {
 				l.space.release(span{uint32(start), uint32(n)})
 				return err
 			}
@@ -217,22 +225,28 @@ func (l *Layer) Discard(off, n int64) error {
 	}
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	if err := l.writable(); err != nil {
-		return err
-	}
 	end := off + n
 	if end == l.header.size {
 		end = l.header.blocks() * BlockSize // the last block is whole, then
 	}
 	var zeros [BlockSize]byte
+	if off == end {
+		return l.writable()
+	}
 	for off < end {
 		in := off % BlockSize
 		n := min(BlockSize-in, end-off)
 		var err error
 		if n == BlockSize {
 			n = (end - off) / BlockSize * BlockSize
+			if err := l.admit(1); err != nil {
+				return err
+			}
 			err = l.remap(off/BlockSize, n/BlockSize, 0, true)
 		} else {
+			if err := l.admitWrite(zeros[:n], off); err != nil {
+				return err
+			}
 			err = l.writePart(off/BlockSize, int(in), zeros[:n])
 		}
 		if err != nil {

@@ -8,6 +8,9 @@ import (
 // A state is what one flush makes durable.
 type state struct {
 	slot     slot
+	block    []byte // the slot's
+	slotSum  uint32
+	note     uint64 // the journal's record of it; 0: none
 	segment  []byte
 	ref      segmentRef
 	chain    []segmentRef
@@ -23,8 +26,11 @@ func (l *Layer) Flush() error {
 	l.flushing.Lock()
 	defer l.flushing.Unlock()
 	s, err := l.begin()
-	if s == nil || err != nil {
+	if err != nil {
 		return err
+	}
+	if s == nil {
+		return l.confirm()
 	}
 	// Writers go on from here; what they write belongs to the next state.
 	fatal, err := l.commit(s)
@@ -55,6 +61,9 @@ func (l *Layer) begin() (*state, error) {
 	if l.table.changed == 0 {
 		return nil, nil
 	}
+	if l.journal != nil && l.journal.room() < 1-journalReserved {
+		return nil, errJournalFull
+	}
 	dirty := l.table.takeDirty()
 	var records []record
 	kind := uint32(kindDelta)
@@ -84,9 +93,49 @@ func (l *Layer) begin() (*state, error) {
 		return nil, err
 	}
 	s.dirty = dirty
+	if l.journal != nil {
+		if s.note, err = l.journal.state(s.slot.generation, s.slotSum); err != nil {
+			return nil, err // there is room: it was asked above
+		}
+	}
 	s.obsolete = append(s.obsolete, l.pending...)
 	l.pending = nil
+	for _, r := range s.obsolete {
+		l.kept += int64(r.n)
+	}
 	return s, nil
+}
+
+// confirm makes the state on disk durable where that is not certain: the
+// layer was created, or its process was killed, after the last sync. Called
+// with flushing held.
+func (l *Layer) confirm() error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if l.durable || l.sealed.Load() {
+		return nil
+	}
+	return l.sync()
+}
+
+// surely makes certain that the state on disk is durable before a block is
+// used that is free by it: the state before, which may be what the disk has,
+// may use that block. A layer that was created has none before.
+func (l *Layer) surely() error {
+	if l.durable || !l.found || l.space.blocks == 0 {
+		return nil
+	}
+	return l.sync()
+}
+
+// sync syncs the file; called with writing held.
+func (l *Layer) sync() error {
+	if err := l.file.Sync(); err != nil {
+		l.failed = err
+		return fmt.Errorf("cannot flush %s: %w", l.file.Name(), err)
+	}
+	l.durable = true
+	return nil
 }
 
 // changes gives the records of dirty blocks.
@@ -123,12 +172,16 @@ func (l *Layer) prepare(kind uint32, records []record, stored int64) (*state, er
 	}
 	generation := l.generation + 1
 	s.segment, s.ref = encodeSegment(generation, kind, prev, records)
-	var err error
+	err := l.surely()
+	if err != nil {
+		return nil, err
+	}
 	if s.ref.block, err = l.space.takeRow(int64(s.ref.blocks)); err != nil {
 		return nil, err
 	}
 	s.chain = append(s.chain, s.ref)
 	s.slot = slot{generation: generation, segments: uint32(len(s.chain)), last: s.ref, stored: uint64(stored)}
+	s.block, s.slotSum = s.slot.encode(l.headerSum)
 	return s, nil
 }
 
@@ -138,13 +191,13 @@ func (l *Layer) commit(s *state) (fatal bool, err error) {
 	// Whole blocks, so that the file ends with one.
 	segment := make([]byte, int64(s.ref.blocks)*BlockSize)
 	copy(segment, s.segment)
-	if _, err := l.file.WriteAt(segment, s.ref.block*BlockSize); err != nil {
+	if err := l.write(segment, s.ref.block*BlockSize); err != nil {
 		return false, err
 	}
 	if err := l.file.Sync(); err != nil {
 		return true, err
 	}
-	if _, err := l.file.WriteAt(s.slot.encode(l.headerSum), s.slot.block()*BlockSize); err != nil {
+	if err := l.write(s.block, s.slot.block()*BlockSize); err != nil {
 		return true, err
 	}
 	if err := l.file.Sync(); err != nil {
@@ -161,7 +214,13 @@ func (l *Layer) commit(s *state) (fatal bool, err error) {
 func (l *Layer) settle(s *state) {
 	l.generation = s.slot.generation
 	l.chain = s.chain
+	l.slotSum = s.slotSum
+	l.durable = true
+	l.kept = 0
 	l.space.release(spansOf(s.obsolete)...)
+	if s.note != 0 {
+		l.journal.forget(s.note)
+	}
 }
 
 // undo takes back a state that could not be committed.
@@ -171,6 +230,10 @@ func (l *Layer) undo(s *state, fatal bool, err error) {
 		return
 	}
 	l.unchanged(s.dirty)
+	l.kept = 0
+	if l.journal != nil {
+		l.journal.retract(s.note)
+	}
 	l.space.release(span{uint32(s.ref.block), s.ref.blocks})
 	for _, r := range s.obsolete {
 		if !l.inChain(r.span) {

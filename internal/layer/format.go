@@ -115,7 +115,8 @@ type slot struct {
 // block is where the slot belongs.
 func (s *slot) block() int64 { return 1 + int64(s.generation%2) }
 
-func (s *slot) encode(headerSum uint32) []byte {
+// encode gives a slot's block and its checksum.
+func (s *slot) encode(headerSum uint32) (block []byte, sum uint32) {
 	p := make([]byte, BlockSize)
 	copy(p, slotMagic)
 	le.PutUint64(p[8:], s.generation)
@@ -129,8 +130,9 @@ func (s *slot) encode(headerSum uint32) []byte {
 	le.PutUint64(p[40:], s.stored)
 	copy(p[48:], s.digest[:])
 	le.PutUint32(p[80:], headerSum)
-	le.PutUint32(p[84:], checksum(p[:84]))
-	return p
+	sum = checksum(p[:84])
+	le.PutUint32(p[84:], sum)
+	return p, sum
 }
 
 // decodeSlot gives nil where p is no slot of this layer: never written, or

@@ -50,11 +50,21 @@ type Layer struct {
 
 	generation uint64
 	chain      []segmentRef
+	slotSum    uint32 // the checksum of the state's slot
 
-	space   space
-	pending []release // free once the next state is durable
-	failed  error     // why nothing can be written any more
-	closed  bool
+	space    space
+	pending  []release // free once the next state is durable
+	kept     int64     // blocks that become free when the flush under way is durable
+	durable  bool      // the state on disk was synced, as far as we know
+	found    bool      // it was there when the layer was opened
+	failed   error     // why nothing can be written any more
+	closed   bool
+	running  running  // what the file says of its journal
+	journal  *journal // nil: none is kept
+	recovery Recovery
+	replayed int
+	written  atomic.Int64 // bytes
+	limit    int64        // blocks of the file in use; 0: any number
 
 	table *table // written under writing and mapping, read under either
 }
@@ -122,8 +132,10 @@ func create(f file, parent Parent, h header) (*Layer, error) {
 	l.space.end = firstBlock
 	p := make([]byte, firstBlock*BlockSize)
 	copy(p, h.encode())
-	copy(p[first.block()*BlockSize:], first.encode(l.headerSum))
-	if _, err := f.WriteAt(p, 0); err != nil {
+	var block []byte
+	block, l.slotSum = first.encode(l.headerSum)
+	copy(p[first.block()*BlockSize:], block)
+	if err := l.write(p, 0); err != nil {
 		return nil, err
 	}
 	return l, nil
@@ -198,12 +210,15 @@ func (l *Layer) Extents() []Extent {
 }
 
 // Close flushes what was written since the last Flush, and closes the file.
+// Where the flush fails, a journal stays for the next [OpenJournaled].
 func (l *Layer) Close() error {
 	err := l.Flush()
 	if errors.Is(err, os.ErrClosed) {
 		return err
 	}
-	if cerr := l.Abandon(); err == nil {
+	l.flushing.Lock()
+	defer l.flushing.Unlock()
+	if cerr := l.end(func() bool { return err == nil && l.table.changed == 0 }); err == nil {
 		err = cerr
 	}
 	return err
@@ -214,6 +229,11 @@ func (l *Layer) Close() error {
 func (l *Layer) Abandon() error {
 	l.flushing.Lock()
 	defer l.flushing.Unlock()
+	return l.end(func() bool { return true })
+}
+
+// end closes the file; void says whether what the journal has is void.
+func (l *Layer) end(void func() bool) error {
 	l.writing.Lock()
 	defer l.writing.Unlock()
 	l.mapping.Lock()
@@ -222,6 +242,7 @@ func (l *Layer) Abandon() error {
 		return os.ErrClosed
 	}
 	l.closed = true
+	l.leaveJournal(void())
 	return l.file.Close()
 }
 
@@ -238,45 +259,67 @@ func (l *Layer) writable() error {
 	return nil
 }
 
-// free frees blocks of the file that held what block of the device and those
-// after it were mapped to: at once where no state on disk uses them.
-func (l *Layer) free(block int64, s span, punch bool) error {
-	for s.n > 0 {
-		fresh, n := l.table.isDirty(block, int64(s.n))
-		part := span{s.start, uint32(n)}
-		if fresh {
-			if punch {
-				if err := l.file.Punch(int64(part.start)*BlockSize, n*BlockSize); err != nil {
-					return err
-				}
-			}
-			l.space.release(part)
-		} else {
-			l.pending = append(l.pending, release{part, punch})
+// An old is a run of the file that a run of the device was mapped to.
+type old struct {
+	block int64
+	span
+}
+
+// eachFreed gives a run of the file in parts that no state on disk uses, fresh,
+// and parts that one uses. It must come before the blocks are marked.
+func (l *Layer) eachFreed(o old, part func(part span, fresh bool) error) error {
+	for o.n > 0 {
+		fresh, n := l.table.isDirty(o.block, int64(o.n))
+		if err := part(span{o.start, uint32(n)}, fresh); err != nil {
+			return err
 		}
-		block, s.start, s.n = block+n, s.start+part.n, s.n-part.n
+		o.block, o.start, o.n = o.block+n, o.start+uint32(n), o.n-uint32(n)
 	}
 	return nil
 }
 
-// remap maps blocks anew and frees what they were mapped to.
-func (l *Layer) remap(block, n int64, place uint32, punch bool) error {
-	type old struct {
-		block int64
-		span
-	}
-	var room [8]old
-	freed := room[:0]
+// setMap maps blocks anew and gives what they were mapped to.
+func (l *Layer) setMap(block, n int64, place uint32) (freed []old) {
 	l.mapping.Lock()
+	defer l.mapping.Unlock()
 	l.table.set(block, n, place, func(block int64, s span) { freed = append(freed, old{block, s}) })
-	l.mapping.Unlock()
+	return freed
+}
+
+// remap maps blocks anew and frees what they were mapped to: at once where no
+// state on disk uses it. The journal comes first: after it, nobody looks for
+// the blocks' content where it was.
+func (l *Layer) remap(block, n int64, place uint32, punch bool) error {
+	if l.journal != nil {
+		if err := l.journal.mapped(block, n, place, punch); err != nil {
+			return err
+		}
+	}
 	var err error
-	for _, o := range freed {
-		if ferr := l.free(o.block, o.span, punch); err == nil {
+	for _, o := range l.setMap(block, n, place) {
+		ferr := l.eachFreed(o, func(part span, fresh bool) error {
+			if !fresh {
+				l.pending = append(l.pending, release{part, punch})
+				return nil
+			}
+			defer l.space.release(part)
+			if punch {
+				return l.file.Punch(int64(part.start)*BlockSize, int64(part.n)*BlockSize)
+			}
+			return nil
+		})
+		if err == nil {
 			err = ferr
 		}
 	}
 	l.table.mark(block, n)
+	return err
+}
+
+// write writes to the file, and counts.
+func (l *Layer) write(p []byte, at int64) error {
+	n, err := l.file.WriteAt(p, at)
+	l.written.Add(int64(n))
 	return err
 }
 

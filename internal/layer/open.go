@@ -35,7 +35,7 @@ func ReadHeader(path string) (Header, error) {
 		return Header{}, err
 	}
 	defer f.Close()
-	h, s, err := readStart(osFile{f})
+	h, s, _, err := readStart(osFile{f})
 	if err != nil {
 		return Header{}, err
 	}
@@ -64,7 +64,7 @@ func Open(path string, parent Parent) (*Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, s, err := readStart(osFile{f})
+	_, s, _, err := readStart(osFile{f})
 	if err == nil && !s.sealed {
 		// It may be written on: then it must be ours alone before it is read.
 		f.Close()
@@ -84,37 +84,37 @@ func Open(path string, parent Parent) (*Layer, error) {
 	return l, nil
 }
 
-// readStart reads the header and the slot that counts.
-func readStart(f file) (header, *slot, error) {
+// readStart reads the header, the slot that counts and that one's checksum.
+func readStart(f file) (header, *slot, uint32, error) {
 	p := make([]byte, firstBlock*BlockSize)
 	if n, err := f.ReadAt(p, 0); n < len(p) {
 		if err != nil && !errors.Is(err, io.EOF) {
-			return header{}, nil, err
+			return header{}, nil, 0, err
 		}
-		return header{}, nil, &CorruptError{f.Name(), int64(n), "the file ends within its header"}
+		return header{}, nil, 0, &CorruptError{f.Name(), int64(n), "the file ends within its header"}
 	}
 	h, err := decodeHeader(f.Name(), p)
 	if err != nil {
-		return h, nil, err
+		return h, nil, 0, err
 	}
 	var best *slot
-	var flags uint32
+	var flags, sum uint32
 	for at := BlockSize; at < len(p); at += BlockSize {
 		s := decodeSlot(p[at:at+slotSize], h.sum())
 		if s == nil || s.block()*BlockSize != int64(at) || best != nil && best.generation > s.generation {
 			continue
 		}
-		best, flags = s, le.Uint32(p[at+16:])
+		best, flags, sum = s, le.Uint32(p[at+16:]), le.Uint32(p[at+84:])
 	}
 	if best == nil {
-		return h, nil, &CorruptError{f.Name(), BlockSize, "neither slot holds a state"}
+		return h, nil, 0, &CorruptError{f.Name(), BlockSize, "neither slot holds a state"}
 	}
-	return h, best, best.check(f.Name(), flags)
+	return h, best, sum, best.check(f.Name(), flags)
 }
 
 // load opens a layer that lies in f.
 func load(f file, parent Parent) (*Layer, error) {
-	h, s, err := readStart(f)
+	h, s, slotSum, err := readStart(f)
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +128,10 @@ func load(f file, parent Parent) (*Layer, error) {
 		return nil, &CorruptError{f.Name(), 24, fmt.Sprintf("parent of %d bytes, but it has %d", h.parentSize, got)}
 	}
 	l := newLayer(f, parent, h)
-	l.generation = s.generation
+	l.generation, l.slotSum, l.found = s.generation, slotSum, true
+	if l.running, err = l.readRunning(); err != nil {
+		return nil, err
+	}
 	fileSize, err := f.Size()
 	if err != nil {
 		return nil, err
@@ -242,6 +245,7 @@ func (l *Layer) findSpace(fileBlocks int64) error {
 			used = append(used, span{r.place, r.count})
 		}
 	}
+	used = append(used, spansOf(l.pending)...)
 	slices.SortFunc(used, byStart)
 	end := int64(firstBlock)
 	for _, s := range used {

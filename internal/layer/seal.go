@@ -52,6 +52,7 @@ func (l *Layer) seal() error {
 	}
 	s.slot.sealed = true
 	s.slot.digest = sum
+	s.block, s.slotSum = s.slot.encode(l.headerSum)
 	if fatal, err := l.commit(s); err != nil {
 		// The map is still the one from before: nothing was dropped yet.
 		l.undo(s, fatal, err)
@@ -67,6 +68,7 @@ func (l *Layer) seal() error {
 	l.pending = nil
 	l.space.release(dropped...)
 	l.settle(s)
+	l.leaveJournal(true)
 	l.trim()
 	return nil
 }
@@ -76,6 +78,9 @@ func (l *Layer) seal() error {
 // and a file system that can do neither (exFAT, say) costs space alone: so
 // errors do not count.
 func (l *Layer) trim() {
+	if l.running != (running{}) {
+		_ = l.writeRunning(running{})
+	}
 	if k := len(l.space.free) - 1; k >= 0 && int64(l.space.free[k].start)+int64(l.space.free[k].n) == l.space.end {
 		l.space.end = int64(l.space.free[k].start)
 		l.space.free = l.space.free[:k]

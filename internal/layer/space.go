@@ -15,6 +15,7 @@ type space struct {
 	blocks int64  // in free
 	end    int64  // from here on everything is free
 	rover  int    // where in free to look next
+	limit  int64  // from here on, only where no gap is left; 0: none
 }
 
 // largeEnough is how many free spans take looks at before it gives up.
@@ -25,6 +26,7 @@ const largeEnough = 64
 // than a quarter of the file.
 func (s *space) take(want int64) (start, n int64, err error) {
 	if len(s.free) > 0 {
+		gaps := s.blocks > s.end/4 || s.limit > 0 && s.end+want > s.limit
 		best := -1
 		for i := range min(len(s.free), largeEnough) {
 			at := (s.rover + i) % len(s.free)
@@ -32,7 +34,7 @@ func (s *space) take(want int64) (start, n int64, err error) {
 				best = at
 				break
 			}
-			if s.blocks > s.end/4 && (best < 0 || s.free[at].n > s.free[best].n) {
+			if gaps && (best < 0 || s.free[at].n > s.free[best].n) {
 				best = at
 			}
 		}

@@ -1,0 +1,160 @@
+package layer
+
+import (
+	"fmt"
+	"syscall"
+
+	"hatchery/internal/sparse"
+)
+
+// ErrQuota says that a write would store more than the layer may; it is a
+// [syscall.ENOSPC].
+var ErrQuota = fmt.Errorf("the layer's quota is used up: %w", error(syscall.ENOSPC))
+
+// Limit sets how many bytes the layer may store in its file, 0 for any number:
+// data and the map, as [Usage.Stored] has it, less [Usage.Replaced]. A write that
+// would store more is refused ([ErrQuota]); writing over what is stored goes
+// on, and discarding. What is replaced stays until the next state is durable:
+// besides the limit, at most an eighth of it, 64 MiB or the length of one write is
+// taken for that; then the layer flushes.
+func (l *Layer) Limit(bytes int64) {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	l.limit = max(bytes, 0) / BlockSize
+	if bytes > 0 {
+		l.limit = max(l.limit, 1)
+	}
+	l.space.limit = 0
+	if l.limit > 0 {
+		l.space.limit = firstBlock + l.limit + l.slack()
+	}
+}
+
+// slack is how many blocks beyond the limit may be taken by what is replaced.
+func (l *Layer) slack() int64 { return min(l.limit/8, 64<<20/BlockSize) }
+
+// A Usage says what a layer takes and has done.
+type Usage struct {
+	Stored   int64 // bytes of the file in use: data, the map, and what is replaced
+	Replaced int64 // of these, what goes when the next state is durable
+	Data     int64 // of these, the data of the present content
+	Unsaved  int64 // bytes of the device changed since the last flush
+	Written  int64 // bytes that were written to the file since it was opened
+	Limit    int64 // of Stored less Replaced; 0: none
+}
+
+// Usage gives what the layer takes and has done.
+func (l *Layer) Usage() Usage {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	return Usage{
+		Stored:   l.used() * BlockSize,
+		Replaced: l.replaced() * BlockSize,
+		Data:     l.table.stored * BlockSize,
+		Unsaved:  l.table.changed * BlockSize,
+		Written:  l.written.Load(),
+		Limit:    l.limit * BlockSize,
+	}
+}
+
+// used is how many blocks of the file are in use; called with writing held,
+// like all that follows.
+func (l *Layer) used() int64 { return l.space.end - firstBlock - l.space.blocks }
+
+// replaced is how many of these only the states on disk use.
+func (l *Layer) replaced() int64 {
+	n := l.kept
+	for _, r := range l.pending {
+		n += int64(r.n)
+	}
+	return n
+}
+
+// mostAtOnce is how many bytes may be admitted in one go.
+func (l *Layer) mostAtOnce() int64 {
+	if l.journal == nil {
+		return MaxSize
+	}
+	return (l.journal.most() - 1) * BlockSize // wherever they begin
+}
+
+// admit makes sure that the layer can be written, and that the journal takes
+// so many records. It may let others write, and flush.
+func (l *Layer) admit(records int64) error {
+	for {
+		if err := l.writable(); err != nil {
+			return err
+		}
+		if l.journal == nil {
+			return l.forsake()
+		}
+		if l.journal.room() >= records {
+			return nil
+		}
+		if err := l.flushAmid(); err != nil {
+			return err
+		}
+	}
+}
+
+// admitWrite is admit for the write of p, and minds the quota.
+func (l *Layer) admitWrite(p []byte, off int64) error {
+	n := (off%BlockSize + int64(len(p)) + BlockSize - 1) / BlockSize
+	for {
+		if err := l.admit(n); err != nil {
+			return err
+		}
+		if l.limit == 0 || l.used()+n <= l.limit {
+			return nil
+		}
+		added, again := l.wants(p, off)
+		used, replaced := l.used(), l.replaced()
+		if added > 0 && used-replaced+added > l.limit {
+			return fmt.Errorf("cannot write %d bytes at %d: %d of %d bytes are stored: %w",
+				len(p), off, (used-replaced)*BlockSize, l.limit*BlockSize, ErrQuota)
+		}
+		if replaced == 0 || used+added+again <= l.limit+l.slack() {
+			return nil
+		}
+		if err := l.flushAmid(); err != nil {
+			return err
+		}
+	}
+}
+
+// wants tells how many blocks a write would store that are not stored yet, and
+// how many that are, but need a new place.
+func (l *Layer) wants(p []byte, off int64) (added, again int64) {
+	for len(p) > 0 {
+		block, in := off/BlockSize, off%BlockSize
+		part := p[:min(BlockSize-in, int64(len(p)))]
+		place, _, mapped := l.table.find(block, 1)
+		stored := mapped && place != 0
+		dirty, _ := l.table.isDirty(block, 1)
+		switch {
+		case sparse.IsZero(part) && (len(part) == BlockSize || mapped && !stored):
+		case !stored:
+			added++
+		case !dirty:
+			again++
+		}
+		p, off = p[len(part):], off+int64(len(part))
+	}
+	return added, again
+}
+
+// flushAmid flushes for the sake of a write, which holds writing.
+func (l *Layer) flushAmid() error {
+	l.writing.Unlock()
+	defer l.writing.Lock()
+	return l.Flush()
+}
+
+// forsake makes a journal void that was kept when the layer was open last, and
+// is not now: it knows nothing of what will be written.
+func (l *Layer) forsake() error {
+	if l.running == (running{}) {
+		return nil
+	}
+	return l.writeRunning(running{})
+}
