@@ -3,6 +3,7 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -270,6 +271,12 @@ func TestDockerRefused(t *testing.T) {
 			code: exitFailed, says: []string{"/etc/apt/sources.list:1", "signed"}},
 		{summary: "an expired archive", archive: func(t *testing.T, a *apttest.Archive) { a.Expire() },
 			code: exitFailed, says: []string{"/etc/apt/sources.list:1", "--ignore-expiry"}},
+		{summary: "a mirror that truncates", archive: func(t *testing.T, a *apttest.Archive) { a.Truncate(".deb") },
+			code: exitFailed, says: []string{"cannot fetch the package "}},
+		{summary: "a package that claims to be endless", archive: func(t *testing.T, a *apttest.Archive) {
+			a.Add(endless(t))
+			a.Publish()
+		}, docker: "docker: {packages: [endless]}\n", code: exitFailed, says: []string{"cannot unpack endless_1_armhf.deb", "data.tar", "it holds more than the 8589934592 bytes"}},
 		{summary: "a package that is missing", docker: "docker: {packages: [dokcer.io]}\n",
 			code: exitUsage, says: []string{"docker.packages", "dokcer.io", "docker.io"}},
 		{summary: "a version that is missing", docker: "docker: {packages: [docker.io=19.03.1]}\n",
@@ -307,6 +314,23 @@ func TestDockerRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// endless is a package with a file that would fill any card: its header says
+// so, and nothing of it follows.
+func endless(t *testing.T) []byte {
+	t.Helper()
+	var data bytes.Buffer
+	h := &tar.Header{Name: "./big", Typeflag: tar.TypeReg, Mode: 0o644, Size: 9 << 30, Format: tar.FormatGNU}
+	if err := tar.NewWriter(&data).WriteHeader(h); err != nil {
+		t.Fatal(err)
+	}
+	control := debtest.Tar(t, debtest.File{Path: "./control", Content: debtest.Control("endless", "1", "armhf") + "\n"})
+	return debtest.Archive(
+		debtest.Member{Name: "debian-binary", Content: []byte("2.0\n")},
+		debtest.Member{Name: "control.tar.gz", Content: debtest.Compress(t, "gz", control)},
+		debtest.Member{Name: "data.tar.gz", Content: debtest.Compress(t, "gz", data.Bytes())},
+	)
 }
 
 // container is a container image for a platform, with one program in it.
@@ -395,6 +419,25 @@ func TestDockerPreload(t *testing.T) {
 			t.Errorf("the archive for docker load has no %s", want)
 		}
 	}
+	// The program in them counts among the image's; both are one image with two
+	// names.
+	programs := func(args ...string) (n, refused int) {
+		t.Helper()
+		var report struct{ Programs, Refused int }
+		if err := json.Unmarshal([]byte(w.hatchery(append([]string{"inspect", "cpu", "out/p1.img", "--json"}, args...)...)), &report); err != nil {
+			t.Fatal(err)
+		}
+		return report.Programs, report.Refused
+	}
+	everywhere, _ := programs()
+	inLib, _ := programs("/var/lib")
+	inUsr, _ := programs("/usr")
+	if inLib != 1 || everywhere != inUsr+inLib {
+		t.Errorf("%d programs, %d of them in /usr and %d in container images", everywhere, inUsr, inLib)
+	}
+	if _, refused := programs("/var/lib/hatchery", "--model", "zero-2-w"); refused != 0 {
+		t.Errorf("%d programs do not fit a newer model", refused)
+	}
 	lock, err := os.ReadFile(w.path("cluster.lock"))
 	if err != nil || !strings.Contains(string(lock), "linux/arm/v6") || strings.Contains(string(lock), "local") {
 		t.Errorf("%v; cluster.lock has\n%s", err, lock)
@@ -424,6 +467,101 @@ func TestDockerPreload(t *testing.T) {
 			w.docker(base, test.docker)
 			expectFailure(t, w, w.command("build", "-q", "p1"), exitUsage, test.says)
 		})
+	}
+	t.Run("one that may pass is told of by inspect", func(t *testing.T) {
+		w := newWorkspace(t, base, "")
+		containerFile(t, w.path("wrong.tar"), "wrong:1", "7")
+		w.docker(base, "docker: {preload: [./wrong.tar]}\ncpu: {allow: {\"wrong:1:/hello\": it never runs}}\n")
+		w.hatchery("build", "-q", "p1")
+		report := w.hatchery("inspect", "--cpu", "out/p1.img")
+		if want := "A model zero has ARMv6: 1 program does not fit.\n  docker.io/library/wrong:1: /hello needs ARMv7 (GOARM=7), but a model zero has ARMv6\n"; !strings.Contains(report, want) {
+			t.Errorf("no %q in:\n%s", want, report)
+		}
+	})
+}
+
+// TestDockerSources takes packages from an archive that cluster.yaml names,
+// with its key: the base's own keys do not count for it.
+func TestDockerSources(t *testing.T) {
+	own := dockerArchive(t, "20.10.24+dfsg1-1")
+	base := dockerBase(t, own)
+	archive := apttest.New(t)
+	archive.Architectures, archive.Suite, archive.Components = []string{"armhf"}, "bookworm", []string{"stable"}
+	archive.Add(
+		debtest.Build(t, debtest.Control("docker-ce", "5:28.5.2-1~raspbian.12~bookworm", "armhf", "Depends: containerd, runc (>= 1.2)"), []debtest.File{debtest.Executable("/usr/bin/dockerd", armProgram(t, "6"))}),
+		debtest.Build(t, debtest.Control("runc", "1.3.0-1", "armhf"), []debtest.File{debtest.Executable("/usr/sbin/runc", armProgram(t, "6"))}),
+	)
+	archive.Publish()
+	source := func(key string) string {
+		return fmt.Sprintf("docker: {packages: [docker-ce], sources: {docker: {uri: %q, components: [stable]%s}}}\n", archive.URI(), key)
+	}
+	prepare := func(t *testing.T, docker string) *workspace {
+		w := newWorkspace(t, base, "")
+		w.write("docker.asc", string(archive.Key()))
+		w.write("other.asc", string(own.Key()))
+		w.docker(base, docker)
+		return w
+	}
+
+	w := prepare(t, source(", key: ./docker.asc"))
+	if out := w.hatchery("build", "-q", "p1"); !strings.Contains(out, "Docker 28.5.2 in p1: 3 packages, ") {
+		t.Errorf("build said:\n%s", out)
+	}
+	var manifest struct {
+		Targets []struct {
+			Packages []struct{ Name, Source string }
+		}
+	}
+	w.readJSON("out/manifest.json", &manifest)
+	from := map[string]string{}
+	for _, p := range manifest.Targets[0].Packages {
+		from[p.Name], _, _ = strings.Cut(p.Source, "/pool/")
+	}
+	if want := map[string]string{"docker-ce": archive.URI(), "runc": archive.URI(), "containerd": own.URI()}; !maps.Equal(from, want) {
+		t.Errorf("got packages from %v, want %v", from, want)
+	}
+	// An engine of that version takes what older ones do not.
+	w.docker(base, source(", key: ./docker.asc"))
+	w.hatchery("build", "-q", "controller")
+	if text := w.hatchery("inspect", "cat", "out/controller.img", "/etc/docker/daemon.json"); !strings.Contains(text, "ip-forward-no-drop") {
+		t.Errorf("the engine 28.5.2 gets\n%s", text)
+	}
+
+	for _, test := range []struct {
+		summary, docker string
+		code            int
+		says            []string
+	}{
+		{"no key of its own", source(""), exitUsage, []string{"docker.sources.docker", "is signed by the key", "give the archive's own key"}},
+		{"another archive's key", source(", key: ./other.asc"), exitUsage, []string{"docker.sources.docker", "other.asc", "give the archive's own key"}},
+		{"Docker's own package without its source", "docker: {packages: [docker-ce]}\n", exitUsage, []string{"docker.packages", "docker: {sources: …}"}},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			w := prepare(t, test.docker)
+			expectFailure(t, w, w.command("build", "-q", "p1"), test.code, test.says)
+		})
+	}
+}
+
+// TestDockerUpgrade: what the base has already is replaced where cluster.yaml
+// says so, and not before.
+func TestDockerUpgrade(t *testing.T) {
+	archive := dockerArchive(t, "20.10.24+dfsg1-1")
+	archive.Add(
+		debtest.Build(t, debtest.Control("extra", "1", "armhf", "Depends: kmod (>= 99)"), nil),
+		debtest.Build(t, debtest.Control("kmod", "99", "armhf"), []debtest.File{{Path: "/usr/share/kmod", Content: "new\n"}}),
+	)
+	archive.Publish()
+	base := dockerBase(t, archive)
+	w := newWorkspace(t, base, "")
+	w.docker(base, "docker: {packages: [extra]}\n")
+	expectFailure(t, w, w.command("build", "-q", "p1"), exitUsage, []string{"docker.packages", "kmod", "99", "upgrade: true"})
+	w.docker(base, "docker: {packages: [extra], upgrade: true}\n")
+	w.hatchery("build", "-q", "p1")
+	e2fsck(t, w.path("out/p1.img"))
+	status := w.hatchery("inspect", "cat", "out/p1.img", "/var/lib/dpkg/status")
+	if n := strings.Count(status, "Package: kmod\n"); n != 1 || !strings.Contains(status, "\nVersion: 99\n") {
+		t.Errorf("kmod is there %d times:\n%s", n, status)
 	}
 }
 

@@ -71,7 +71,8 @@ in, and which files hold private keys and passwords.
   cpu [PATH]         for which processors the programs are, how many of each,
                      and which do not run on --model (default: the one that
                      hatchery built it for, else any that the
-                     image is for); --cpu is the same
+                     image is for), those of container images that wait to be
+                     loaded too; --cpu is the same
 
 PATH is that of the running system: the boot partition lies where the image
 mounts it. N:/PATH names a file of partition N instead. Symbolic links never

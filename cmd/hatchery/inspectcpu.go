@@ -4,14 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
+	"sync"
 	"text/tabwriter"
 
 	"hatchery/imagebuilder"
 	"hatchery/imagebuilder/cpucheck"
 	"hatchery/imagebuilder/difference"
 	"hatchery/imagebuilder/diskimage"
+	"hatchery/imagebuilder/dockerlayer"
+	"hatchery/imagebuilder/preload"
 	"hatchery/internal/cpu"
 )
 
@@ -93,7 +97,13 @@ func (i *inspection) cpu(image *imagebuilder.OpenedImage, args []string) error {
 	unread := func(path string, err error) {
 		out.Unread = append(out.Unread, cpuFinding{Path: difference.Text(path), Outcome: "unread", Reason: err.Error()})
 	}
-	report, err := cpucheck.Check(i.command.Context(), []cpucheck.Set{{Target: target, Files: cpucheck.OfTree(tree, n.Path, owners, unread)}}, cpucheck.Options{})
+	sets := []cpucheck.Set{{Target: target, Files: cpucheck.OfTree(tree, n.Path, owners, unread)}}
+	if below(dockerlayer.PreloadFile, n.Path) {
+		// They wait in one file for the first boot to load them.
+		sets = append(sets, cpucheck.Set{Target: target.Container(), Files: ofPreloaded(tree, unread)})
+	}
+	inTurn(sets)
+	report, err := cpucheck.Check(i.command.Context(), sets, cpucheck.Options{})
 	if err != nil {
 		if errors.Is(err, context.Canceled) {
 			return err
@@ -105,6 +115,56 @@ func (i *inspection) cpu(image *imagebuilder.OpenedImage, args []string) error {
 	}
 	i.cpuText(out, report, target)
 	return nil
+}
+
+// below says whether a file lies in a folder, or is what top names.
+func below(name, top string) bool {
+	return name == top || strings.HasPrefix(name, strings.TrimSuffix(top, "/")+"/")
+}
+
+// inTurn has the sets visit their files one after the other: an image is read
+// by one goroutine.
+func inTurn(sets []cpucheck.Set) {
+	var mu sync.Mutex
+	for n, set := range sets {
+		sets[n].Files = func(ctx context.Context, visit func(cpucheck.File) error) error {
+			mu.Lock()
+			defer mu.Unlock()
+			return set.Files(ctx, visit)
+		}
+	}
+}
+
+// ofPreloaded visits the files of the container images that the image's first
+// boot is to load, if there are any. An archive that cannot be read is told to
+// unread.
+func ofPreloaded(tree diskimage.Tree, unread func(path string, err error)) func(context.Context, func(cpucheck.File) error) error {
+	return func(ctx context.Context, visit func(cpucheck.File) error) error {
+		n, err := tree.Lstat(dockerlayer.PreloadFile)
+		if err != nil || !n.Mode.IsRegular() {
+			return nil // what is wrong with its folder is told with all the others
+		}
+		f, err := tree.Open(dockerlayer.PreloadFile)
+		if err != nil {
+			return nil
+		}
+		defer f.Close()
+		content, ok := f.(io.ReaderAt)
+		if !ok {
+			return fmt.Errorf("cannot read %s at any place", dockerlayer.PreloadFile)
+		}
+		var stopped error // by who is told of the files
+		err = preload.ArchiveFiles(ctx, content, n.Size, func(image, path string, size int64, r io.ReaderAt) error {
+			stopped = visit(cpucheck.File{From: image, Path: path, Size: size, Content: r})
+			return stopped
+		})
+		var wrong *preload.InputError
+		if stopped == nil && errors.As(err, &wrong) {
+			unread(dockerlayer.PreloadFile, err)
+			return nil
+		}
+		return err
+	}
 }
 
 func (i *inspection) cpuJSON(out cpuReport, r *cpucheck.Report) error {

@@ -62,3 +62,9 @@ func ReadBundle(ctx context.Context, place string, o Options, p Platform) error 
 	_, err = resolveFile(ctx, place, p, o, c)
 	return err
 }
+
+// ArchiveFilesOfAtMost is ArchiveFiles of images that may unpack to so many
+// bytes.
+func ArchiveFilesOfAtMost(ctx context.Context, r io.ReaderAt, size, most int64, visit func(image, path string, size int64, r io.ReaderAt) error) error {
+	return archiveFiles(ctx, r, size, most, visit)
+}

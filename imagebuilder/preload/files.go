@@ -31,27 +31,43 @@ func (i *Image) Files(ctx context.Context, visit func(path string, size int64, r
 }
 
 func (i *Image) files(ctx context.Context, visit func(path string, size int64, r io.ReaderAt) error) error {
+	var layers []stacked
+	for _, l := range i.layers {
+		layers = append(layers, stacked{l.what.name, func() (io.ReadCloser, error) { return i.cache.open(l.Stored) }})
+	}
+	return visitFiles(ctx, layers, i.cache.dir, visit)
+}
+
+// A stacked layer is one of those that lie over one another.
+type stacked struct {
+	name string                        // for people: "layer 1 of 2"
+	open func() (io.ReadCloser, error) // its tar, packed or not
+}
+
+// visitFiles is [Image.Files] of layers, from the lowest up; dir is where
+// temporary files go.
+func visitFiles(ctx context.Context, layers []stacked, dir string, visit func(path string, size int64, r io.ReaderAt) error) error {
 	tree := &tree{root: newFolder(0)}
-	for n, l := range i.layers {
+	for n, l := range layers {
 		tree.layer = int32(n)
-		err := i.read(ctx, l, tree.apply)
+		err := l.read(ctx, tree.apply)
 		if err != nil {
-			return fmt.Errorf("its %s: %w", l.what.name, err)
+			return fmt.Errorf("its %s: %w", l.name, err)
 		}
 	}
-	visible := tree.contents(len(i.layers))
-	for n, l := range i.layers {
+	visible := tree.contents(len(layers))
+	for n, l := range layers {
 		names := visible[n]
 		if len(names) == 0 {
 			continue
 		}
-		err := i.read(ctx, l, func(ordinal int32, h *tar.Header, r io.Reader) error {
+		err := l.read(ctx, func(ordinal int32, h *tar.Header, r io.Reader) error {
 			paths := names[ordinal]
 			if len(paths) == 0 {
 				return nil
 			}
 			slices.Sort(paths)
-			s := &spool{r: r, size: h.Size, dir: i.cache.dir}
+			s := &spool{r: r, size: h.Size, dir: dir}
 			defer s.Close()
 			for _, p := range paths {
 				if err := visit(p, h.Size, s); err != nil {
@@ -61,26 +77,43 @@ func (i *Image) files(ctx context.Context, visit func(path string, size int64, r
 			return nil
 		})
 		if err != nil {
-			return fmt.Errorf("its %s: %w", l.what.name, err)
+			return fmt.Errorf("its %s: %w", l.name, err)
 		}
 	}
 	return nil
 }
 
 // read gives the entries of a layer's tar, numbered.
-func (i *Image) read(ctx context.Context, l *layer, entry entryFunc) error {
-	f, err := i.cache.open(l.Stored)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	text, _, err := decompress(&cancelReader{ctx, f})
+func (l *stacked) read(ctx context.Context, entry entryFunc) error {
+	text, err := l.text(ctx)
 	if err != nil {
 		return err
 	}
 	defer text.Close()
 	return eachEntry(text, entry)
 }
+
+// text is the layer's tar, unpacked.
+func (l *stacked) text(ctx context.Context) (io.ReadCloser, error) {
+	f, err := l.open()
+	if err != nil {
+		return nil, err
+	}
+	text, _, err := decompress(&cancelReader{ctx, f})
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &layerText{text, f}, nil
+}
+
+// A layerText closes what it is read from, too.
+type layerText struct {
+	io.ReadCloser
+	file io.Closer
+}
+
+func (t *layerText) Close() error { return errors.Join(t.ReadCloser.Close(), t.file.Close()) }
 
 // An entryFunc is given an entry of a tar, its number, and its content.
 type entryFunc func(ordinal int32, h *tar.Header, r io.Reader) error

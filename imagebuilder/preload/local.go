@@ -193,11 +193,7 @@ func (l *local) ownName(tag string) (string, error) {
 // archiveImages reads the manifest.json of a docker-archive. It has no
 // manifests, so each image gets one here.
 func (l *local) archiveImages(ctx context.Context, content []byte, p Platform) ([]named, error) {
-	var entries list[struct {
-		Config   string
-		RepoTags list[string]
-		Layers   list[string]
-	}]
+	var entries archiveList
 	if err := json.Unmarshal(content, &entries); err != nil {
 		return nil, inputErrorf("its manifest.json is not one: %w", err)
 	}
@@ -440,8 +436,11 @@ func (d folder) Close() error { return d.root.Close() }
 type tarFile struct {
 	f       *os.File
 	remove  string // a file of ours, to be removed
-	members map[string]tarMember
+	members tarMembers
 }
+
+// tarMembers are where the files of a tar lie in it, by name.
+type tarMembers map[string]tarMember
 
 type tarMember struct {
 	offset, size int64
@@ -456,64 +455,73 @@ const (
 // openTar reads the headers of a tar and takes the file over.
 func openTar(f *os.File, remove string) (*tarFile, error) {
 	t := &tarFile{f: f, remove: remove}
-	if err := t.list(); err != nil {
+	var err error
+	if t.members, err = listTar(f); err != nil {
 		t.Close()
 		return nil, err
 	}
 	return t, nil
 }
 
-func (t *tarFile) list() error {
-	if _, err := t.f.Seek(0, io.SeekStart); err != nil {
-		return err
+func listTar(f io.ReadSeeker) (tarMembers, error) {
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, err
 	}
-	t.members = map[string]tarMember{}
-	r := tar.NewReader(t.f)
+	members := tarMembers{}
+	r := tar.NewReader(f)
 	for {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
-			return nil
+			return members, nil
 		}
 		if err != nil {
-			return tarError(err)
+			return nil, tarError(err)
 		}
-		if len(t.members) >= maxMembers {
-			return inputErrorf("it has more than %d files: it holds no container images", maxMembers)
+		if len(members) >= maxMembers {
+			return nil, inputErrorf("it has more than %d files: it holds no container images", maxMembers)
 		}
 		name := memberName(h.Name)
 		switch h.Typeflag {
 		case tar.TypeReg:
 			// The reader has read the header and nothing behind it.
-			offset, err := t.f.Seek(0, io.SeekCurrent)
+			offset, err := f.Seek(0, io.SeekCurrent)
 			if err != nil {
-				return err
+				return nil, err
 			}
-			t.members[name] = tarMember{offset: offset, size: h.Size}
+			members[name] = tarMember{offset: offset, size: h.Size}
 		case tar.TypeSymlink:
-			t.members[name] = tarMember{link: memberName(path.Join(path.Dir(name), h.Linkname))}
+			members[name] = tarMember{link: memberName(path.Join(path.Dir(name), h.Linkname))}
 		case tar.TypeLink:
-			t.members[name] = tarMember{link: memberName(h.Linkname)}
+			members[name] = tarMember{link: memberName(h.Linkname)}
 		}
 	}
 }
 
 func memberName(name string) string { return strings.TrimPrefix(path.Clean("/"+name), "/") }
 
-// open follows links: Docker before 25.0 saves a layer that two images share
-// once, and a link to it.
 func (t *tarFile) open(name string) (io.ReadCloser, int64, error) {
+	m, err := t.members.find(name)
+	if err != nil {
+		return nil, 0, err
+	}
+	return io.NopCloser(io.NewSectionReader(t.f, m.offset, m.size)), m.size, nil
+}
+
+// find follows links: Docker before 25.0 saves a layer that two images share
+// once, and a link to it.
+func (t tarMembers) find(name string) (tarMember, error) {
 	name = memberName(name)
 	for range maxLinks {
-		m, ok := t.members[name]
+		m, ok := t[name]
 		if !ok {
-			return nil, 0, fs.ErrNotExist
+			return m, fs.ErrNotExist
 		}
 		if m.link == "" {
-			return io.NopCloser(io.NewSectionReader(t.f, m.offset, m.size)), m.size, nil
+			return m, nil
 		}
 		name = m.link
 	}
-	return nil, 0, inputErrorf("its links lead to one another: %q", oneLine(name))
+	return tarMember{}, inputErrorf("its links lead to one another: %q", oneLine(name))
 }
 
 func (t *tarFile) Close() error {

@@ -193,3 +193,10 @@ func parseConfig(content []byte, layers int) (*config, error) {
 }
 
 var errTooDeep = errors.New("its indexes lie within one another too deep")
+
+// An archiveList is the manifest.json of what `docker save` writes.
+type archiveList = list[struct {
+	Config   string
+	RepoTags list[string]
+	Layers   list[string]
+}]
