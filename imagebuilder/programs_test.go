@@ -94,3 +94,31 @@ func TestPrograms(t *testing.T) {
 		t.Errorf("a program for ARMv7: %v", err)
 	}
 }
+
+// TestProgramsOfTheUser: what the user's own file trees bring is judged too,
+// for each target by its model; cluster.yaml may let it pass.
+func TestProgramsOfTheUser(t *testing.T) {
+	b := newBench(t)
+	armv7 := program(t, "GOARCH=arm", "GOARM=7")
+	for _, dir := range []string{"mine/p1", "mine/p2"} {
+		place := b.path(dir + "/usr/local/bin/tool")
+		if err := os.MkdirAll(filepath.Dir(place), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(place, armv7, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const slots = "overlays: [./mine]\nslots: {p1: {}, p2: {model: zero-2-w}}\n"
+	c := b.cluster("homelab", slots)
+	_, err := b.try(c, "out", "p1")
+	var input *imagebuilder.InputError
+	if !errors.As(err, &input) || !strings.Contains(err.Error(), "mine/p1/usr/local/bin/tool: /usr/local/bin/tool needs ARMv7") || !strings.Contains(err.Error(), "zero has ARMv6") {
+		t.Errorf("on a Zero: %v", err)
+	}
+	if images, _ := filepath.Glob(b.path("out/*.img")); len(images) > 0 {
+		t.Errorf("left behind: %v", images)
+	}
+	b.build(c, "out", "p2")
+	b.build(b.cluster("homelab", slots+"cpu: {allow: {/usr/local/bin/tool: it never runs}}\n"), "out", "p1")
+}
