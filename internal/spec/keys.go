@@ -89,16 +89,22 @@ func (c *Cluster) keys() []key {
 			about: "The HAT, where it cannot be found out by itself.",
 			keys: []key{
 				{
-					name: "version", syntax: "`auto` or a version", example: "auto", initial: "auto", unbuilt: "the control of the HAT's power", builtFor: "auto",
+					name: "version", syntax: "`auto` or a version", example: "auto", initial: "auto",
 					about: "The ClusterHAT's version as printed on the board, such as 2.6. The wiring of the slots differs between versions.",
 					text:  func(d *decoder, v item) { c.HAT.Version = d.hatVersion(v) },
 				},
 				{
-					name: "hub", syntax: "`auto` or a USB path", example: "auto", initial: "auto", unbuilt: "the control of the HAT's power", builtFor: "auto",
+					name: "hub", syntax: "`auto` or a USB path", example: "auto", initial: "auto",
 					about: "Where the HAT's USB hub hangs, as the kernel names it, such as 1-1.4.",
 					text:  func(d *decoder, v item) { c.HAT.Hub = d.hub(v) },
 				},
 			},
+		},
+		{
+			name:  "netboot",
+			about: "What slots with `root: netboot` or `ephemeral` get from the controller.",
+			keys:  c.Netboot.keys(),
+			end:   func(d *decoder, at item) { d.checkNetboot(at, &c.Netboot) },
 		},
 		{
 			name: "gadget", syntax: "one of", example: "ecm", choices: []string{"ecm", "ncm"}, initial: "ecm",
@@ -334,7 +340,7 @@ func (s *Slot) keys(hostname string) []key {
 			text:  func(_ *decoder, v item) { s.Model = v.text },
 		},
 		{
-			name: "root", syntax: "one of", example: "card", choices: []string{"card", "netboot", "ephemeral"}, initial: "card", unbuilt: "booting without a card", builtFor: "card",
+			name: "root", syntax: "one of", example: "card", choices: []string{"card", "netboot", "ephemeral"}, initial: "card",
 			about: "Where the node's root file system is: on its SD `card`, on the controller (`netboot`), or in memory over one on the controller, gone when the power is (`ephemeral`).",
 			text:  func(_ *decoder, v item) { s.Root = v.text },
 		},

@@ -30,6 +30,7 @@ type Cluster struct {
 	Controller Controller
 	Slots      []Slot // sorted by number
 	HAT        HAT
+	Netboot    Netboot
 	Gadget     string // the network function of the nodes' USB gadgets: ecm or ncm
 	DNS        []netip.Addr
 	Timezone   string
@@ -120,6 +121,21 @@ type Slot struct {
 type HAT struct {
 	Version string // auto, or a version: 2.6
 	Hub     string // auto, or the USB path of its hub: 1-1.4
+}
+
+// Netboot is what slots that boot without a card get from the controller.
+type Netboot struct {
+	Disk     int64      // the size of a slot's disk in bytes, a multiple of 4 MiB
+	Quota    int64      // the most bytes of a slot's own that the controller stores
+	Firmware []Firmware // in the order of the file
+}
+
+// Firmware is a file for the boot ROM or the firmware, in the place of the
+// base image's.
+type Firmware struct {
+	Name   string // bootcode.bin, start_cd.elf …
+	File   string // the absolute path of a file that exists
+	SHA256 string // of its content, lower-case hex
 }
 
 // Boot is what is added to the boot partition's files.

@@ -50,7 +50,7 @@ func folder(t testing.TB) string {
 		"bad.pub":             key1 + "\nssh-ed25519 AAAAnonsense me\n",
 		"empty.pub":           "# nobody\n",
 		"other.pub":           "---- BEGIN SSH2 PUBLIC KEY ----\nAAAA\n",
-		"docker.asc":          archiveKey, "app.tar": "", "layout/index.json": "{}",
+		"docker.asc":          archiveKey, "app.tar": "", "layout/index.json": "{}", "firmware/bootcode.bin": "",
 		"my-files/common/etc/motd": "", "my-files/p2/x": "", "my-files/README": "",
 		"wrong-files/etc/motd": "", "none/README": "", "typo/controler/x": "",
 	} {
@@ -285,9 +285,48 @@ func TestUnbuilt(t *testing.T) {
 			t.Errorf("%s: %s", p.Path, p.Message)
 		}
 	}
-	want := []string{"4:20 slots.p1.root", "5:16 hat.version", "8:12 workloads"}
+	want := []string{"8:12 workloads"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestNetboot(t *testing.T) {
+	dir := home(t)
+	digest := strings.Repeat("ab", 32)
+	const gb = 1_000_000_000
+	for _, c := range []struct {
+		summary, content string
+		want             spec.Netboot
+	}{
+		{"left out", "", spec.Netboot{Disk: 8 * gb / (4 << 20) * (4 << 20), Quota: 4 * gb}},
+		{"sizes in powers of two", "netboot: {disk: 16GiB, quota: 512MiB}\n", spec.Netboot{Disk: 16 << 30, Quota: 512 << 20}},
+		{"firmware", "netboot:\n  firmware:\n    bootcode.bin: {file: firmware/bootcode.bin, sha256: " + digest + "}\n", spec.Netboot{
+			Disk: 8 * gb / (4 << 20) * (4 << 20), Quota: 4 * gb,
+			Firmware: []spec.Firmware{{Name: "bootcode.bin", File: filepath.Join(dir, "firmware", "bootcode.bin"), SHA256: digest}},
+		}},
+	} {
+		got, err := load(t, dir, threeLines+c.content)
+		if err != nil {
+			t.Errorf("%s: %v", c.summary, err)
+			continue
+		}
+		if diff := cmp.Diff(c.want, got.Netboot); diff != "" {
+			t.Errorf("%s: %s", c.summary, diff)
+		}
+	}
+	for content, want := range map[string]string{
+		"netboot: {disk: 8XB}":                         ":4:17: netboot.disk: \"8XB\" is not a size: write one such as 8GB",
+		"netboot: {disk: 8M}":                          ":4:17: netboot.disk: \"8M\" is too small: at least 1.0 GB",
+		"netboot: {quota: 9TB}":                        ":4:18: netboot.quota: \"9TB\" is too large: at most 2.0 TB",
+		"netboot: {quota: 64GB}":                       ":4:18: netboot.quota: the quota is larger than the disk (8.0 GB): make the disk larger, or the quota smaller",
+		"netboot: {firmware: {kernel.img: {file: x}}}": "netboot.firmware.kernel.img: \"kernel.img\" is no file of the firmware",
+		"netboot: {firmware: {start.elf: {file: nowhere, sha256: " + digest + "}}}": "netboot.firmware.start.elf.file: ",
+		"netboot: {firmware: {start.elf: {file: firmware/bootcode.bin}}}":           "sha256",
+	} {
+		if _, err := load(t, dir, threeLines+content+"\n"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s gives %v, want %q", content, err, want)
+		}
 	}
 }
 
@@ -436,7 +475,7 @@ func TestTemplate(t *testing.T) {
 		t.Errorf("a template without a key: %v", err)
 	}
 	// Every example in it must be right: all of them together are a cluster.
-	all := regexp.MustCompile(`(?m)^( *)#((?:  )*)((?:[a-z0-9_]+|"[^"]+"|http:[^ ]+):)`).ReplaceAll(written, []byte("$1$2$3"))
+	all := regexp.MustCompile(`(?m)^( *)#((?:  )*)((?:[a-z0-9_.]+|"[^"]+"|http:[^ ]+):)`).ReplaceAll(written, []byte("$1$2$3"))
 	c, err = load(t, dir, string(all))
 	if err != nil {
 		t.Fatalf("with everything uncommented: %v\n%s", err, all)
