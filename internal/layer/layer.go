@@ -65,6 +65,7 @@ type Layer struct {
 	replayed int
 	written  atomic.Int64 // bytes
 	limit    int64        // blocks of the file in use; 0: any number
+	spare    int64        // blocks beyond the limit, for what is replaced
 
 	table *table // written under writing and mapping, read under either
 }

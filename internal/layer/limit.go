@@ -12,26 +12,21 @@ import (
 var ErrQuota = fmt.Errorf("the layer's quota is used up: %w", error(syscall.ENOSPC))
 
 // Limit sets how many bytes the layer may store in its file, 0 for any number:
-// data and the map, as [Usage.Stored] has it, less [Usage.Replaced]. A write that
-// would store more is refused ([ErrQuota]); writing over what is stored goes
-// on, and discarding. What is replaced stays until the next state is durable:
-// besides the limit, at most an eighth of it, 64 MiB or the length of one write is
-// taken for that; then the layer flushes.
-func (l *Layer) Limit(bytes int64) {
+// data and the map, which is [Usage.Stored] less [Usage.Replaced]. A write that
+// would store more is refused ([ErrQuota]), and nothing of it is written; writing
+// over what is stored goes on, and discarding. What is replaced stays until the
+// next state is durable: besides the limit, it may take spare bytes, or the
+// length of one write; then the layer flushes. The map's own growth is not refused.
+func (l *Layer) Limit(bytes, spare int64) {
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	l.limit = max(bytes, 0) / BlockSize
+	l.limit, l.spare, l.space.limit = 0, 0, 0
 	if bytes > 0 {
-		l.limit = max(l.limit, 1)
-	}
-	l.space.limit = 0
-	if l.limit > 0 {
-		l.space.limit = firstBlock + l.limit + l.slack()
+		l.limit = max(bytes/BlockSize, 1)
+		l.spare = max(spare, 0) / BlockSize
+		l.space.limit = firstBlock + l.limit + l.spare
 	}
 }
-
-// slack is how many blocks beyond the limit may be taken by what is replaced.
-func (l *Layer) slack() int64 { return min(l.limit/8, 64<<20/BlockSize) }
 
 // A Usage says what a layer takes and has done.
 type Usage struct {
@@ -113,7 +108,7 @@ func (l *Layer) admitWrite(p []byte, off int64) error {
 			return fmt.Errorf("cannot write %d bytes at %d: %d of %d bytes are stored: %w",
 				len(p), off, (used-replaced)*BlockSize, l.limit*BlockSize, ErrQuota)
 		}
-		if replaced == 0 || used+added+again <= l.limit+l.slack() {
+		if replaced == 0 || used+added+again <= l.limit+l.spare {
 			return nil
 		}
 		if err := l.flushAmid(); err != nil {
@@ -158,3 +153,6 @@ func (l *Layer) forsake() error {
 	}
 	return l.writeRunning(running{})
 }
+
+// Written is [Usage.Written], without waiting for a write under way.
+func (l *Layer) Written() int64 { return l.written.Load() }
