@@ -237,9 +237,7 @@ func (s *session) answer(ctx context.Context, m Message) error {
 	if content == nil {
 		entry.Missing = true
 		s.note(entry)
-		if m.Command == ReadFile || name != s.sized.name {
-			s.tell(Event{Kind: Missing, Name: name})
-		}
+		s.tell(Event{Kind: Missing, Name: name})
 		return s.missing(ctx, m)
 	}
 	if m.Command == GetFileSize {
