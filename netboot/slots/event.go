@@ -18,9 +18,12 @@ const (
 	BootROM Kind = "boot rom"
 	// FileServer: the second stage (bootcode.bin) is on USB and will ask for files.
 	FileServer Kind = "file server"
-	// File: Bytes of the Total bytes of the file Name were sent. A file's first
-	// event has fewer bytes than its last, or it is its only one.
+	// File: Bytes of the Total bytes of the file Name were sent, and Sum bytes
+	// of all files since the second stage appeared.
 	File Kind = "file"
+	// FileMissing: it asked for the file Name, which is not there. Firmware does
+	// so with many files that it can do without.
+	FileMissing Kind = "file missing"
 	// FilesDone: it said that it needs no more files.
 	FilesDone Kind = "files done"
 	// USBGone: a device of the boot ROM or the second stage left the bus.
@@ -54,9 +57,11 @@ const (
 type Event struct {
 	Kind Kind
 	// At is when, by the monotonic clock; zero is now.
-	At           time.Time
-	Name         string
-	Bytes, Total int64
-	Conn         string
-	Reason       string
+	At     time.Time
+	Name   string
+	Bytes  int64
+	Total  int64
+	Sum    int64
+	Conn   string
+	Reason string
 }

@@ -40,7 +40,8 @@ type Standing struct {
 	Tries   int       // power cycles since it was stable
 	LastTry time.Time // when the last one began
 
-	File    string // the last boot file asked for
+	File    string // the last boot file that was sent
+	Missing string // the last one asked for that is not there
 	Sent    int64  // of File
 	Size    int64  // of File
 	Trouble string // the last that went wrong on USB
@@ -95,6 +96,8 @@ func (l Limits) Decide(s Standing, now time.Time) Decision {
 		return Decision{Action: GiveUp, Reason: reason + ". Its power cannot be switched from here: pull it out and put it in again"}
 	case s.Asked:
 		return Decision{Action: action, Reason: reason}
+	case s.Tries >= len(l.Pauses) && s.Error != "" && !s.Owed:
+		return Decision{Action: GiveUp, Reason: reason + "; its power cannot be switched: " + s.Error}
 	case s.Tries >= len(l.Pauses):
 		return Decision{Action: GiveUp, Reason: reason}
 	}
@@ -153,9 +156,9 @@ func (l Limits) stateDue(s Standing) (time.Time, string) {
 		return s.Since.Add(l.Bootcode), fmt.Sprintf("%s after its boot ROM was seen, bootcode.bin does not run: a Zero 2 W may have to boot once from a card, or this bootcode.bin does not boot over USB", span(l.Bootcode)) + because(s.Trouble)
 	case Files:
 		if s.File == "" {
-			return s.Moved.Add(l.Files), fmt.Sprintf("for %s it asked for no boot file", span(l.Files)) + because(s.Trouble)
+			return s.Moved.Add(l.Files), fmt.Sprintf("for %s it asked for no boot file that is there", span(l.Files)) + missing(s.Missing) + because(s.Trouble)
 		}
-		return s.Moved.Add(l.Files), fmt.Sprintf("for %s it took nothing more, after %d of %d bytes of %s", span(l.Files), s.Sent, s.Size, s.File) + because(s.Trouble)
+		return s.Moved.Add(l.Files), fmt.Sprintf("for %s it took nothing more, after %d of %d bytes of %s", span(l.Files), s.Sent, s.Size, s.File) + missing(s.Missing) + because(s.Trouble)
 	case Link:
 		if s.LinkUp && s.Heard {
 			return s.LinkedAt.Add(l.LostNBD), fmt.Sprintf("for %s its link is up and its agent was heard, but it did not come for its root", span(l.LostNBD)) + because(s.Refused)
@@ -163,7 +166,7 @@ func (l Limits) stateDue(s Standing) (time.Time, string) {
 		if s.LinkUp {
 			return s.LinkedAt.Add(l.Root), fmt.Sprintf("for %s its link is up, but it did not open its root", span(l.Root)) + because(s.Refused)
 		}
-		return s.Since.Add(l.Link), fmt.Sprintf("%s after its boot files, there is no link: its kernel does not start, or its initramfs or USB gadget fails; its console (ttypi%d) may say why", span(l.Link), s.Slot)
+		return s.Since.Add(l.Link), fmt.Sprintf("%s after its boot files, there is no link: its kernel does not start, or its initramfs or USB gadget fails; its console (ttypi%d) may say why", span(l.Link), s.Slot) + missing(s.Missing)
 	case Root:
 		if !s.Heard {
 			return s.Since.Add(l.Agent), fmt.Sprintf("for %s it has its root, but its agent was not heard", span(l.Agent))
@@ -183,6 +186,15 @@ func because(cause string) string {
 		return ""
 	}
 	return ": " + cause
+}
+
+// missing appends the last boot file that was not there. It may be one that
+// nobody needs.
+func missing(name string) string {
+	if name == "" {
+		return ""
+	}
+	return "; it asked for " + name + ", which is not there"
 }
 
 // span is a duration in few letters: 90s, 15m.

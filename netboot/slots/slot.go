@@ -22,7 +22,7 @@ type slot struct {
 	said     string // by its agent
 
 	files   int   // asked for since it booted
-	sent    int64 // bytes of them
+	sum     int64 // bytes of them
 	powered time.Time
 	upAfter time.Duration // from power to ready, the last time
 
@@ -63,7 +63,7 @@ func (s *slot) apply(e Event, now time.Time) {
 	}
 	switch e.Kind {
 	case PowerOn:
-		s.Supply, s.Owed, s.Grace = SupplyOn, false, time.Time{}
+		s.Supply, s.Owed, s.Error, s.Grace = SupplyOn, false, "", time.Time{}
 		s.boot()
 		s.Rootless, s.powered, s.Boots = now, now, 0
 		s.to(ROM, "", now, "power on")
@@ -100,7 +100,7 @@ func (s *slot) apply(e Event, now time.Time) {
 		}
 		s.to(Files, "", now, "it asks for boot files")
 		s.Moved = now
-	case File:
+	case File, FileMissing:
 		s.file(e, now)
 	case FilesDone, USBGone:
 		if s.State == Files {
@@ -199,25 +199,30 @@ func (s *slot) boots(now time.Time) {
 func (s *slot) boot() {
 	s.LinkUp, s.cardUp, s.attached, s.ready, s.Heard = false, false, false, false, false
 	s.said, s.Trouble, s.Refused, s.Gone = "", "", "", ""
-	s.File, s.Sent, s.Size, s.files, s.sent = "", 0, 0, 0, 0
+	s.File, s.Sent, s.Size, s.Missing, s.files, s.sum = "", 0, 0, "", 0, 0
 	clear(s.conns)
 }
 
+// file is a boot file that is being sent, or that is not there.
 func (s *slot) file(e Event, now time.Time) {
 	if s.State != Files {
 		s.apply(Event{Kind: FileServer}, now)
 	}
-	e.Name = clean(e.Name)
-	e.Bytes = max(e.Bytes, 0)
-	delta := e.Bytes - s.Sent
-	if e.Name != s.File || delta < 0 || delta == 0 && e.Bytes == e.Total && e.Total > 0 {
-		s.files++
-		delta = e.Bytes
-	}
-	s.File, s.Sent, s.Size = e.Name, e.Bytes, e.Total
-	s.sent += delta
-	s.count.Bytes += uint64(delta)
 	s.Moved = now
+	name := clean(e.Name)
+	if e.Kind == FileMissing {
+		s.Missing = name
+		return
+	}
+	bytes := max(e.Bytes, 0)
+	if name != s.File || bytes < s.Sent {
+		s.files++
+	}
+	if sum := max(e.Sum, bytes); sum > s.sum {
+		s.count.Bytes += uint64(sum - s.sum)
+		s.sum = sum
+	}
+	s.File, s.Sent, s.Size = name, bytes, e.Total
 }
 
 // stands puts the slot where its link, its root and its agent say it is.

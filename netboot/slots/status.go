@@ -38,7 +38,7 @@ type Progress struct {
 	Bytes int64  `json:"bytes"` // of File, sent
 	Total int64  `json:"total"` // of File
 	Files int    `json:"files"` // asked for so far, this one included
-	Sent  int64  `json:"sent"`  // bytes of all files
+	Sum   int64  `json:"sum"`   // bytes of all files, sent
 }
 
 // Entry is a line of a slot's history: what was seen, and the state after it.
@@ -64,7 +64,7 @@ func (s *slot) status(l Limits, now time.Time) Status {
 	case Failed:
 		st.Reason = s.What
 	case Files:
-		st.Progress = &Progress{s.File, s.Sent, s.Size, s.files, s.sent}
+		st.Progress = &Progress{s.File, s.Sent, s.Size, s.files, s.sum}
 	}
 	if d := l.Decide(s.Standing, now); d.Action == Nothing && d.Reason != "" {
 		next := then(d.Next)

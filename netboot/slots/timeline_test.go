@@ -23,7 +23,7 @@ func TestTimelines(t *testing.T) {
 	for _, test := range timelines {
 		t.Run(test.summary, func(t *testing.T) {
 			t.Parallel()
-			want := strings.TrimSpace(strings.ReplaceAll(test.line, "\n\t\t", "\n")) + "\n"
+			want := unindent(test.line)
 			synctest.Test(t, func(t *testing.T) {
 				got := play(t, want)
 				if diff := cmp.Diff(want, got); diff != "" {
@@ -34,6 +34,11 @@ func TestTimelines(t *testing.T) {
 	}
 }
 
+// unindent takes the tabs of this file off.
+func unindent(text string) string {
+	return strings.TrimSpace(strings.ReplaceAll(text, "\n\t\t", "\n")) + "\n"
+}
+
 // play does what the lines without indentation say.
 func play(t *testing.T, script string) string {
 	begin := time.Now()
@@ -42,11 +47,12 @@ func play(t *testing.T, script string) string {
 	say := func(text string) {
 		mu.Lock()
 		defer mu.Unlock()
-		fmt.Fprintf(&out, "  %s %s\n", stamp(begin), text)
+		fmt.Fprintf(&out, "  %s %s\n", stamp(begin), strings.TrimSpace(text))
 	}
 	h := newHat(say)
 	options := slots.Options{Slots: []int{2}, Power: h, Log: slog.New(lines{say})}
 	first, _, _ := strings.Cut(script, "\n")
+	fmt.Fprintln(&out, first)
 	switch first {
 	case "0s found on":
 		h.on[2] = true
@@ -59,9 +65,8 @@ func play(t *testing.T, script string) string {
 	go func() { done <- b.Run(ctx) }()
 	synctest.Wait()
 
-	for line := range strings.Lines(script) {
-		line = strings.TrimSuffix(line, "\n")
-		if strings.HasPrefix(line, " ") || line == "" {
+	for i, line := range strings.Split(script, "\n") {
+		if strings.HasPrefix(line, " ") || line == "" || i == 0 {
 			continue
 		}
 		when, what, _ := strings.Cut(line, " ")
@@ -119,6 +124,10 @@ func do(t *testing.T, b *slots.Board, h *hat, what string, say func(string)) {
 		say(text)
 	case "file":
 		e := slots.Event{Kind: slots.File}
+		if name, ok := strings.CutSuffix(rest, " missing"); ok {
+			b.Tell(2, slots.Event{Kind: slots.FileMissing, Name: name})
+			return
+		}
 		if _, err := fmt.Sscanf(rest, "%s %d/%d", &e.Name, &e.Bytes, &e.Total); err != nil {
 			t.Fatal(err)
 		}
@@ -129,27 +138,4 @@ func do(t *testing.T, b *slots.Board, h *hat, what string, say func(string)) {
 	default:
 		b.Tell(2, slots.Event{Kind: slots.Kind(word), Reason: rest})
 	}
-}
-
-var timelines = []struct{ summary, line string }{
-	{"a boot", `
-		0s found off
-		1s switch on
-		3s boot rom
-		4s usb gone
-		5.5s file server
-		6s file: config.txt 1400/1400
-		7s file: kernel.img 100000/7000000
-		8s file: kernel.img 7000000/7000000
-		8.5s status
-		9s files done
-		9s usb gone
-		15s link up
-		16s status
-		17s root attached: a
-		40s agent busy: docker
-		45s status
-		60s agent ready
-		400s status
-		`},
 }
