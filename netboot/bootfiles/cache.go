@@ -1,0 +1,146 @@
+package bootfiles
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+
+	"hatchery/netboot/initramfs"
+)
+
+// keepInitramfs and keepKernels are how many a Cache keeps: slots mostly boot
+// the same. An initramfs has some 3 MiB.
+const (
+	keepInitramfs = 2
+	keepKernels   = 16
+)
+
+// A Cache keeps what several boots have in common: initramfs's that were made,
+// by the digest of their inputs, and the releases of kernels. Its zero value is
+// ready; it is for all slots of a controller, which then make one at a time.
+type Cache struct {
+	mu      sync.Mutex
+	made    []madeOne
+	kernels []knownKernel
+}
+
+type madeOne struct {
+	inputs  digest.Digest
+	content []byte
+}
+
+type knownKernel struct {
+	file   digest.Digest
+	kernel initramfs.Kernel
+}
+
+// kernel is initramfs.ReadKernel.
+func (c *Cache) kernel(content []byte) (initramfs.Kernel, error) {
+	if c == nil {
+		return initramfs.ReadKernel(content)
+	}
+	file := digest.FromBytes(content)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if i := slices.IndexFunc(c.kernels, func(k knownKernel) bool { return k.file == file }); i >= 0 {
+		return c.kernels[i].kernel, nil
+	}
+	k, err := initramfs.ReadKernel(content)
+	if err == nil {
+		c.kernels = append(c.kernels[max(0, len(c.kernels)+1-keepKernels):], knownKernel{file, k})
+	}
+	return k, err
+}
+
+// initramfs is plan.Make.
+func (c *Cache) initramfs(ctx context.Context, plan *initramfs.Plan) ([]byte, error) {
+	if c == nil {
+		return plan.Make(ctx)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if i := slices.IndexFunc(c.made, func(m madeOne) bool { return m.inputs == plan.Digest }); i >= 0 {
+		found := c.made[i]
+		c.made = append(slices.Delete(c.made, i, i+1), found) // the last one is the newest
+		return found.content, nil
+	}
+	content, err := plan.Make(ctx)
+	if err == nil {
+		c.made = append(c.made[max(0, len(c.made)+1-keepInitramfs):], madeOne{plan.Digest, content})
+	}
+	return content, err
+}
+
+// An Initramfs says which one is sent.
+type Initramfs struct {
+	Size   int64
+	Digest digest.Digest // of what it was made of
+	Made   bool          // now, by the controller; else it is the image's own
+}
+
+// plan says what the slot's initramfs is made of.
+func (s *slot) plan() (*initramfs.Plan, error) {
+	b := s.boot
+	architecture := "armv6"
+	if b.kernel.Architecture == initramfs.ARM64 {
+		architecture = "arm64"
+	}
+	program, err := s.o.NodeInit(architecture)
+	if err != nil {
+		return nil, fmt.Errorf("there is no nodeinit for %s: %w", architecture, err)
+	}
+	needed, optional := initramfs.Needs(s.o.Mode == Ephemeral, b.gadget)
+	o := initramfs.Options{
+		Root: s.root.IOFS(), KernelRelease: b.kernel.Release, NodeInit: program,
+		Modules: append(needed, s.o.Modules...), Optional: optional,
+	}
+	if b.node != nil && b.node.Epoch > 0 {
+		o.Epoch = b.node.Floor()
+	}
+	return initramfs.NewPlan(s.ctx, o)
+}
+
+// initramfs chooses the image's own where it is for this kernel, and made of
+// what one would be made of now; else it makes one. The content is nil for the
+// image's own.
+func (s *slot) initramfs() (content []byte, i Initramfs, err error) {
+	b := s.boot
+	plan, planErr := s.plan()
+	if planErr != nil && s.ctx.Err() != nil {
+		return nil, Initramfs{}, planErr
+	}
+	name := s.below(s.prefix, InitramfsName)
+	if r, _, err := b.find(name); err == nil {
+		info, err := initramfs.ReadInfo(io.NewSectionReader(r, 0, r.Size()))
+		own := Initramfs{Size: r.Size(), Digest: info.Digest}
+		switch {
+		case err != nil:
+			b.note("%s of the boot partition is not used: %v", name, err)
+		case info.Kernel != b.kernel.Release:
+			b.note("%s of the boot partition is not used: it is for kernel %s, and %s is %s", name, info.Kernel, b.kernel.Name, b.kernel.Release)
+		case planErr != nil:
+			// It is for this kernel; what it was made of is not there any more, or
+			// cannot be read since the node was switched off.
+			b.note("%s of the boot partition is used, though the controller could not make one: %v", name, planErr)
+			return nil, own, nil
+		case info.Digest == plan.Digest:
+			return nil, own, nil
+		default:
+			b.note("%s of the boot partition is not used: it was made of other modules, or with another version of hatchery", name)
+		}
+	}
+	for _, fault := range s.root.Faults() {
+		b.note("the root was read as its last power cut left it: %v", fault)
+	}
+	if planErr != nil {
+		return nil, Initramfs{}, planErr
+	}
+	if content, err = s.o.Cache.initramfs(s.ctx, plan); err != nil {
+		return nil, Initramfs{}, err
+	}
+	return content, Initramfs{Size: int64(len(content)), Digest: plan.Digest, Made: true}, nil
+}
