@@ -89,9 +89,10 @@ func parseTree(b []byte) *deviceTree {
 	return nil
 }
 
-// takesOverlays says whether overlays can be applied: those name parts of the
-// tree, whose names it must have kept. Mainline's trees for 32 bits have not.
-func (t *deviceTree) takesOverlays() bool { return t == nil || t.nodes["/__symbols__"] != nil }
+// takesOverlays says whether a tree is one of Raspberry Pi's, for which its
+// overlays are made: those have the parameters that dtparam sets. Mainline
+// Linux's have not. A tree that cannot be read is taken for Raspberry Pi's.
+func (t *deviceTree) takesOverlays() bool { return t == nil || t.nodes["/__overrides__"] != nil }
 
 // overlay says which file an overlay's name stands for, by overlays/README and
 // overlay_map.dts of Raspberry Pi's kernel: some were renamed, some are other

@@ -484,10 +484,10 @@ func (s *slot) askOverlays(ask func(name, why string)) {
 		names = parseTree(content)
 	}
 	asked := s.config.overlays()
+	ours := true
 	if s.tree != "" {
-		if content, err := b.read(s.tree, maxTree); err == nil && !parseTree(content).takesOverlays() {
-			b.note("%s takes no overlays (it has no names that they could refer to, as mainline Linux has it), so those of config.txt are left out", s.tree)
-			return
+		if content, err := b.read(s.tree, maxTree); err == nil {
+			ours = parseTree(content).takesOverlays()
 		}
 	}
 	if len(asked) > 0 && b.has(mapName) {
@@ -502,6 +502,10 @@ func (s *slot) askOverlays(ask func(name, why string)) {
 		if path, ok := clean(s.overlays + file + ".dtbo"); ok {
 			if old, ok := clean(file); ok && strings.HasSuffix(file, ".dtb") {
 				path = s.below(s.prefix, old) // device_tree_overlay=overlays/name-overlay.dtb
+			}
+			if !ours && !b.has(path) {
+				b.note("config.txt: overlay %s is not there, and not missed: %s is mainline Linux's, and overlays are for Raspberry Pi's own (%s)", a.name, s.tree, a.why)
+				continue
 			}
 			ask(path, a.why)
 		} else {
