@@ -285,6 +285,10 @@ func TestDockerRefused(t *testing.T) {
 			a.Add(debtest.Build(t, debtest.Control("extra", "1", "armhf", "Depends: nowhere (>= 2)"), nil))
 			a.Publish()
 		}, docker: "docker: {packages: [docker.io, extra]}\n", code: exitUsage, says: []string{"extra", "nowhere (>= 2)"}},
+		{summary: "two packages that each need the other before", archive: func(t *testing.T, a *apttest.Archive) {
+			a.Add(debtest.Build(t, debtest.Control("hen", "1", "armhf", "Pre-Depends: egg"), nil), debtest.Build(t, debtest.Control("egg", "1", "armhf", "Pre-Depends: hen"), nil))
+			a.Publish()
+		}, docker: "docker: {packages: [hen]}\n", code: exitUsage, says: []string{"hen", "egg", "can only be unpacked when there is"}},
 		{summary: "a program for ARMv7", archive: func(t *testing.T, a *apttest.Archive) {
 			a.Remove()
 			addDocker(t, a, "20.10.24+dfsg1-1", "7")
