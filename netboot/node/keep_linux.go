@@ -144,14 +144,14 @@ func (h *keeperHandle) alive() bool {
 // A keeper is the process that stays behind.
 type keeper struct {
 	keeperSettings
-	conn     *connection
-	nbd      *nbdlink.Conn
-	watch    *nbdlink.Watch
-	links    *link.Kernel
-	journal  *journal
-	status   *os.File // /run/hatchery/link
-	lost     int
-	memory   *memoryGate
+	conn    *connection
+	nbd     *nbdlink.Conn
+	watch   *nbdlink.Watch
+	links   *link.Kernel
+	journal *journal
+	status  *os.File // /run/hatchery/link
+	lost    int
+	memory  *memoryGate
 }
 
 // Keep is the keeper's main function; arguments are the process's. It returns

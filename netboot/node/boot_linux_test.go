@@ -1,0 +1,202 @@
+package node_test
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"hatchery/internal/testtool"
+	"hatchery/netboot/node/nodetest"
+)
+
+func TestMain(m *testing.M) {
+	nodetest.Pipe()
+	os.Exit(m.Run())
+}
+
+// patience only ends a test that hangs: the board is emulated, beside others.
+const patience = 3 * time.Minute
+
+const (
+	signature = 0x1a2b3c4d
+	cmdline   = "hatchery.slot=7 hatchery.root=%s hatchery.nbd=172.19.180.254:10809 hatchery.gadget=ecm hatchery.export=p7 root=PARTUUID=1a2b3c4d-02 rootfstype=ext4 "
+)
+
+var netbootModules = []string{"virtio_mmio", "virtio_net", "8021q", "nbd", "crc32c_generic", "crc32c", "ext4", "overlay"}
+
+// A lab is what a board boots with.
+type lab struct {
+	t         *testing.T
+	kernel    *nodetest.Kernel
+	initramfs []byte
+	image     string
+	socket    string
+	server    *exec.Cmd
+}
+
+func newLab(t *testing.T, modules []string, more map[string][]byte) *lab {
+	t.Helper()
+	testtool.Need(t, "qemu-system-arm")
+	testtool.Need(t, "qemu-nbd")
+	l := &lab{t: t, kernel: nodetest.DebianKernel(t), image: filepath.Join(t.TempDir(), "disk.img")}
+	l.initramfs = nodetest.Initramfs(t, nodetest.Build(t, "hatchery/cmd/nodeinit"), l.kernel.Modules(t, modules...), more)
+	root := nodetest.Root(t, nodetest.Build(t, "hatchery/netboot/node/nodetest/guest"))
+	nodetest.Disk(t, l.image, root, signature, 192)
+	dir, err := os.MkdirTemp("", "nbd") // a socket's path is short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	l.socket = filepath.Join(dir, "s")
+	t.Cleanup(func() {
+		if l.server != nil {
+			l.kill()
+		}
+	})
+	return l
+}
+
+// serve starts the NBD server: another project's, which knows nothing of us.
+func (l *lab) serve(options ...string) {
+	l.t.Helper()
+	os.Remove(l.socket)
+	args := append([]string{"-k", l.socket, "-x", "p7", "-f", "raw", "-t", "-e", "8", "--cache=writeback"}, options...)
+	l.server = exec.Command(testtool.Need(l.t, "qemu-nbd"), append(args, l.image)...)
+	l.server.Stderr = os.Stderr
+	if err := l.server.Start(); err != nil {
+		l.t.Fatal(err)
+	}
+	for began := time.Now(); ; {
+		if c, err := net.Dial("unix", l.socket); err == nil {
+			c.Close()
+			return
+		}
+		if time.Since(began) > patience {
+			l.t.Fatal("qemu-nbd does not listen")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// kill ends the server at once: kill -9.
+func (l *lab) kill() {
+	l.server.Process.Kill()
+	l.server.Wait()
+	l.server = nil
+}
+
+func (l *lab) boot(root, more string) *nodetest.Board {
+	l.t.Helper()
+	return nodetest.Boot(l.t, nodetest.Options{
+		Kernel: l.kernel, Initramfs: l.initramfs, Socket: l.socket, Append: fmt.Sprintf(cmdline, root) + more,
+		Log: logFile(l.t),
+	})
+}
+
+// logFile is where the console goes: HATCHERY_CONSOLES names a folder that is
+// kept.
+func logFile(t *testing.T) string {
+	dir := os.Getenv("HATCHERY_CONSOLES")
+	if dir == "" {
+		dir = t.TempDir()
+	}
+	return filepath.Join(dir, strings.ReplaceAll(t.Name(), "/", "_")+".console")
+}
+
+func (l *lab) digest() string {
+	l.t.Helper()
+	f, err := os.Open(l.image)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		l.t.Fatal(err)
+	}
+	return fmt.Sprintf("%x", h.Sum(nil))
+}
+
+func contains(t *testing.T, text string, all ...string) {
+	t.Helper()
+	for _, words := range all {
+		if !strings.Contains(text, words) {
+			t.Errorf("no %q in:\n%s", words, text)
+		}
+	}
+}
+
+// TestNetboot boots to a root at the server, loses the server while it writes,
+// and finds everything that it wrote.
+func TestNetboot(t *testing.T) {
+	l := newLab(t, netbootModules, nil)
+	board := l.boot("netboot", "rw")
+	// The node is there first: it waits, and says for what.
+	contains(t, board.Await("waiting (", patience), "p7", "172.19.180.254:10809")
+	l.serve()
+	started := board.Await("GUEST up as 1", patience)
+	contains(t, started, "kernel modules loaded", "gave eth0 the MAC address 00:22:82:ff:ff:07", "renamed eth0 to usb0", "made usb0.10 (VLAN 10, MTU 1496)",
+		"gave usb0.10 the address 172.19.180.7/24", "export p7 of 172.19.180.254:10809 is /dev/nbd0", "PARTUUID=1a2b3c4d-02 (192 MiB, ext4 \"rootfs\")", "root file system: /dev/nbd0p2")
+	contains(t, board.Do("cat /proc/mounts", patience), "| /dev/nbd0p2 / ext4 rw", "| proc /proc ", "| sysfs /sys ", "| devtmpfs /dev ", "| tmpfs /run ")
+	contains(t, board.Do("cat /run/hatchery/nodeinit", patience), "| slot: 7", "| block-size: 512", "| device: /dev/nbd0p2", "| init: /sbin/init", "switched usb0 on")
+	contains(t, board.Do("cat /run/hatchery/link", patience), "| state: connected", "| lost: 0 times")
+	board.Do("overlay", patience)
+	keeper := board.Do("keeper", patience)
+	contains(t, keeper, "| oom_score_adj: -1000", "| PPid:\t1")
+	for _, name := range []string{"VmRSS", "RssAnon", "VmLck", "Threads"} {
+		t.Logf("the keeper at start: %s", regexp.MustCompile(name+`:.*`).FindString(keeper))
+	}
+
+	board.Type("write /data 24 1")
+	board.Await("GUEST wrote 4", patience)
+	l.kill()
+	board.Await("is lost: what is read and written waits", patience)
+	time.Sleep(10 * time.Second)
+	l.serve()
+	board.Await("connected to 172.19.180.254:10809 again", patience)
+	board.Await("GUEST done write", patience)
+	board.Do("verify /data 24 1", patience)
+	// What systemd sends to everybody at shutdown does not end it, and after it
+	// another connection is found.
+	board.Do("signals", patience)
+	l.kill()
+	board.Await("is lost: what is read and written waits", patience)
+	l.serve()
+	board.Await("connected to 172.19.180.254:10809 again", patience)
+	board.Do("write /more 2 2", patience)
+	board.Do("verify /more 2 2", patience)
+	contains(t, board.Do("cat /proc/mounts", patience), "| /dev/nbd0p2 / ext4 rw")
+	contains(t, board.Do("cat /run/hatchery/link", patience), "| state: connected", "| lost: 2 times")
+	keeper = board.Do("keeper", patience)
+	for _, name := range []string{"VmRSS", "RssAnon", "VmLck"} {
+		t.Logf("the keeper after two losses: %s", regexp.MustCompile(name+`:.*`).FindString(keeper))
+	}
+	if text := board.Console(); strings.Contains(text, "I/O error") || strings.Contains(text, "Remounting filesystem read-only") {
+		t.Error("the kernel saw an error")
+	}
+	board.Type("poweroff")
+	board.Ended(patience)
+	l.kill()
+	l.check("/data", 24)
+}
+
+// check has e2fsck look at the image's root, and takes the file out of it by
+// debugfs.
+func (l *lab) check(file string, mebibytes int) {
+	l.t.Helper()
+	at := l.image + "?offset=4194304"
+	testtool.Run(l.t, "e2fsck", "-fn", at)
+	out := filepath.Join(l.t.TempDir(), "file")
+	testtool.Run(l.t, "debugfs", "-R", "dump "+file+" "+out, at)
+	if s, err := os.Stat(out); err != nil || s.Size() != int64(mebibytes)<<20 {
+		l.t.Errorf("%s: %v, %v", file, s, err)
+	}
+}
