@@ -2,31 +2,20 @@ package store
 
 import (
 	"fmt"
-	"io"
 
 	"github.com/gofrs/flock"
 
 	"hatchery/internal/clusterctrl"
 	"hatchery/internal/layer"
+	"hatchery/netboot/disk"
 )
 
-// A Device is what a slot's disk can do.
-type Device interface {
-	io.ReaderAt
-	io.WriterAt
-	io.Closer
-	Size() int64
-	Discard(off, n int64) error
-	Flush() error
-}
-
-// A Disk is a slot's disk while it is open. It satisfies [Device]; Close is
-// its end, not that of its node: that may come back ([Store.Resume]) until the
-// slot is [Store.Stopped].
+// A Disk is a slot's disk while it is open. Close is its end, not that of its
+// node: that may come back ([Store.Resume]) until the slot is [Store.Stopped].
 type Disk struct {
-	Device
-	Root Root
-	Mode Mode // Netboot or Ephemeral: then the device is read-only
+	*disk.Disk // read-only where the mode is Ephemeral
+	Root       Root
+	Mode       Mode
 
 	s     *Store
 	slot  int
@@ -37,8 +26,8 @@ type Disk struct {
 // Slot is the slot's number.
 func (d *Disk) Slot() int { return d.slot }
 
-// Sealed is what the root consists of, without what the slot wrote.
-func (d *Disk) Sealed() layer.Parent { return d.chain.Parent }
+// Chain is what the root consists of, without what the slot wrote.
+func (d *Disk) Chain() layer.Parent { return d.chain.Parent }
 
 // Close closes the disk. What was written is durable when it returns.
 func (d *Disk) Close() error {
@@ -51,7 +40,7 @@ func (d *Disk) Close() error {
 	if !mine {
 		return nil // it is closed
 	}
-	err := d.Device.Close()
+	err := d.Disk.Close()
 	d.s.release(d.chain)
 	if uerr := d.lock.Close(); err == nil {
 		err = uerr
@@ -62,33 +51,12 @@ func (d *Disk) Close() error {
 	return nil
 }
 
-// topOptions are what a top is opened with.
-type topOptions struct {
-	path, journal string
-	parent        layer.Parent
-	size          int64 // of a new one
-	quota         int64
-}
-
-// createTop makes a top that is durable, though empty.
-func createTop(o topOptions) (Device, error) {
-	l, err := layer.Create(o.path, o.parent, o.size)
-	if err != nil {
-		return nil, err
+// diskOptions are what a slot's disk is kept with.
+func (s *Store) diskOptions(st *State) disk.Options {
+	o := s.o.Disk
+	o.Quota = st.Quota
+	if o.Log == nil {
+		o.Log = s.o.Log.With("slot", clusterctrl.SlotName(st.Slot))
 	}
-	if err := l.Flush(); err != nil {
-		l.Abandon()
-		return nil, err
-	}
-	return l, nil
+	return o
 }
-
-func openTop(o topOptions) (Device, error) { return layer.Open(o.path, o.parent) }
-
-// sealed is the device of a slot whose changes live in its node's memory.
-type sealed struct{ layer.Parent }
-
-func (sealed) WriteAt([]byte, int64) (int, error) { return 0, ErrReadOnly }
-func (sealed) Discard(int64, int64) error         { return ErrReadOnly }
-func (sealed) Flush() error                       { return nil }
-func (sealed) Close() error                       { return nil }

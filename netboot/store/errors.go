@@ -28,9 +28,6 @@ var (
 	ErrMissing = errors.New("not in the store")
 	// ErrCorrupt is what every [*CorruptError] matches.
 	ErrCorrupt = errors.New("corrupt")
-	// ErrReadOnly says that the disk of a slot whose changes live in its node's
-	// memory was written to.
-	ErrReadOnly = errors.New("the disk is read-only: the slot's root is ephemeral")
 )
 
 // A MissingError names what a root needs and the store does not have.

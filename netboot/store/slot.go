@@ -15,6 +15,7 @@ import (
 	"hatchery/internal/clusterctrl"
 	"hatchery/internal/filelock"
 	"hatchery/internal/layer"
+	"hatchery/netboot/disk"
 )
 
 // State gives what a slot boots.
@@ -254,8 +255,8 @@ func (s *Store) attach(ctx context.Context, slot int, boot bool) (*Disk, error) 
 			err = s.resume(d)
 		}
 		if err != nil {
-			if d.Device != nil {
-				d.Device.Close()
+			if d.Disk != nil {
+				d.Disk.Close()
 			}
 			if d.chain != nil {
 				s.release(d.chain)
@@ -299,13 +300,13 @@ func (s *Store) boot(d *Disk) error {
 	s.step("the run before is over")
 	switch {
 	case st.Mode == Ephemeral:
-		d.Device = sealed{d.chain.Parent}
+		d.Disk, err = disk.ReadOnly(d.chain.Parent)
 	case st.Current.Top == 0:
 		st.Serial++
 		st.Current.Top, changed = st.Serial, true
 		err = s.create(d, st)
 	default:
-		d.Device, err = openTop(s.topOptions(d, st))
+		d.Disk, err = s.openTop(d, st)
 	}
 	if err != nil {
 		return err
@@ -323,9 +324,9 @@ func (s *Store) boot(d *Disk) error {
 
 // create makes the top of the slot's current generation.
 func (s *Store) create(d *Disk, st *State) error {
-	o := s.topOptions(d, st)
+	path, journal := s.topPath(d.slot, st.Current.Top), s.journalPath(d.slot, st.Current.Top)
 	// One of this number is left of a boot that was killed: no state knows it.
-	for _, path := range []string{o.path, o.journal} {
+	for _, path := range []string{path, journal} {
 		if err := remove(path); err != nil {
 			return err
 		}
@@ -334,21 +335,13 @@ func (s *Store) create(d *Disk, st *State) error {
 		return err
 	}
 	var err error
-	if d.Device, err = createTop(o); err != nil {
-		return err
-	}
+	d.Disk, err = disk.Create(path, journal, d.chain.Parent, max(st.Size, d.chain.Size()), s.diskOptions(st))
 	s.step("a top is made")
-	return atomicfile.SyncDir(s.slotPath(d.slot))
+	return err
 }
 
-func (s *Store) topOptions(d *Disk, st *State) topOptions {
-	return topOptions{
-		path:    s.topPath(d.slot, st.Current.Top),
-		journal: s.journalPath(d.slot, st.Current.Top),
-		parent:  d.chain.Parent,
-		size:    max(st.Size, d.chain.Size()),
-		quota:   st.Quota,
-	}
+func (s *Store) openTop(d *Disk, st *State) (*disk.Disk, error) {
+	return disk.Open(s.topPath(d.slot, st.Current.Top), s.journalPath(d.slot, st.Current.Top), d.chain.Parent, s.diskOptions(st))
 }
 
 func (s *Store) resume(d *Disk) error {
@@ -368,11 +361,16 @@ func (s *Store) resume(d *Disk) error {
 		return err
 	}
 	if run.Mode == Ephemeral {
-		d.Device = sealed{d.chain.Parent}
-		return nil
+		d.Disk, err = disk.ReadOnly(d.chain.Parent)
+		return err
 	}
-	d.Device, err = openTop(s.topOptions(d, st))
-	return err
+	if d.Disk, err = s.openTop(d, st); err != nil {
+		return err
+	}
+	if became, _ := d.Recovered(); became == layer.Lost {
+		return fmt.Errorf("what its node wrote last is lost: %w", ErrNotRunning)
+	}
+	return nil
 }
 
 // Stopped says that the slot is without power, or was seen at its boot ROM: its

@@ -21,6 +21,7 @@ import (
 	"hatchery/internal/clusterctrl"
 	"hatchery/internal/filelock"
 	"hatchery/internal/progress"
+	"hatchery/netboot/disk"
 )
 
 const (
@@ -41,6 +42,8 @@ type Options struct {
 	// Reserve is how many bytes of the file system whatever is added leaves
 	// free: 0 stands for DefaultReserve, less than 0 for nothing.
 	Reserve int64
+	// Disk is what the slots' disks are kept with; the quotas are the slots' own.
+	Disk disk.Options
 	// Now gives the wall clock, for what is shown to people.
 	Now func() time.Time
 	Log *slog.Logger
