@@ -43,6 +43,7 @@ type sender struct {
 	err     error
 
 	vector net.Buffers // of whoever is writing
+	until  time.Time   // the deadline that is set
 	joined []byte
 }
 
@@ -150,7 +151,12 @@ func (s *sender) write(batch []*reply) error {
 const joinable = 8 << 10
 
 func (s *sender) writeVector(total int) error {
-	_ = s.conn.SetWriteDeadline(time.Now().Add(s.stall)) // closed: the write says so
+	// Setting a deadline costs as much as a small write: it is set for longer
+	// than is needed.
+	if now := time.Now(); s.until.Sub(now) < s.stall {
+		s.until = now.Add(s.stall + s.stall/8 + time.Second)
+		_ = s.conn.SetWriteDeadline(s.until) // closed: the write says so
+	}
 	var err error
 	switch {
 	case len(s.vector) == 1:

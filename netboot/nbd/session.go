@@ -18,7 +18,10 @@ const mostInput = 32 << 10
 //
 // One goroutine at a time reads: the next request with what belongs to it.
 // Then it lets another one read and does the request itself, so that nothing
-// is handed over. There are as many as requests are under way.
+// is handed over. There are as many as requests are under way. A client that
+// has one request at a time, and a device that is quick, have one goroutine,
+// which does the request before it reads on: waking another would cost as much
+// as the request.
 type session struct {
 	c      *conn
 	export *Export
@@ -36,7 +39,23 @@ type session struct {
 	reading sync.Mutex
 	next    atomic.Int32 // how many wait to read
 	workers sync.WaitGroup
-	ended   bool // nothing is read any more; under reading
+	ended   bool         // nothing is read any more; under reading
+	slow    atomic.Int32 // how many quick requests it takes until one is done alone
+}
+
+const (
+	// quick is what a request takes that needs no medium.
+	quick = 500 * time.Microsecond
+	// caution is how many must be quick after one that was not.
+	caution = 64
+)
+
+// A job is a request with what it brought.
+type job struct {
+	request
+	refused uint32  // the error that it will be answered with
+	data    *buffer // of a write that is at most a piece
+	long    bool    // a write whose data is still to be read
 }
 
 // run serves until the connection ends.
@@ -48,24 +67,20 @@ func (s *session) run() {
 
 func (s *session) work() {
 	defer s.workers.Done()
-	for {
-		s.next.Add(1)
-		s.reading.Lock()
-		s.next.Add(-1)
+	for mine := false; ; { // whether it is its turn to read
+		if !mine {
+			s.next.Add(1)
+			s.reading.Lock()
+			s.next.Add(-1)
+		}
 		if s.ended {
 			s.reading.Unlock()
 			return
 		}
 		s.out.begin()
-		q, err := s.receive()
-		if err == nil && q.kind == cmdWrite {
-			err = s.write(q) // it lets the next one read as soon as it has its data
-			if err == nil {
-				if s.next.Load() > 0 {
-					return
-				}
-				continue
-			}
+		j, err := s.receive()
+		if err == nil && j.long {
+			err = s.writeLong(j)
 		}
 		if err != nil {
 			s.ended = true
@@ -74,11 +89,33 @@ func (s *session) work() {
 			s.c.end(err)
 			return
 		}
-		s.pass()
-		s.do(q)
-		if s.next.Load() > 0 { // enough are waiting
+		mine = !j.long && s.alone(j)
+		if !mine && !j.long {
+			s.pass()
+		}
+		if !j.long {
+			s.timed(j)
+		}
+		if !mine && s.next.Load() > 0 { // enough are waiting
 			return
 		}
+	}
+}
+
+// alone says whether a request is to be done before the next is read.
+func (s *session) alone(j job) bool {
+	return s.slow.Load() == 0 && len(s.out.done) == 1 && s.in.Buffered() == 0 &&
+		(j.kind == cmdRead && j.length <= piece || j.data != nil && j.flags == 0)
+}
+
+// timed does a request and takes note of how long it took.
+func (s *session) timed(j job) {
+	began := time.Now()
+	s.do(j)
+	if time.Since(began) > quick {
+		s.slow.Store(caution)
+	} else if n := s.slow.Load(); n > 0 {
+		s.slow.CompareAndSwap(n, n-1)
 	}
 }
 
@@ -91,8 +128,8 @@ func (s *session) pass() {
 	s.reading.Unlock()
 }
 
-// receive reads the head of a request.
-func (s *session) receive() (request, error) {
+// receive reads a request.
+func (s *session) receive() (job, error) {
 	var head [requestSize]byte
 	if _, err := io.ReadFull(s.in, head[:]); err != nil {
 		if errors.Is(err, io.EOF) {
@@ -100,13 +137,40 @@ func (s *session) receive() (request, error) {
 		} else if errors.Is(err, io.ErrUnexpectedEOF) {
 			err = fmt.Errorf("the connection ended within a request: %w", err)
 		}
-		return request{}, err
+		return job{}, err
 	}
 	q, err := parseRequest(&head)
-	if err == nil && q.kind == cmdDisc {
-		err = ErrDisconnected
+	j := job{request: q}
+	switch {
+	case err != nil:
+		return j, err
+	case q.kind == cmdDisc:
+		return j, ErrDisconnected
+	case q.kind != cmdWrite:
+		return j, nil
 	}
-	return q, err
+	_, n, ok := s.within(q)
+	switch {
+	case s.export.ReadOnly:
+		j.refused = nbdEPERM
+	case q.unknown(0), q.length > maxRequest:
+		j.refused = nbdEINVAL
+	case !ok:
+		j.refused = nbdENOSPC
+	case n > piece:
+		j.long = true
+		return j, nil
+	default:
+		j.data = s.account.buffer(int(n))
+		if err = s.payload(j.data.data()); err != nil {
+			s.account.release(j.data)
+		}
+		return j, err
+	}
+	if q.length > maxSkip {
+		return j, violation("a write of %d bytes", q.length)
+	}
+	return j, s.skip(int64(q.length))
 }
 
 // answer sends a simple reply that ends a request.
@@ -154,18 +218,28 @@ func (s *session) within(q request) (off, n int64, ok bool) {
 	return int64(q.offset), int64(q.length), true
 }
 
-// flags says whether a request has flags besides those that it may have. FUA
+// unknown says whether a request has flags besides those that it may have. FUA
 // may be on everything (proto.md: servers ignore it where it means nothing).
 func (q request) unknown(flags uint16) bool { return q.flags&^(flags|cmdFlagFUA) != 0 }
 
-// do does a request that brings no data.
-func (s *session) do(q request) {
+// do does a request.
+func (s *session) do(j job) {
 	s.count.inFlight.Add(1)
 	defer s.count.inFlight.Add(-1)
+	q := j.request
 	switch q.kind {
 	case cmdRead:
 		s.count.reads.Add(1)
 		s.read(q)
+	case cmdWrite:
+		s.count.writes.Add(1)
+		if j.refused != 0 {
+			s.refuse(q, j.refused)
+			return
+		}
+		_, err := s.export.Device.WriteAt(j.data.data(), int64(q.offset))
+		s.account.release(j.data)
+		s.written(q, err)
 	case cmdFlush:
 		s.count.flushes.Add(1)
 		switch {
@@ -196,51 +270,19 @@ func (s *session) done(q request, err error) {
 	s.answer(q, 0)
 }
 
-// write reads a WRITE's data, lets the next request be read, and does it. Its
-// error ends the connection, and the right to read stays with the caller then.
-func (s *session) write(q request) error {
+// writeLong does a WRITE that needs several buffers: what has come is written
+// while the rest still comes. It lets the next one read, except where it gives
+// an error, which ends the connection.
+func (s *session) writeLong(j job) error {
 	s.count.inFlight.Add(1)
 	defer s.count.inFlight.Add(-1)
 	s.count.writes.Add(1)
-	off, n, ok := s.within(q)
-	var refused uint32
-	switch {
-	case s.export.ReadOnly:
-		refused = nbdEPERM
-	case q.unknown(0), q.length > maxRequest:
-		refused = nbdEINVAL
-	case !ok:
-		refused = nbdENOSPC
-	}
-	if refused != 0 {
-		if q.length > maxSkip {
-			return violation("a write of %d bytes", q.length)
-		}
-		if err := s.skip(int64(q.length)); err != nil {
-			return err
-		}
-		s.pass()
-		s.refuse(q, refused)
-		return nil
-	}
-	if n <= piece {
-		b := s.account.buffer(int(n))
-		if err := s.payload(b.data()); err != nil {
-			s.account.release(b)
-			return err
-		}
-		s.pass()
-		_, err := s.export.Device.WriteAt(b.data(), off)
-		s.account.release(b)
-		s.written(q, n, err)
-		return nil
-	}
-	// What is longer is written while the rest still comes.
 	var (
 		writes sync.WaitGroup
 		mu     sync.Mutex
 		first  error
 	)
+	n := int64(j.length)
 	for rest := n; rest > 0; {
 		b := s.account.buffer(int(min(rest, piece)))
 		if err := s.payload(b.data()); err != nil {
@@ -248,7 +290,8 @@ func (s *session) write(q request) error {
 			writes.Wait()
 			return err
 		}
-		at := off + n - rest
+		at := int64(j.offset) + n - rest
+		rest -= int64(b.n)
 		writes.Go(func() {
 			defer s.account.release(b)
 			if _, err := s.export.Device.WriteAt(b.data(), at); err != nil {
@@ -259,21 +302,20 @@ func (s *session) write(q request) error {
 				}
 			}
 		})
-		rest -= int64(b.n)
 	}
 	s.pass()
 	writes.Wait()
-	s.written(q, n, first)
+	s.written(j.request, first)
 	return nil
 }
 
 // written ends a write.
-func (s *session) written(q request, n int64, err error) {
+func (s *session) written(q request, err error) {
 	if err == nil && q.flags&cmdFlagFUA != 0 {
 		err = s.flusher.flush(s.export.Device)
 	}
 	if err == nil {
-		s.count.bytesWritten.Add(n)
+		s.count.bytesWritten.Add(int64(q.length))
 	}
 	s.done(q, err)
 }
