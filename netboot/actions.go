@@ -1,0 +1,163 @@
+package netboot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"hatchery/netboot/slots"
+	"hatchery/netboot/store"
+)
+
+// Enable has a slot boot over its link from now on: netboot or ephemeral. A
+// node that runs is left alone.
+func (s *Service) Enable(ctx context.Context, n int, mode store.Mode) error {
+	sl, err := s.slot(n)
+	if err != nil {
+		return err
+	}
+	sl.act.Lock()
+	defer sl.act.Unlock()
+	if err := s.configure(ctx, n, mode); err != nil {
+		return err
+	}
+	s.board.Enable(n, true)
+	return nil
+}
+
+// Disable has a slot boot over its link no more. A node that runs is left
+// alone; what the store has of it stays.
+func (s *Service) Disable(ctx context.Context, n int) error {
+	sl, err := s.slot(n)
+	if err != nil {
+		return err
+	}
+	sl.act.Lock()
+	defer sl.act.Unlock()
+	if err := s.configure(ctx, n, store.Off); err != nil {
+		return err
+	}
+	s.board.Enable(n, false)
+	return nil
+}
+
+// Reset gives a slot a fresh disk over what it boots: its power is cut, what it
+// wrote is set aside until it was seen Ready again, and it is switched on. The
+// error matches slots.ErrNoPower or store.ErrRunning where that cannot be.
+func (s *Service) Reset(ctx context.Context, n int) error {
+	return s.withoutPower(ctx, n, func() error { return s.o.Store.Reset(ctx, n) })
+}
+
+// Undo goes back to what a slot had before: what was assigned and not booted is
+// dropped; else the slot's power is cut, and it boots what it had.
+func (s *Service) Undo(ctx context.Context, n int) error {
+	sl, err := s.slot(n)
+	if err != nil {
+		return err
+	}
+	state, err := s.o.Store.State(n)
+	if err != nil {
+		return err
+	}
+	if state.Next != nil {
+		sl.act.Lock()
+		defer sl.act.Unlock()
+		return s.o.Store.Undo(ctx, n)
+	}
+	if state.Previous == nil {
+		return store.ErrNoPrevious
+	}
+	return s.withoutPower(ctx, n, func() error { return s.o.Store.Undo(ctx, n) })
+}
+
+// withoutPower does something to a slot that is off, and switches it on again.
+func (s *Service) withoutPower(ctx context.Context, n int, do func() error) (err error) {
+	sl, err := s.slot(n)
+	if err != nil {
+		return err
+	}
+	sl.act.Lock()
+	defer sl.act.Unlock()
+	sl.setDown(true)
+	defer sl.setDown(false)
+	switched := true
+	if err := s.board.SwitchOff(ctx, n); errors.Is(err, slots.ErrNoPower) {
+		running, looked := s.o.Store.Running(n)
+		if looked != nil {
+			return looked
+		}
+		if running {
+			return fmt.Errorf("%s is running: %w; pull it out of its slot, say `hatchery netboot stopped %s`, and try again", sl.name(), err, sl.name())
+		}
+		switched = false
+	} else if err != nil {
+		return fmt.Errorf("cannot switch %s off: %w", sl.name(), err)
+	}
+	if switched {
+		// What is begun is brought to its end: a slot is not left dark.
+		ctx := context.WithoutCancel(ctx)
+		defer func() {
+			sl.setDown(false)
+			if on := s.board.SwitchOn(ctx, n); on != nil {
+				err = errors.Join(err, fmt.Errorf("cannot switch %s on again: %w", sl.name(), on))
+			}
+		}()
+	}
+	return do()
+}
+
+func (sl *slot) setDown(down bool) {
+	sl.mu.Lock()
+	defer sl.mu.Unlock()
+	sl.down = down
+}
+
+// Stopped takes somebody's word that a slot is without power, where nobody can
+// switch it: its node is gone for good.
+func (s *Service) Stopped(ctx context.Context, n int) error {
+	sl, err := s.slot(n)
+	if err != nil {
+		return err
+	}
+	sl.act.Lock()
+	defer sl.act.Unlock()
+	if err := s.release(ctx, sl, errors.New("somebody said that the slot is off")); err != nil {
+		return err
+	}
+	s.board.Tell(n, slots.Event{Kind: slots.PowerOff})
+	return nil
+}
+
+// On, Off and Cycle switch a slot's power by hand; Retry gives one that was
+// given up its tries back.
+func (s *Service) On(ctx context.Context, n int) error    { return s.board.SwitchOn(ctx, n) }
+func (s *Service) Off(ctx context.Context, n int) error   { return s.board.SwitchOff(ctx, n) }
+func (s *Service) Cycle(ctx context.Context, n int) error { return s.board.SwitchOver(ctx, n) }
+func (s *Service) Retry(_ context.Context, n int) error   { return s.board.Retry(n) }
+
+// Heard tells what a slot's agent said: that its node is ready, or what it is
+// about.
+func (s *Service) Heard(ctx context.Context, n int, ready bool, about string) {
+	sl, err := s.slot(n)
+	if err != nil {
+		return
+	}
+	if !ready {
+		s.board.Tell(n, slots.Event{Kind: slots.AgentBusy, Reason: about})
+		return
+	}
+	s.board.Tell(n, slots.Event{Kind: slots.AgentReady})
+	sl.mu.Lock()
+	first := sl.disk != nil && !sl.ready
+	sl.ready = sl.ready || first
+	sl.mu.Unlock()
+	if !first {
+		return
+	}
+	if err := s.o.Store.Ready(ctx, n); err != nil && !errors.Is(err, store.ErrNotRunning) {
+		s.o.Log.Error("cannot take down that a slot works", "slot", sl.name(), "error", err)
+		sl.mu.Lock()
+		sl.ready = false
+		sl.mu.Unlock()
+	}
+}

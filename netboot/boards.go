@@ -1,0 +1,129 @@
+package netboot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"hatchery/netboot/slots"
+	"hatchery/netboot/store"
+	"hatchery/netboot/usbboot"
+	"hatchery/netboot/usbhost"
+)
+
+// seen hears of all devices on the bus.
+func (s *Service) seen(devices []usbhost.Device) {
+	search := usbhost.Search{Cache: s.o.Wiring}
+	if hat := s.o.Node.HAT; hat != nil {
+		search.Version, search.Hub = hat.Version, hat.Hub
+	}
+	wiring, err := s.o.Bus.FindWiring(search, devices)
+	s.mu.Lock()
+	s.devices = devices
+	if err == nil {
+		s.wiring = &wiring
+	}
+	known := s.wiring != nil
+	s.mu.Unlock()
+	if err != nil && !known {
+		s.problem("wiring", err.Error())
+	} else {
+		s.problem("wiring", "")
+	}
+}
+
+// slotOf tells the slot of a device.
+func (s *Service) slotOf(d usbhost.Device) (*slot, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.wiring == nil {
+		return nil, false
+	}
+	n, ok := s.wiring.Slot(d.Path)
+	if !ok {
+		return nil, false
+	}
+	sl, ok := s.slots[n]
+	return sl, ok
+}
+
+// serveBoard gives a board what it asks for, until it leaves.
+func (s *Service) serveBoard(ctx context.Context, d usbhost.Device) {
+	sl, ok := s.slotOf(d)
+	if !ok {
+		s.o.Log.Info("a board that is in none of this cluster's slots waits for boot files", "device", d.String())
+		return
+	}
+	state, err := s.o.Store.State(sl.number)
+	if err != nil {
+		s.trouble(sl, err)
+		return
+	}
+	if state.Mode != store.Netboot && state.Mode != store.Ephemeral {
+		s.o.Log.Info("a board has no card, and nothing to boot from here", "slot", sl.name(), "remedy", "hatchery netboot enable "+sl.name())
+		return
+	}
+	stage := d.Stage()
+	seen := slots.Event{Kind: slots.BootROM}
+	if stage == usbboot.StageFiles {
+		seen.Kind = slots.FileServer
+	}
+	s.board.Tell(sl.number, seen)
+	defer func() {
+		if errors.Is(context.Cause(ctx), usbboot.ErrGone) {
+			s.board.Tell(sl.number, slots.Event{Kind: slots.USBGone})
+		}
+	}()
+	boot := sl.booting()
+	if stage == usbboot.StageROM || boot == nil {
+		if boot, err = s.begin(ctx, sl); err != nil {
+			s.trouble(sl, err)
+			return
+		}
+	}
+	transport, err := s.o.Bus.Open(d)
+	if err != nil {
+		s.trouble(sl, s.withRivals(err))
+		return
+	}
+	defer transport.Close()
+	result, err := sl.port.Serve(ctx, d.USBBoot(transport), boot, usbboot.Options{Told: func(e usbboot.Event) { s.toldOfFile(sl, e) }})
+	switch {
+	case err != nil && ctx.Err() == nil:
+		s.trouble(sl, err)
+	case err == nil && result.Stage == usbboot.StageFiles:
+		s.board.Tell(sl.number, slots.Event{Kind: slots.FilesDone})
+		s.o.Log.Info("boot files were sent", "slot", sl.name(), "bytes", result.Bytes, "seconds", result.Duration.Seconds())
+	}
+}
+
+// toldOfFile hands on what a board is given.
+func (s *Service) toldOfFile(sl *slot, e usbboot.Event) {
+	if e.Stage != usbboot.StageFiles {
+		return
+	}
+	switch e.Kind {
+	case usbboot.Sending, usbboot.Sent:
+		s.board.Tell(sl.number, slots.Event{Kind: slots.File, At: e.At, Name: e.Name, Bytes: e.Bytes, Total: e.Total, Sum: e.Sum})
+	case usbboot.Missing, usbboot.Refused:
+		s.board.Tell(sl.number, slots.Event{Kind: slots.FileMissing, At: e.At, Name: e.Name})
+	}
+}
+
+// trouble is what went wrong with a board; it may be tried again.
+func (s *Service) trouble(sl *slot, err error) {
+	s.o.Log.Warn("a board cannot be served", "slot", sl.name(), "error", err)
+	s.board.Tell(sl.number, slots.Event{Kind: slots.USBTrouble, Reason: err.Error()})
+}
+
+// withRivals names rpiboot where it runs: it takes boards away.
+func (s *Service) withRivals(err error) error {
+	if !errors.Is(err, usbhost.ErrBusy) {
+		return err
+	}
+	rivals, looked := s.o.Bus.Rivals()
+	if looked != nil || len(rivals) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w (%s runs: stop it, `systemctl disable --now clusterctrl-rpiboot` where it is a service)", err, rivals[0])
+}
