@@ -21,7 +21,8 @@ const (
 	pieceSize   = 64 << 10  // read from the files at once
 	tellEvery   = 256 << 10 // bytes between two Sending events
 	stallsMax   = 3         // of one transfer, before it is given up
-	faultsMax   = 10        // of reading a question, before it is given up
+	faultsMax   = 10        // on the wire, in reading a question, before it is given up
+	readsMax    = 3         // tries of reading a question that nothing comes of
 	betweenTwo  = 100 * time.Millisecond
 	lengthLimit = math.MaxInt32 // of a file: the protocol's lengths are signed in the boards
 )
@@ -142,7 +143,7 @@ func (s *session) bootROM(ctx context.Context) (End, error) {
 
 	n, err := s.read(ctx, s.message[:statusSize], s.limits.Status)
 	switch {
-	case errors.Is(err, ErrGone), errors.Is(err, ErrIO):
+	case errors.Is(err, ErrGone):
 		// It has begun to run what it was given, and is on its way off the bus.
 		return EndBootcode, nil
 	case err != nil:
@@ -395,7 +396,8 @@ func (s *session) bulk(ctx context.Context, data []byte) (int, error) {
 }
 
 // read waits until the device says something. A transfer that the device refused,
-// or that failed on the wire, is tried again after a moment.
+// that failed on the wire, or that moved nothing for a good part of the time there
+// is, is tried again after a moment.
 func (s *session) read(ctx context.Context, buf []byte, limit time.Duration) (int, error) {
 	began := time.Now()
 	for faults := 0; ; {
@@ -403,7 +405,7 @@ func (s *session) read(ctx context.Context, buf []byte, limit time.Duration) (in
 		if left <= 0 {
 			return 0, fmt.Errorf("%w: nothing came in %v", ErrTimeout, limit)
 		}
-		n, err := s.control(ctx, requestIn, int64(len(buf)), buf, left)
+		n, err := s.control(ctx, requestIn, int64(len(buf)), buf, min(left, limit/readsMax))
 		switch {
 		case ctx.Err() != nil:
 			return 0, ctx.Err()
