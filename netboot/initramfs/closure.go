@@ -200,8 +200,8 @@ func (t *tree) aliases(line string) {
 	}
 }
 
-// choose fills in the plan's modules, in modprobe's order: what a module needs
-// before it, softdeps first (libkmod's kmod_module_get_probe_list).
+// choose fills in the plan's modules, in modprobe's order: what a module needs,
+// its softdeps, itself (libkmod's kmod_module_get_probe_list).
 func (p *Plan) choose(t *tree) error {
 	w := &walk{plan: p, tree: t, state: map[string]bool{}}
 	for _, optional := range []bool{false, true} {
@@ -277,13 +277,13 @@ func (w *walk) add(name, wanted string, needed bool) error {
 	if len(w.state) > maxCount {
 		return fmt.Errorf("what is asked for of kernel %s needs more than %d modules: its modules.dep cannot be right", w.plan.Kernel, maxCount)
 	}
-	for _, soft := range w.tree.before[name] {
-		if err := w.named(soft, name); err != nil {
+	for _, need := range slices.Backward(w.tree.needs[file]) {
+		if err := w.need(need, name, needed); err != nil {
 			return err
 		}
 	}
-	for _, need := range slices.Backward(w.tree.needs[file]) {
-		if err := w.need(need, name, needed); err != nil {
+	for _, soft := range w.tree.before[name] {
+		if err := w.named(soft, name); err != nil {
 			return err
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"compress/gzip"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"hash/crc32"
 	"io"
 
@@ -76,8 +75,10 @@ const (
 	maxKernel = 192 << 20
 	// maxTries bounds at how many places of a file unpacking is tried.
 	maxTries = 48
-	// maxDictionary is what the kernel's xz files have, twice.
-	maxDictionary = 64 << 20
+	// maxDictionary is how far back xz may look, in bytes. The kernel's files
+	// say 128 MiB (scripts/xz_wrap.sh), and are not that large. Memory is taken
+	// only for what is unpacked.
+	maxDictionary = 48 << 20
 )
 
 // search looks for the banner.
@@ -230,10 +231,7 @@ func openXZ(b []byte) (io.Reader, func(), error) {
 		case id == arm || id == armThumb || id == arm64:
 		case id == lzma2 && length == 1 && properties[0] <= 40:
 			dictionary := (2 | int64(properties[0]&1)) << (properties[0]/2 + 11)
-			if dictionary > maxDictionary {
-				return nil, nothing, fmt.Errorf("a dictionary of %d MiB", dictionary>>20)
-			}
-			r, err := lzma.Reader2Config{DictCap: int(dictionary)}.NewReader2(bytes.NewReader(b[size:]))
+			r, err := lzma.Reader2Config{DictCap: int(min(dictionary, maxDictionary))}.NewReader2(bytes.NewReader(b[size:]))
 			return r, nothing, err
 		default:
 			return nil, nothing, bad
