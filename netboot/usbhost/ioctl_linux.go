@@ -57,3 +57,11 @@ var (
 	ioctlDisconnect      = ioctlNumber(0, 22, 0)
 	ioctlDisconnectClaim = ioctlNumber(fromKernel, 27, unsafe.Sizeof(disconnectClaim{}))
 )
+
+// The sizes are wrong nowhere that this compiles: 44 bytes and 12 with pointers of
+// 4 bytes, 56 and 16 with such of 8.
+var (
+	_ [44 + unsafe.Sizeof(uintptr(0))/8*12]byte = [unsafe.Sizeof(urb{})]byte{}
+	_ [12 + unsafe.Sizeof(uintptr(0))/8*4]byte  = [unsafe.Sizeof(forInterface{})]byte{}
+	_ [264]byte                                 = [unsafe.Sizeof(disconnectClaim{})]byte{}
+)
