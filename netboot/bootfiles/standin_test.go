@@ -41,7 +41,7 @@ func TestStandIn(t *testing.T) {
 		began := time.Now()
 		b, err := bootfiles.Open(context.Background(), bootfiles.Options{
 			Slot: 2, Model: "zero-w", Disk: disk, Size: info.Size(), Cache: cache,
-			NodeInit: func(string) ([]byte, error) { return program(3 << 20), nil },
+			NodeInit: func(string) ([]byte, error) { return program(strings.Repeat("nodeinit", 400_000)), nil },
 		})
 		if err != nil {
 			t.Fatal(err)

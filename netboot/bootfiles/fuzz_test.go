@@ -1,0 +1,94 @@
+package bootfiles_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"strings"
+	"testing"
+
+	"hatchery/internal/bootpart"
+
+	"hatchery/netboot/bootfiles"
+)
+
+// FuzzConfig gives foreign texts to what is made of config.txt, of an included
+// file and of cmdline.txt, and of overlay_map.dtb.
+func FuzzConfig(f *testing.F) {
+	i := miniature(f, "bookworm")
+	f.Add("gpu_mem=16\n[pi0]\ndtoverlay=a,b:c\ninclude extra.txt\n[all]\ndtoverlay=\nkernel=/kernel.img\n", "[gpio4=1]\nos_prefix=a/\ninclude config.txt", "root=PARTUUID=5e7a11d0-02 \"a b\" -- x", overlayMap())
+	f.Add("initramfs a b\nauto_initramfs=1\n[pi0]\r\ninclude  extra.txt \r\ndevice_tree=\n", "x", "root=/dev/mmcblk0p2", "\xd0\x0d\xfe\xed")
+	f.Add("[\n]\n=\n= =\n\x00\ninclude\ninclude =\n[]\n[none]\narm_64bit=0x1\noverlay_prefix=../\ndtoverlay=../../x", "", "", "")
+	f.Fuzz(func(t *testing.T, config, extra, line, names string) {
+		image := i.over(t).boot(t, func(fs *bootpart.FS) error {
+			for name, content := range map[string]string{"config.txt": config, "extra.txt": extra, "cmdline.txt": line, "overlays/overlay_map.dtb": names} {
+				if err := fs.WriteFile(name, []byte(content)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		b, err := bootfiles.Open(context.Background(), image.options())
+		if err != nil {
+			return
+		}
+		made := string(b.Config())
+		if n := strings.Count(made, "\ninitramfs "); n != 1 || !strings.HasSuffix(made, "\ndtoverlay=dwc2,dr_mode=peripheral\ninitramfs hatchery-initramfs.img followkernel\n") {
+			t.Errorf("%d lines load an initramfs:\n%s", n, made)
+		}
+		if !strings.HasPrefix(b.Cmdline(), "hatchery.slot=2 ") || strings.ContainsAny(b.Cmdline(), "\n\x00") || len(b.Cmdline()) > 1023 {
+			t.Errorf("%q", b.Cmdline())
+		}
+		for _, file := range b.Files() {
+			if r, err := b.Open(file.Name); err != nil || r.Size() != file.Size {
+				t.Errorf("%s: %v", file.Name, err)
+			}
+		}
+	})
+}
+
+// FuzzDisk changes bytes of a disk where its structures are.
+func FuzzDisk(f *testing.F) {
+	i := miniature(f, "bookworm")
+	table := i.table(f)
+	boot, root := table.Partition(1), table.Partition(2)
+	head := make([]byte, 512)
+	if _, err := i.disk.ReadAt(head, boot.Start); err != nil {
+		f.Fatal(err)
+	}
+	fat := boot.Start + 512*(int64(head[14])|int64(head[15])<<8)
+	data := fat + 2*512*(int64(head[36])|int64(head[37])<<8)
+	f.Add(uint8(0), uint32(446), []byte{0x80, 1, 2, 3, 0x0c})
+	f.Add(uint8(1), uint32(11), []byte{0, 2, 8, 1, 0, 1})
+	f.Add(uint8(1), uint32(36), []byte{1})
+	f.Add(uint8(2), uint32(8), []byte{3, 0, 0, 0, 2, 0, 0, 0, 9, 0, 0, 0})
+	f.Add(uint8(3), uint32(26), []byte{2, 0, 0xff, 0xff, 0xff, 0x7f})
+	f.Add(uint8(4), uint32(24), []byte{9})
+	f.Fuzz(func(t *testing.T, where uint8, at uint32, change []byte) {
+		image := i.over(t)
+		starts := []int64{0, boot.Start, fat, data, root.Start + 1024, root.Start + 4096, root.Start + 64<<10}
+		lengths := []int64{512, 4096, 64 << 10, 256 << 10, 1024, 64 << 10, 4 << 20}
+		k := int(where) % len(starts)
+		if len(change) > 4096 {
+			change = change[:4096]
+		}
+		if _, err := image.disk.WriteAt(change, starts[k]+int64(at)%lengths[k]); err != nil {
+			t.Fatal(err)
+		}
+		b, err := bootfiles.Open(context.Background(), image.options())
+		if err != nil {
+			return
+		}
+		for _, file := range b.Files() {
+			r, err := b.Open(file.Name)
+			if err != nil {
+				t.Errorf("%s was there: %v", file.Name, err)
+				continue
+			}
+			var content bytes.Buffer
+			if n, err := io.Copy(&content, r); err != nil || n != file.Size {
+				t.Errorf("%s: %d of %d bytes: %v", file.Name, n, file.Size, err)
+			}
+		}
+	})
+}
