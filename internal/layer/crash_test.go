@@ -35,12 +35,16 @@ type disk struct {
 	trace   []op
 	record  bool
 
+	before     func()           // called before each operation
 	duringSync func()           // called while a sync is under way
 	fail       func(o op) error // what an operation fails with
 	mode       os.FileMode
 }
 
 func (d *disk) do(o op) error {
+	if d.before != nil {
+		d.before()
+	}
 	if d.fail != nil {
 		if err := d.fail(o); err != nil {
 			return err

@@ -28,3 +28,46 @@ func (l *Layer) FileBlocks() int64 {
 	defer l.writing.Unlock()
 	return l.space.end
 }
+
+// CreateJournaledOn is CreateJournaled on a file of the test's own.
+func CreateJournaledOn(f File, parent Parent, size int64, j Journal) (*Layer, error) {
+	l, err := CreateOn(f, parent, size)
+	if err == nil {
+		err = l.keep(j)
+	}
+	return l, err
+}
+
+// OpenJournaledOn is OpenJournaled on a file of the test's own.
+func OpenJournaledOn(f File, parent Parent, j Journal) (*Layer, error) {
+	l, err := load(f, parent)
+	if err == nil && !l.Sealed() {
+		err = l.keep(j)
+	}
+	return l, err
+}
+
+// Die lets go of a layer's files as a kill does.
+func (l *Layer) Die() {
+	l.closed = true
+	if l.journal != nil {
+		l.journal.close()
+	}
+	l.file.Close()
+}
+
+// Generation gives the number of the state on disk.
+func (l *Layer) Generation() uint64 {
+	l.flushing.Lock()
+	defer l.flushing.Unlock()
+	return l.generation
+}
+
+// FreeToWrite gives how many records the journal takes; none while writers wait.
+func (l *Layer) FreeToWrite() int64 {
+	if !l.writing.TryLock() {
+		return 0
+	}
+	defer l.writing.Unlock()
+	return l.journal.room()
+}
