@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -140,10 +141,10 @@ func TestNetboot(t *testing.T) {
 	l := newLab(t, netbootModules, nil)
 	board := l.boot("netboot", "rw")
 	// The node is there first: it waits, and says for what.
-	contains(t, board.Await("waiting (", patience), "p7", "172.19.180.254:10809")
+	contains(t, board.Await("the server says nothing", patience), "waiting (", "export p7 of 172.19.180.254:10809")
 	l.serve()
-	started := board.Await("GUEST up as 1", patience)
-	contains(t, started, "kernel modules loaded", "gave eth0 the MAC address 00:22:82:ff:ff:07", "renamed eth0 to usb0", "made usb0.10 (VLAN 10, MTU 1496)",
+	board.Await("GUEST up as 1", patience)
+	contains(t, board.Console(), "kernel modules loaded", "gave eth0 the MAC address 00:22:82:ff:ff:07", "renamed eth0 to usb0", "made usb0.10 (VLAN 10, MTU 1496)",
 		"gave usb0.10 the address 172.19.180.7/24", "export p7 of 172.19.180.254:10809 is /dev/nbd0", "PARTUUID=1a2b3c4d-02 (192 MiB, ext4 \"rootfs\")", "root file system: /dev/nbd0p2")
 	contains(t, board.Do("cat /proc/mounts", patience), "| /dev/nbd0p2 / ext4 rw", "| proc /proc ", "| sysfs /sys ", "| devtmpfs /dev ", "| tmpfs /run ")
 	contains(t, board.Do("cat /run/hatchery/nodeinit", patience), "| slot: 7", "| block-size: 512", "| device: /dev/nbd0p2", "| init: /sbin/init", "switched usb0 on")
@@ -199,4 +200,95 @@ func (l *lab) check(file string, mebibytes int) {
 	if s, err := os.Stat(out); err != nil || s.Size() != int64(mebibytes)<<20 {
 		l.t.Errorf("%s: %v, %v", file, s, err)
 	}
+}
+
+// TestEphemeral boots to a root whose changes stay in the node's memory.
+func TestEphemeral(t *testing.T) {
+	l := newLab(t, append(netbootModules, "lzo_rle", "zram", "dm_mod", "dm_snapshot"), nil)
+	before := l.digest()
+	l.serve("--read-only")
+	board := l.boot("ephemeral", "rw hatchery.memory=24M")
+	board.Await("GUEST up as 1", patience)
+	contains(t, board.Console(), "what is written to the root stays in memory: 24 MiB of it", "root file system: /dev/dm-0")
+	contains(t, board.Do("cat /proc/mounts", patience), "| /dev/dm-0 / ext4 rw,relatime,discard")
+	board.Do("overlay", patience)
+	board.Do("write /data 4 1", patience)
+	l.kill()
+	board.Await("is lost", patience)
+	// What is in memory needs no server.
+	board.Do("write /more 2 2", patience)
+	l.serve("--read-only")
+	board.Await("connected to 172.19.180.254:10809 again", patience)
+	board.Do("verify /data 4 1", patience)
+	board.Do("verify /more 2 2", patience)
+	// Data that cannot be compressed fill it: the file system says so, and lives.
+	full := board.Do("fill /full", patience)
+	contains(t, full, "no space left on device")
+	t.Logf("%s", regexp.MustCompile("filled.*").FindString(full))
+	board.Do("verify /data 4 1", patience)
+	if taken := l.taken(board); taken < 16<<20 || taken > 30<<20 {
+		t.Errorf("the full root takes %d bytes of the memory", taken)
+	}
+	// What is deleted gives its memory back, once the journal's transaction is
+	// over.
+	board.Do("rm /full", patience)
+	for began := time.Now(); l.taken(board) > 12<<20; {
+		if time.Since(began) > patience {
+			t.Fatal("a removed file keeps its memory")
+		}
+		board.Do("sync", patience)
+		time.Sleep(time.Second)
+	}
+	board.Do("write /again 4 3", patience)
+	board.Do("verify /again 4 3", patience)
+	contains(t, board.Do("cat /proc/mounts", patience), "| /dev/dm-0 / ext4 rw,")
+	if text := board.Console(); strings.Contains(text, "I/O error") || strings.Contains(text, "Invalidating snapshot") {
+		t.Error("the kernel saw an error")
+	}
+	board.Type("poweroff")
+	board.Ended(patience)
+	l.kill()
+	if l.digest() != before {
+		t.Error("the base has changed")
+	}
+	l.serve("--read-only")
+	board = l.boot("ephemeral", "rw hatchery.memory=24M")
+	board.Await("GUEST up as 1", patience)
+	if text := board.Do("ls /", patience); strings.Contains(text, "| data") || strings.Contains(text, "| overlay") {
+		t.Errorf("something has survived:\n%s", text)
+	}
+}
+
+// taken is what the root's changes take of the memory.
+func (l *lab) taken(board *nodetest.Board) int {
+	l.t.Helper()
+	text := board.Do("cat /sys/block/zram0/mm_stat", patience)
+	words := strings.Fields(text[strings.LastIndex(text, "GUEST |"):])
+	n, err := strconv.Atoi(words[4])
+	if err != nil {
+		l.t.Fatalf("mm_stat: %s", text)
+	}
+	return n
+}
+
+// TestGadget has the kernel's own USB host on the other side: the gadget that
+// nodeinit makes, the root that comes over it, and what is said and typed on
+// its console while a mistake in the command line keeps the node from starting.
+func TestGadget(t *testing.T) {
+	shim := nodetest.Build(t, "hatchery/netboot/node/nodetest/shim")
+	// The card and the host's side are there before anything else, the device
+	// controller last: as on a board, the gadget comes late.
+	l := newLab(t, append(netbootModules, "bridge", "libcomposite", "usb_f_ecm", "usb_f_acm", "cdc_ether", "cdc_acm", "dummy_hcd"),
+		map[string][]byte{"nodeinit": nodetest.Build(t, "hatchery/cmd/nodeinit")})
+	l.initramfs = nodetest.Initramfs(t, shim, l.kernel.Modules(t, append(netbootModules, "bridge", "libcomposite", "usb_f_ecm", "usb_f_acm", "cdc_ether", "cdc_acm", "dummy_hcd")...),
+		map[string][]byte{"nodeinit": nodetest.Build(t, "hatchery/cmd/nodeinit")})
+	l.serve()
+	board := l.boot("netboot", "rw root=PARTUUID=99999999-02 shim.type=try_root=/dev/mmcblk0p2")
+	board.Await("GUEST up as 1", patience)
+	console := board.Console()
+	contains(t, console, "USB gadget ClusterCTRL-usbboot (ecm), serial 7, at dummy_udc.0", "SHIM USB 3171 0022 ClusterCTRL-usbboot 7",
+		"SHIM ACM hatchery-nodeinit: the node's first program begins", "SHIM ACM hatchery-nodeinit: CANNOT GO ON: the root file system is not on this disk: root=PARTUUID=99999999-02, and it has PARTUUID=1a2b3c4d-01",
+		"correct root= in cmdline.txt", "root file system: /dev/nbd0p2")
+	board.Do("write /data 2 1", patience)
+	board.Do("verify /data 2 1", patience)
 }

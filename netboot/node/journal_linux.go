@@ -11,9 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Prefix begins every line in the kernel's log.
-const Prefix = "hatchery-nodeinit: "
-
 // maxLines bounds what is kept.
 const maxLines = 400
 

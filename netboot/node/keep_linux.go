@@ -288,7 +288,7 @@ func (k *keeper) turn(turn int, pause time.Duration) {
 			k.journal.say("mended the link: %s", strings.Join(done, ", "))
 		}
 	}
-	if k.memory != nil && turn%2 == 0 {
+	if k.memory != nil {
 		k.memory.turn(k.journal)
 	}
 }
@@ -372,11 +372,11 @@ func (k *keeper) command(line string) error {
 	if len(words) != 4 || words[0] != "memory" {
 		return fmt.Errorf("unknown command %q", line)
 	}
-	journal, err := strconv.ParseInt(words[3], 10, 64)
+	memory, err := strconv.ParseInt(words[3], 10, 64)
 	if err != nil {
 		return err
 	}
-	k.memory, err = openGate(words[1], words[2], journal)
+	k.memory, err = openGate(words[1], words[2], memory)
 	return err
 }
 
@@ -384,20 +384,20 @@ func (k *keeper) command(line string) error {
 // before its store is, which would be its end.
 type memoryGate struct {
 	control  *dm.Control
-	root     int // the root's folder
-	zram     *os.File
-	reserved *os.File
-	block    int64
-	limit    int64
-	journal  int64
+	root     int      // the root's folder
+	zram     *os.File // what it takes of the memory
+	pending  *os.File // blocks that are spoken for
+	reserved *os.File // blocks that are not given out
+	memory   int64
 	last     int64
-	warned   int64
+	failed   bool
 }
 
 // openGate opens what the gate needs, for the time when nothing has a path any
-// more: root is where the root is mounted, device its name in sysfs.
-func openGate(root, device string, journal int64) (*memoryGate, error) {
-	g := &memoryGate{journal: journal, last: -1}
+// more: root is where the root is mounted, device its name in sysfs, memory
+// what is to be used.
+func openGate(root, device string, memory int64) (*memoryGate, error) {
+	g := &memoryGate{memory: memory, last: -1}
 	var err error
 	if g.control, err = dm.Open(); err != nil {
 		return nil, err
@@ -408,15 +408,17 @@ func openGate(root, device string, journal int64) (*memoryGate, error) {
 	if g.zram, err = os.Open("/sys/block/zram0/mm_stat"); err != nil {
 		return nil, err
 	}
-	if g.reserved, err = os.OpenFile("/sys/fs/ext4/"+device+"/reserved_clusters", os.O_RDWR, 0); err != nil {
+	dir := "/sys/fs/ext4/" + device
+	if g.pending, err = os.Open(dir + "/delayed_allocation_blocks"); err != nil {
 		return nil, err
 	}
-	if err := g.set(); err != nil {
+	if g.reserved, err = os.OpenFile(dir+"/reserved_clusters", os.O_RDWR, 0); err != nil {
 		return nil, err
 	}
-	return g, nil
+	return g, g.set()
 }
 
+// set has the file system keep back what the memory cannot take.
 func (g *memoryGate) set() error {
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(g.root, &fs); err != nil {
@@ -431,28 +433,33 @@ func (g *memoryGate) set() error {
 	}
 	used, total, ok := dm.Usage(status[0].Params)
 	if !ok {
-		return fmt.Errorf("the root's memory is used up, nothing can be written any more: restart the node")
+		return errors.New("the memory of the ephemeral root is used up (the kernel: " + status[0].Params + "), nothing can be read or written any more: power-cycle the node")
 	}
 	text := make([]byte, 256)
 	n, _ := g.zram.ReadAt(text, 0)
-	left := dm.Left(used, total, string(text[:n]))
+	left := dm.Left(used, total, string(text[:n]), g.memory)
+	n, _ = g.pending.ReadAt(text, 0)
 	block := int64(fs.Bsize)
-	reserve := dm.Reserve(int64(fs.Bfree)*block, left, g.journal) / block
+	pending, err := strconv.ParseInt(strings.TrimSpace(string(text[:n])), 10, 64)
+	if err != nil || pending < 0 {
+		pending = 0
+	}
+	reserve := dm.Reserve(int64(fs.Bfree)*block, left, pending*block) / block
 	if reserve == g.last {
 		return nil
 	}
 	if _, err := g.reserved.WriteAt([]byte(strconv.FormatInt(reserve, 10)), 0); err != nil {
-		return fmt.Errorf("cannot limit the root to its memory: %w", err)
+		return fmt.Errorf("cannot keep the root within its memory: %w", err)
 	}
 	g.last = reserve
 	return nil
 }
 
+// turn says once what is wrong, and once when it is right again.
 func (g *memoryGate) turn(j *journal) {
-	if err := g.set(); err != nil {
-		if g.warned == 0 {
-			j.say("%v", err)
-		}
-		g.warned++
+	err := g.set()
+	if err != nil && !g.failed {
+		j.say("%v", err)
 	}
+	g.failed = err != nil
 }

@@ -106,7 +106,8 @@ func (b *boot) ephemeral(origin string, size int64) (string, error) {
 	if err := unix.Sysinfo(&memory); err != nil {
 		return "", fmt.Errorf("cannot ask how much memory there is: %w", err)
 	}
-	disk, limit := dm.Store(size, b.line.Memory.Of(int64(memory.Totalram)*int64(memory.Unit)))
+	b.memory = b.line.Memory.Of(int64(memory.Totalram) * int64(memory.Unit))
+	disk, limit := dm.Store(size, b.memory)
 	control, err := dm.Open()
 	if err != nil {
 		return "", err
@@ -129,7 +130,7 @@ func (b *boot) ephemeral(origin string, size int64) (string, error) {
 			return "", err
 		}
 	}
-	b.say("what is written to the root stays in memory: %d MiB of it at most, for %d MiB of data", limit>>20, disk>>20)
+	b.say("what is written to the root stays in memory: %d MiB of it (hatchery.memory=), compressed", b.memory>>20)
 	return node, nil
 }
 

@@ -27,8 +27,13 @@ const (
 )
 
 // controllerPatience is for how long a USB device controller may take to
-// appear, before a board counts as one without.
-const controllerPatience = 10 * time.Second
+// appear, before another interface is looked for. It is looked for on: a Zero
+// has no other interface.
+const controllerPatience = 2 * time.Second
+
+// shellPatience is how long everything is waited for before somebody may want
+// to look.
+const shellPatience = 20 * time.Second
 
 // A boot is the way from the kernel's start to the root's init.
 type boot struct {
@@ -50,6 +55,7 @@ type boot struct {
 	stage   atomic.Value // what it is at, for the shell
 	mounted time.Duration
 	connect time.Duration
+	memory  int64 // of an ephemeral root's changes
 }
 
 // Run is the main function of /init. It ends by becoming the root's init.
@@ -63,7 +69,7 @@ func Run(arguments []string) {
 		os.WriteFile(devkmsg, []byte("on\n"), 0o644) // else the kernel keeps ten lines of it
 	}
 	b.shell = newShell(b)
-	if console, err := openConsole("/dev/console"); err == nil {
+	if console, err := openConsole(kernelConsole); err == nil {
 		b.add(console)
 	}
 	b.say("the node's first program begins")
@@ -153,7 +159,7 @@ func (b *boot) start(arguments []string) error {
 	}
 	if b.line.Root == bootline.Ephemeral {
 		device := node[strings.LastIndexByte(node, '/')+1:]
-		if err := b.keeper.call(fmt.Sprintf("memory %s %s %d", newRoot, device, b.root.Journal)); err != nil {
+		if err := b.keeper.call(fmt.Sprintf("memory %s %s %d", newRoot, device, b.memory)); err != nil {
 			b.say("the root is not kept from filling its memory: %v", err)
 		}
 	}
@@ -221,8 +227,8 @@ func (b *boot) makeGadget() error {
 		b.say("USB gadget %s (%s), serial %d, at %s", gadget.Product, b.line.Gadget, b.line.Slot, controller)
 	}
 	if console, err := openConsole(gadgetConsole); err == nil {
+		b.shell.offer(gadgetConsole, console)
 		b.add(console)
-		b.shell.offer(gadgetConsole)
 	}
 	return nil
 }
@@ -260,7 +266,7 @@ func (b *boot) attach() error {
 	teller := retry.Teller{}
 	policy := retry.Policy{First: 100 * time.Millisecond, Longest: 2 * time.Second}
 	for attempt, began := 1, time.Now(); ; attempt++ {
-		if attempt == 5 { // there may be somebody who wants to look
+		if time.Since(began) > shellPatience {
 			b.shell.start()
 		}
 		var c *connection

@@ -15,8 +15,12 @@ import (
 	"hatchery/netboot/node/link"
 )
 
-// gadgetConsole is the node's end of the gadget's serial function.
-const gadgetConsole = "/dev/ttyGS0"
+// The consoles: the kernel's, and the node's end of the gadget's serial
+// function.
+const (
+	kernelConsole = "/dev/console"
+	gadgetConsole = "/dev/ttyGS0"
+)
 
 // openConsole opens a console for writing. It never blocks: nobody may read the
 // gadget's.
@@ -38,10 +42,11 @@ type shell struct {
 	typed   atomic.Int64 // when something was typed last, by uptime
 	again   chan struct{}
 	more    atomic.Value // words to add to the command line
+	restore []func()     // has consoles as they were
 }
 
 func newShell(b *boot) *shell {
-	return &shell{boot: b, places: []string{"/dev/console"}, again: make(chan struct{}, 1)}
+	return &shell{boot: b, places: []string{kernelConsole}, again: make(chan struct{}, 1)}
 }
 
 // start starts it, once.
@@ -57,10 +62,13 @@ func (s *shell) start() {
 	}
 }
 
-// offer gives it another console.
-func (s *shell) offer(place string) {
+// offer gives it another console, which is open. The other end may be a
+// terminal that nobody has set up yet, which sends back what it gets: two of
+// these would never end, so this one shows nothing of what is typed.
+func (s *shell) offer(place string, console *os.File) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.restore = append(s.restore, silence(int(console.Fd())))
 	s.places = append(s.places, place)
 	if s.running {
 		go s.serve(place)
@@ -72,6 +80,29 @@ func (s *shell) stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.running = false
+	for _, restore := range s.restore {
+		restore()
+	}
+	s.restore = nil
+}
+
+// silence has a terminal not show what is typed, until restore.
+func silence(fd int) (restore func()) {
+	was, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return func() {}
+	}
+	quiet := *was
+	quiet.Lflag &^= unix.ECHO | unix.ECHOE | unix.ECHOK | unix.ECHONL
+	unix.IoctlSetTermios(fd, unix.TCSETS, &quiet)
+	copied, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return func() {}
+	}
+	return func() {
+		unix.IoctlSetTermios(copied, unix.TCSETS, was)
+		unix.Close(copied)
+	}
 }
 
 // wait waits, or until somebody says retry.
@@ -106,8 +137,12 @@ func (s *shell) serve(place string) {
 		return
 	}
 	defer out.Close()
-	fmt.Fprint(out, "\r\nnodeinit keeps trying. help lists the commands.\r\nnodeinit> ")
+	fmt.Fprintf(out, "\r\n%snodeinit keeps trying. help lists the commands.\r\n%s", mark, prompt)
 	for lines := bufio.NewScanner(f); lines.Scan(); {
+		line, ours := Typed(lines.Text())
+		if ours {
+			continue
+		}
 		s.mu.Lock()
 		running := s.running
 		s.mu.Unlock()
@@ -115,9 +150,18 @@ func (s *shell) serve(place string) {
 			return
 		}
 		s.typed.Store(int64(uptime()))
-		answer := s.command(lines.Text())
-		io.WriteString(out, strings.ReplaceAll(answer, "\n", "\r\n"))
-		fmt.Fprint(out, "nodeinit> ")
+		text, known := s.command(line)
+		var answer strings.Builder
+		if place != kernelConsole {
+			if !known { // noise: an answer would be more of it
+				continue
+			}
+			fmt.Fprintf(&answer, "%s\r\n", line) // it was not shown when it was typed
+		}
+		for part := range strings.Lines(text) {
+			fmt.Fprintf(&answer, "%s%s\r\n", mark, strings.TrimRight(part, "\n"))
+		}
+		io.WriteString(out, answer.String()+prompt)
 	}
 }
 
@@ -126,71 +170,74 @@ log              what was said so far
 retry            try again now
 try WORD...      try again with words added to the command line, as root=/dev/mmcblk0p2
 links            the network interfaces
-mounts, modules  what is mounted, what is loaded
-ls [DIR], cat FILE
+mounts           what is mounted
+modules          which modules are loaded
+ls [DIR]         a folder
+cat FILE         a file, /proc/cmdline for one
 dmesg            the end of the kernel's log
 reboot           start anew (a Zero that booted over USB may hang: power-cycle it by the controller)
 `
 
-// command does what is typed.
-func (s *shell) command(line string) string {
+// command does what is typed; known says whether it is a command.
+func (s *shell) command(line string) (answer string, known bool) {
 	words := strings.Fields(line)
-	if len(words) == 0 {
-		return ""
-	}
 	b := s.boot
-	switch words[0] {
-	case "help":
-		return help
-	case "status":
+	name, one := words[0], len(words) == 1
+	switch {
+	case name == "help" && one:
+		return help, true
+	case name == "status" && one:
 		stage, _ := b.stage.Load().(string)
-		return fmt.Sprintf("%s, %.0f s after the kernel's start\ncommand line: %s\n", stage, uptime().Seconds(), b.text)
-	case "log":
-		return b.journal.text()
-	case "try":
+		return fmt.Sprintf("%s, %.0f s after the kernel's start\n", stage, uptime().Seconds()), true
+	case name == "log" && one:
+		return b.journal.text(), true
+	case name == "try" && !one:
 		s.more.Store(strings.Join(words[1:], " "))
-		fallthrough
-	case "retry":
-		select {
-		case s.again <- struct{}{}:
-		default:
-		}
-		return ""
-	case "links":
-		return showLinks()
-	case "mounts":
-		return show("/proc/mounts")
-	case "modules":
-		return show("/proc/modules")
-	case "cat":
-		if len(words) == 2 {
-			return show(words[1])
-		}
-	case "ls":
-		dir := "/"
-		if len(words) == 2 {
-			dir = words[1]
-		}
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			return err.Error() + "\n"
-		}
-		var text strings.Builder
-		for _, e := range entries {
-			fmt.Fprintf(&text, "%s %s\n", e.Type(), e.Name())
-		}
-		return text.String()
-	case "dmesg":
+		s.retry()
+		return "", true
+	case name == "retry" && one:
+		s.retry()
+		return "", true
+	case name == "links" && one:
+		return showLinks(), true
+	case name == "mounts" && one:
+		return show("/proc/mounts"), true
+	case name == "modules" && one:
+		return show("/proc/modules"), true
+	case name == "cat" && len(words) == 2:
+		return show(words[1]), true
+	case name == "ls" && len(words) <= 2:
+		return list(append(words, "/")[1]), true
+	case name == "dmesg" && one:
 		buffer := make([]byte, 16<<10)
 		n, err := unix.Klogctl(unix.SYSLOG_ACTION_READ_ALL, buffer)
 		if err != nil {
-			return err.Error() + "\n"
+			return err.Error(), true
 		}
-		return string(buffer[:n])
-	case "reboot":
+		return string(buffer[:n]), true
+	case name == "reboot" && one:
 		reboot(unix.LINUX_REBOOT_CMD_RESTART)
 	}
-	return "unknown: " + line + "\n" + help
+	return "unknown: " + line + " (help lists the commands)", false
+}
+
+func (s *shell) retry() {
+	select {
+	case s.again <- struct{}{}:
+	default:
+	}
+}
+
+func list(dir string) string {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err.Error()
+	}
+	var text strings.Builder
+	for _, e := range entries {
+		fmt.Fprintf(&text, "%s %s\n", e.Type(), e.Name())
+	}
+	return text.String()
 }
 
 // show gives a file, its first part where it is large.

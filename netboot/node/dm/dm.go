@@ -140,49 +140,37 @@ func Usage(params string) (used, total int64, ok bool) {
 // third by LZO. Data that do not shrink meet the memory's limit first.
 const Expansion = 2
 
-// Store sizes the memory that takes what is written to a root of a size: limit
-// is what it may really take, disk what it promises. A store never needs to
-// hold more than each chunk of the root once.
+// Store sizes the memory that takes what is written to a root of a size, of
+// which memory is to be used: disk is what the store promises to hold (each
+// chunk of the root once at most), limit where it refuses. That is a quarter
+// more than is to be used: what is written again in place, the journal above
+// all, needs room too, and no file system can be told to save it.
 func Store(root, memory int64) (disk, limit int64) {
 	const page = 4096
-	disk = min(root+1<<20, memory*Expansion)
-	return disk / page * page, memory / page * page
+	limit = memory + memory/4
+	disk = min(root+1<<20, limit*Expansion)
+	return disk / page * page, limit / page * page
+}
+
+// Left is how much may still be written: used and total are the snapshot's, mm
+// is the text of zram's mm_stat, memory what is to be used. Nobody knows how
+// well the next data shrink, so they are taken as they come; when they have
+// shrunk, there is more left.
+func Left(used, total int64, mm string, memory int64) int64 {
+	left := total - used
+	// What was written, what it shrank to, and what that takes.
+	if words := strings.Fields(mm); len(words) > 2 {
+		if taken, err := strconv.ParseInt(words[2], 10, 64); err == nil && taken >= 0 {
+			left = min(left, memory-taken)
+		}
+	}
+	return max(0, left)
 }
 
 // Reserve is how many bytes of a file system's free space must not be given
 // out, so that it is full (ENOSPC, which programs know) before its store is
-// (which ends the snapshot). free is the file system's, left what the store
-// still takes. An eighth of that is for blocks that are written again in place,
-// and the journal is one of these.
-func Reserve(free, left, journal int64) int64 {
-	left -= left/8 + journal
-	return max(0, free-max(0, left))
-}
-
-// Left is how much more a snapshot's store takes: used and total are the
-// snapshot's, mm the text of zram's mm_stat, whose limit is met earlier by data
-// that do not shrink. What was written so far says how well the rest may.
-func Left(used, total int64, mm string) int64 {
-	left := total - used
-	var n [4]int64 // what was written, what it shrank to, what that takes, the limit
-	for i, word := range strings.Fields(mm) {
-		if i == len(n) {
-			break
-		}
-		v, err := strconv.ParseInt(word, 10, 64)
-		if err != nil || v < 0 || v > 1<<50 {
-			return left
-		}
-		n[i] = v
-	}
-	if n[3] == 0 {
-		return left
-	}
-	room := max(0, n[3]-n[2])
-	const enough = 16 << 20 // to judge by
-	if n[0] < enough || n[2] == 0 {
-		return min(left, room*Expansion)
-	}
-	// In percent; never better than twice what is promised.
-	return min(left, room*min(max(n[0]*100/n[2], 90), 200*Expansion)/100)
+// (which ends the snapshot): free is the file system's, left what the store
+// takes, pending what of it is spoken for but not written yet.
+func Reserve(free, left, pending int64) int64 {
+	return max(0, free-max(0, left-left/8-pending))
 }

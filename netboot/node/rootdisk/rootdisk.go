@@ -30,7 +30,6 @@ type Partition struct {
 	Label, UUID  string
 	NeedsJournal bool // its journal is to be played back: it was not unmounted
 	Faulty       bool // the kernel found faults in it
-	Journal      int64
 }
 
 // A Disk is what there is on it.
@@ -151,9 +150,6 @@ func inspect(r io.ReaderAt, p Partition) (Partition, error) {
 	p.BlockSize = 1024 << shift
 	p.NeedsJournal = binary.LittleEndian.Uint32(s[96:])&0x4 != 0 // recover
 	p.Faulty = binary.LittleEndian.Uint16(s[58:])&0x2 != 0
-	if p.FS != "ext2" && s[253] == 1 { // the journal's inode is kept a second time
-		p.Journal = int64(binary.LittleEndian.Uint32(s[332:]))
-	}
 	label, _, _ := bytes.Cut(s[120:136], []byte{0})
 	p.Label = string(label)
 	u := hex.EncodeToString(s[104:120])

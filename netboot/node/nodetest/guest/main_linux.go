@@ -90,11 +90,8 @@ func do(words []string, say func(string, ...any)) error {
 		}
 		defer f.Close()
 		n, err := io.Copy(f, io.LimitReader(stream(9), 1<<40))
-		if err == nil {
-			err = f.Sync()
-		}
 		say("filled %d KiB: %v", n>>10, err)
-		return nil
+		return f.Sync()
 	case "overlay": // what Docker's overlay2 asks of the root
 		const dir = "/overlay"
 		for _, d := range []string{"lower", "upper", "work", "merged"} {
