@@ -3,6 +3,7 @@ package bootfiles_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"io"
 	"strings"
 	"testing"
@@ -88,6 +89,90 @@ func FuzzDisk(f *testing.F) {
 			var content bytes.Buffer
 			if n, err := io.Copy(&content, r); err != nil || n != file.Size {
 				t.Errorf("%s: %d of %d bytes: %v", file.Name, n, file.Size, err)
+			}
+		}
+	})
+}
+
+// FuzzAdapt gives foreign texts to what is made of config.txt and what it
+// includes, without a disk.
+func FuzzAdapt(f *testing.F) {
+	f.Add("gpu_mem=16\n[pi0]\ndtoverlay=a,b:c\ninclude extra.txt\n[all]\ndtoverlay=\n", "[gpio4=1]\ninclude extra.txt")
+	f.Add("initramfs a b\nauto_initramfs=1\n[pi0]\r\ninclude  extra.txt \r\n[pi4]\ninclude extra.txt\ndevice_tree=\n", "[pi5]\n")
+	f.Add("[\n]\n=\n= =\n\x00\ninclude\ninclude =\n[]\n[none]\n[all\n", "[EDID=x]\ndtoverlay=x")
+	f.Fuzz(func(t *testing.T, config, extra string) {
+		made, _, err := bootfiles.AdaptConfig(map[string]string{"config.txt": config, "extra.txt": extra})
+		if err != nil {
+			return
+		}
+		c := bootpart.ParseConfig([]byte(made))
+		if own := c.EffectiveAll(bootpart.ModelZeroW, "initramfs"); len(own) != 1 || own[0] != "hatchery-initramfs.img followkernel" {
+			t.Errorf("%q:\n%s", own, made)
+		}
+		if auto, ok := c.Effective(bootpart.ModelZeroW, "auto_initramfs"); ok {
+			t.Errorf("auto_initramfs=%s:\n%s", auto, made)
+		}
+		ports := 0
+		for _, overlay := range c.EffectiveAll(bootpart.ModelZeroW, "dtoverlay") {
+			if bootpart.IsOverlay("dtoverlay="+overlay, "dwc2") {
+				ports++
+			}
+		}
+		if ports != 1 {
+			t.Errorf("%d overlays for the USB port:\n%s", ports, made)
+		}
+		for name := range c.Includes() {
+			t.Errorf("%d is included still:\n%s", name, made)
+		}
+	})
+}
+
+func FuzzTree(f *testing.F) {
+	f.Add([]byte(overlayMap()), "pi3-disable-bt")
+	f.Add([]byte(flat([]string{"a", "renamed=b"}, []string{"b", "renamed=a"})), "a")
+	f.Fuzz(func(t *testing.T, tree []byte, name string) {
+		bootfiles.ParseTree(tree, name)
+	})
+}
+
+// FuzzVolume reads small file systems: 64 KiB, of clusters of 512 bytes.
+func FuzzVolume(f *testing.F) {
+	const size = 64 << 10
+	disk := make([]byte, size)
+	put := binary.LittleEndian
+	copy(disk, "\xeb\x58\x90MSWIN4.1")
+	put.PutUint16(disk[11:], 512)
+	disk[13], disk[14], disk[16] = 1, 1, 1
+	put.PutUint32(disk[32:], size/512)
+	put.PutUint32(disk[36:], 1)
+	put.PutUint32(disk[44:], 2)
+	put.PutUint16(disk[510:], 0xaa55)
+	for cluster, next := range map[int]uint32{2: 0x0fffffff, 3: 5, 5: 4, 4: 0x0fffffff, 6: 0x0fffffff} {
+		put.PutUint32(disk[512+4*cluster:], next)
+	}
+	slot := func(at int, name string, attr byte, first uint16, length uint32) {
+		copy(disk[at:], name)
+		disk[at+11] = attr
+		put.PutUint16(disk[at+26:], first)
+		put.PutUint32(disk[at+28:], length)
+	}
+	slot(1024, "CONFIG  TXT", 0x20, 3, 1200)
+	slot(1024+32, "OVERLAYS   ", 0x10, 6, 0)
+	slot(1024+2048, "DWC2    DTB", 0x20, 3, 100)
+	f.Add(disk[:4096], uint16(20))
+	f.Add(disk[:2048], uint16(0))
+	if all, err := bootfiles.ReadVolume(bytes.NewReader(disk), size); err != nil || all["CONFIG.TXT"] != 1200 || all["OVERLAYS/DWC2.DTB"] != 100 {
+		f.Fatal(all, err)
+	}
+	f.Fuzz(func(t *testing.T, b []byte, more uint16) {
+		disk := append(bytes.Clone(b), make([]byte, more)...)
+		all, err := bootfiles.ReadVolume(bytes.NewReader(disk), int64(len(disk)))
+		if err != nil {
+			return
+		}
+		for name, n := range all {
+			if n > int64(len(disk)) || name == "" || strings.HasPrefix(name, "/") {
+				t.Errorf("%q has %d bytes of %d", name, n, len(disk))
 			}
 		}
 	})
