@@ -21,7 +21,7 @@ const mostInput = 32 << 10
 // is handed over. There are as many as requests are under way. A client that
 // has one request at a time, and a device that is quick, have one goroutine,
 // which does the request before it reads on: waking another would cost as much
-// as the request.
+// as the request. If that takes long for once, a watcher lets another one read.
 type session struct {
 	c      *conn
 	export *Export
@@ -41,6 +41,10 @@ type session struct {
 	workers sync.WaitGroup
 	ended   bool         // nothing is read any more; under reading
 	slow    atomic.Int32 // how many quick requests it takes until one is done alone
+	// single counts the beginnings and ends of what is done alone: it is odd
+	// while something is, and nobody may read. Who makes it even lets read on.
+	single   atomic.Uint64
+	watching atomic.Bool
 }
 
 const (
@@ -48,6 +52,10 @@ const (
 	quick = 500 * time.Microsecond
 	// caution is how many must be quick after one that was not.
 	caution = 64
+	// glance is how often the watcher looks, and glances how often in vain
+	// before it goes.
+	glance  = 5 * time.Millisecond
+	glances = 20
 )
 
 // A job is a request with what it brought.
@@ -90,10 +98,12 @@ func (s *session) work() {
 			return
 		}
 		mine = !j.long && s.alone(j)
-		if !mine && !j.long {
+		switch {
+		case j.long: // is done, and let read on
+		case mine:
+			mine = s.doAlone(j)
+		default:
 			s.pass()
-		}
-		if !j.long {
 			s.timed(j)
 		}
 		if !mine && s.next.Load() > 0 { // enough are waiting
@@ -106,6 +116,53 @@ func (s *session) work() {
 func (s *session) alone(j job) bool {
 	return s.slow.Load() == 0 && len(s.out.done) == 1 && s.in.Buffered() == 0 &&
 		(j.kind == cmdRead && j.length <= piece || j.data != nil && j.flags == 0)
+}
+
+// doAlone does a request while nobody reads, and says whether that is still so:
+// the watcher may have let another one.
+func (s *session) doAlone(j job) bool {
+	if !s.watching.Load() && s.watching.CompareAndSwap(false, true) {
+		go s.watch()
+	}
+	n := s.single.Add(1)
+	s.timed(j)
+	return s.single.CompareAndSwap(n, n+1)
+}
+
+// watch lets another one read where what is done alone takes long. It goes when
+// nothing is any more.
+func (s *session) watch() {
+	tick := time.NewTicker(glance)
+	defer tick.Stop()
+	seen, vain := s.single.Load(), 0
+	for {
+		select {
+		case <-s.c.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		n := s.single.Load()
+		switch {
+		case n != seen:
+			seen, vain = n, 0
+		case n%2 == 1:
+			// The one that does it still counts as a worker if this succeeds.
+			if s.single.CompareAndSwap(n, n+1) {
+				s.slow.Store(caution)
+				s.pass()
+			}
+		default:
+			vain++
+		}
+		if vain < glances {
+			continue
+		}
+		s.watching.Store(false)
+		if s.single.Load() == seen || !s.watching.CompareAndSwap(false, true) {
+			return
+		}
+		vain = 0
+	}
 }
 
 // timed does a request and takes note of how long it took.
