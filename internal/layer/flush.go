@@ -16,6 +16,7 @@ type state struct {
 	chain    []segmentRef
 	dirty    []dirtyBucket
 	obsolete []release // free once the state is durable
+	replaced int64     // blocks of these that are data
 }
 
 // Flush makes everything durable that was written before it was called; it
@@ -64,6 +65,7 @@ func (l *Layer) begin() (*state, error) {
 	if l.journal != nil && l.journal.room() < 1-journalReserved {
 		return nil, errJournalFull
 	}
+	changed := l.table.changed
 	dirty := l.table.takeDirty()
 	var records []record
 	kind := uint32(kindDelta)
@@ -99,10 +101,9 @@ func (l *Layer) begin() (*state, error) {
 		}
 	}
 	s.obsolete = append(s.obsolete, l.pending...)
+	s.replaced = l.replaced
+	l.saving = changed
 	l.pending = nil
-	for _, r := range s.obsolete {
-		l.kept += int64(r.n)
-	}
 	return s, nil
 }
 
@@ -216,7 +217,8 @@ func (l *Layer) settle(s *state) {
 	l.chain = s.chain
 	l.slotSum = s.slotSum
 	l.durable = true
-	l.kept = 0
+	l.saving = 0
+	l.replaced -= s.replaced
 	l.space.release(spansOf(s.obsolete)...)
 	if s.note != 0 {
 		l.journal.forget(s.note)
@@ -229,8 +231,8 @@ func (l *Layer) undo(s *state, fatal bool, err error) {
 		l.failed = err
 		return
 	}
+	l.saving = 0
 	l.unchanged(s.dirty)
-	l.kept = 0
 	if l.journal != nil {
 		l.journal.retract(s.note)
 	}

@@ -54,7 +54,8 @@ type Layer struct {
 
 	space    space
 	pending  []release // free once the next state is durable
-	kept     int64     // blocks that become free when the flush under way is durable
+	saving   int64     // blocks of the device that the flush under way makes durable
+	replaced int64     // blocks in pending, or in what the flush under way makes obsolete
 	durable  bool      // the state on disk was synced, as far as we know
 	found    bool      // it was there when the layer was opened
 	failed   error     // why nothing can be written any more
@@ -279,6 +280,12 @@ func (l *Layer) eachFreed(o old, part func(part span, fresh bool) error) error {
 	return nil
 }
 
+// later frees blocks once the next state is durable.
+func (l *Layer) later(r release) {
+	l.pending = append(l.pending, r)
+	l.replaced += int64(r.n)
+}
+
 // setMap maps blocks anew and gives what they were mapped to.
 func (l *Layer) setMap(block, n int64, place uint32) (freed []old) {
 	l.mapping.Lock()
@@ -300,7 +307,7 @@ func (l *Layer) remap(block, n int64, place uint32, punch bool) error {
 	for _, o := range l.setMap(block, n, place) {
 		ferr := l.eachFreed(o, func(part span, fresh bool) error {
 			if !fresh {
-				l.pending = append(l.pending, release{part, punch})
+				l.later(release{part, punch})
 				return nil
 			}
 			defer l.space.release(part)

@@ -11,12 +11,13 @@ import (
 // [syscall.ENOSPC].
 var ErrQuota = fmt.Errorf("the layer's quota is used up: %w", error(syscall.ENOSPC))
 
-// Limit sets how many bytes the layer may store in its file, 0 for any number:
-// data and the map, which is [Usage.Stored] less [Usage.Replaced]. A write that
-// would store more is refused ([ErrQuota]), and nothing of it is written; writing
-// over what is stored goes on, and discarding. What is replaced stays until the
-// next state is durable: besides the limit, it may take spare bytes, or the
-// length of one write; then the layer flushes. The map's own growth is not refused.
+// Limit sets how many bytes of data the layer may store in its file, 0 for any
+// number. A write that would store more is refused ([ErrQuota]), and nothing of
+// it is written; writing over what is stored goes on, and discarding. What is
+// replaced stays until the next state is durable, and counts as well: besides
+// the limit, it may take spare bytes, or the length of one write; then the layer
+// flushes. The map is not counted: that is half a MiB, and less than a
+// hundredth of the data.
 func (l *Layer) Limit(bytes, spare int64) {
 	l.writing.Lock()
 	defer l.writing.Unlock()
@@ -30,39 +31,25 @@ func (l *Layer) Limit(bytes, spare int64) {
 
 // A Usage says what a layer takes and has done.
 type Usage struct {
-	Stored   int64 // bytes of the file in use: data, the map, and what is replaced
-	Replaced int64 // of these, what goes when the next state is durable
-	Data     int64 // of these, the data of the present content
-	Unsaved  int64 // bytes of the device changed since the last flush
+	Data     int64 // bytes of data that are stored for the present content
+	Replaced int64 // bytes of data that are stored besides, until the next state is durable
+	Map      int64 // bytes of the file that say where the data is
+	Unsaved  int64 // bytes of the device that changed since the last flush that is done
 	Written  int64 // bytes that were written to the file since it was opened
-	Limit    int64 // of Stored less Replaced; 0: none
 }
 
 // Usage gives what the layer takes and has done.
 func (l *Layer) Usage() Usage {
 	l.writing.Lock()
 	defer l.writing.Unlock()
+	used := l.space.end - l.space.blocks
 	return Usage{
-		Stored:   l.used() * BlockSize,
-		Replaced: l.replaced() * BlockSize,
 		Data:     l.table.stored * BlockSize,
-		Unsaved:  l.table.changed * BlockSize,
+		Replaced: l.replaced * BlockSize,
+		Map:      (used - l.table.stored - l.replaced) * BlockSize,
+		Unsaved:  (l.table.changed + l.saving) * BlockSize,
 		Written:  l.written.Load(),
-		Limit:    l.limit * BlockSize,
 	}
-}
-
-// used is how many blocks of the file are in use; called with writing held,
-// like all that follows.
-func (l *Layer) used() int64 { return l.space.end - firstBlock - l.space.blocks }
-
-// replaced is how many of these only the states on disk use.
-func (l *Layer) replaced() int64 {
-	n := l.kept
-	for _, r := range l.pending {
-		n += int64(r.n)
-	}
-	return n
 }
 
 // mostAtOnce is how many bytes may be admitted in one go.
@@ -99,16 +86,16 @@ func (l *Layer) admitWrite(p []byte, off int64) error {
 		if err := l.admit(n); err != nil {
 			return err
 		}
-		if l.limit == 0 || l.used()+n <= l.limit {
+		stored := l.table.stored
+		if l.limit == 0 || stored+l.replaced+n <= l.limit {
 			return nil
 		}
 		added, again := l.wants(p, off)
-		used, replaced := l.used(), l.replaced()
-		if added > 0 && used-replaced+added > l.limit {
+		if added > 0 && stored+added > l.limit {
 			return fmt.Errorf("cannot write %d bytes at %d: %d of %d bytes are stored: %w",
-				len(p), off, (used-replaced)*BlockSize, l.limit*BlockSize, ErrQuota)
+				len(p), off, stored*BlockSize, l.limit*BlockSize, ErrQuota)
 		}
-		if replaced == 0 || used+added+again <= l.limit+l.spare {
+		if l.replaced == 0 || stored+l.replaced+added+again <= l.limit+l.spare {
 			return nil
 		}
 		if err := l.flushAmid(); err != nil {

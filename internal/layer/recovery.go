@@ -212,7 +212,7 @@ func (l *Layer) replay() error {
 		for _, o := range l.setMap(block, n, e.place) {
 			_ = l.eachFreed(o, func(part span, fresh bool) error {
 				if !fresh {
-					l.pending = append(l.pending, release{part, e.kind == recordDrop})
+					l.later(release{part, e.kind == recordDrop})
 				}
 				return nil
 			})

@@ -65,7 +65,7 @@ func (l *Layer) seal() error {
 	l.sealed.Store(true)
 
 	l.space.release(spansOf(l.pending)...)
-	l.pending = nil
+	l.pending, l.replaced = nil, 0
 	l.space.release(dropped...)
 	l.settle(s)
 	l.leaveJournal(true)

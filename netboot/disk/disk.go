@@ -37,10 +37,10 @@ const (
 
 // Options are how a disk is kept.
 type Options struct {
-	// Quota is how many bytes may be stored for the slot: what it changed, and
-	// the map of that. 0 means as many as fit. What is written over is stored
-	// twice until the next flush; that takes at most an eighth of the quota
-	// more, or 64 MiB, and then the disk flushes by itself.
+	// Quota is how many bytes of data may be stored for the slot; 0 means as
+	// many as fit. What is written over is stored twice until the next flush:
+	// that takes at most an eighth of the quota more, or 64 MiB, and then the
+	// disk flushes by itself.
 	Quota int64
 	// Reserve is how many bytes must remain free on the file system that the
 	// disk's file lies on, so that what was written can always be flushed. 0

@@ -38,7 +38,7 @@ func (d *Disk) limit(first bool) {
 	limit, spare, short := d.options.Quota, min(d.options.Quota/8, 64<<20), false
 	if d.options.Reserve >= 0 {
 		if left, err := d.options.Free(d.layer.Path()); err == nil {
-			limit, spare, short = bound(d.options, d.layer.Usage().Stored, left)
+			limit, spare, short = bound(d.options, d.layer.Usage().Data, left)
 		}
 	}
 	d.room.short.Store(short)

@@ -16,9 +16,10 @@ type Stats struct {
 	ReadOnly bool
 
 	// What is stored for the slot, in bytes; all 0 if the disk is read-only.
-	Quota    int64
-	Stored   int64 // data, map, and what was written over but is kept until the next flush
-	Replaced int64 // of these, what is kept until the next flush
+	Quota    int64 // 0: none
+	Stored   int64 // data: what the quota is for
+	Replaced int64 // besides, what was written over and is kept until the next flush
+	Map      int64 // besides, what says where it is
 	Unsaved  int64 // bytes of the device that changed since the last flush
 
 	Reads, ReadBytes       int64
@@ -46,7 +47,7 @@ func (d *Disk) Stats() Stats {
 		return s
 	}
 	u := d.layer.Usage()
-	s.Quota, s.Stored, s.Replaced, s.Unsaved = d.options.Quota, u.Stored, u.Replaced, u.Unsaved
+	s.Quota, s.Stored, s.Replaced, s.Map, s.Unsaved = d.options.Quota, u.Data, u.Replaced, u.Map, u.Unsaved
 	s.Writes, s.WriteBytes = d.count.writes.Load(), d.count.writeBytes.Load()
 	s.Discards, s.DiscardBytes = d.count.discards.Load(), d.count.discardBytes.Load()
 	s.Flushes, s.Syncs, s.Refused = d.count.flushes.Load(), d.count.syncs.Load(), d.count.refused.Load()
