@@ -51,19 +51,19 @@ func Dial(socket string) *Client {
 // Cluster is where everybody stands.
 func (c *Client) Cluster(ctx context.Context) (*enrol.ClusterView, error) {
 	v := new(enrol.ClusterView)
-	return v, c.json(ctx, http.MethodGet, enrol.PathCluster, v)
+	return v, c.Call(ctx, http.MethodGet, enrol.PathCluster, v)
 }
 
 // Revoke refuses a slot's present certificate and all before it, and removes
 // the slot from the swarm.
 func (c *Client) Revoke(ctx context.Context, slot int) (*Revocation, error) {
 	rev := new(Revocation)
-	return rev, c.json(ctx, http.MethodPost, pathRevoke+clusterctrl.SlotName(slot), rev)
+	return rev, c.Call(ctx, http.MethodPost, pathRevoke+clusterctrl.SlotName(slot), rev)
 }
 
 // ClearAlarms forgets the alarms that were raised so far.
 func (c *Client) ClearAlarms(ctx context.Context) error {
-	return c.json(ctx, http.MethodDelete, pathAlarms, nil)
+	return c.Call(ctx, http.MethodDelete, pathAlarms, nil)
 }
 
 // Events gives the latest events to f, and with follow those that come, until
@@ -109,7 +109,9 @@ func (c *Client) Backup(ctx context.Context, w io.Writer) error {
 	return nil
 }
 
-func (c *Client) json(ctx context.Context, method, path string, v any) error {
+// Call makes a call on the service's socket, and reads its answer into v, unless
+// v is nil. What the service refuses is an *enrol.Error.
+func (c *Client) Call(ctx context.Context, method, path string, v any) error {
 	r, err := c.call(ctx, method, path)
 	if err != nil {
 		return err

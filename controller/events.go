@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"context"
 	"sync"
 	"time"
 )
@@ -15,6 +16,7 @@ const (
 	EventAlarm   = "alarm"   // a person should look
 	EventRevoked = "revoked" // a slot was revoked
 	EventSwarm   = "swarm"   // the controller's swarm came or went
+	EventNetboot = "netboot" // a slot that boots without a card has got somewhere
 )
 
 // An Event is something that happened, for whoever follows `hatchery events`.
@@ -73,6 +75,18 @@ func (f *feed) listen() (kept []Event, c <-chan Event, stop func()) {
 		if _, there := f.listeners[listener]; there {
 			delete(f.listeners, listener)
 			close(listener)
+		}
+	}
+}
+
+// relay tells the events of others with the service's own.
+func (s *service) relay(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e := <-s.Events:
+			s.feed.publish(e)
 		}
 	}
 }

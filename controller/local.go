@@ -109,6 +109,9 @@ func (s *service) localCalls() http.Handler {
 	})
 	mux.HandleFunc("GET "+pathEvents, s.eventsCall)
 	mux.HandleFunc("GET "+pathBackup, s.backupCall)
+	for prefix, calls := range s.Local {
+		mux.Handle(prefix, calls)
+	}
 	return mux
 }
 

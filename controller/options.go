@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"time"
 
@@ -62,6 +63,13 @@ type Options struct {
 	// knows; nil where there is nothing to ask.
 	Ports   func(ctx context.Context, addr netip.Addr) (slot int, known bool, err error)
 	Backups Backups // nil: none are taken
+	// Local are more calls on the socket, by the prefix of their paths.
+	Local map[string]http.Handler
+	// Events are of others, and are told with the service's own; nil for none.
+	Events <-chan Event
+	// Heard is told of every report that counts: member says that the node is
+	// the member of the swarm that the controller takes it for. It does not wait.
+	Heard func(slot int, r enrol.StatusReport, member bool)
 	Log     *slog.Logger
 	// Ready is called once, when the service listens on both addresses.
 	Ready func(listen net.Addr)

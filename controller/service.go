@@ -93,6 +93,7 @@ func Serve(ctx context.Context, o Options) error {
 	for _, loop := range []func(context.Context){s.writing, s.settling, s.watching, s.rotating} {
 		wg.Go(func() { loop(ctx) })
 	}
+	wg.Go(func() { s.relay(ctx) })
 	nodes, err := s.serveNodes(ctx, &wg, failed)
 	if err == nil {
 		select {

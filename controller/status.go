@@ -55,6 +55,9 @@ func (s *service) statusCall(w http.ResponseWriter, r *http.Request) (any, *enro
 	}
 	if v == speaks {
 		answer.Rejoin = s.compare(ctx, slot, peer, body.Swarm, now)
+		if s.Heard != nil {
+			s.Heard(slot.target.Slot, body, !answer.Rejoin && swarm.State(body.Swarm.State) == swarm.Active)
+		}
 	}
 	return answer, nil
 }

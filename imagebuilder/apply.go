@@ -34,6 +34,11 @@ func (e *edits) apply(ctx context.Context, d device, epoch time.Time) error {
 	if err := e.writeRoot(ctx, d, epoch, root); err != nil {
 		return fmt.Errorf("cannot edit the root partition: %w", err)
 	}
+	if e.netboot != nil {
+		if err := e.writeInitramfs(ctx, d, epoch); err != nil {
+			return fmt.Errorf("cannot make it boot without a card: %w", err)
+		}
+	}
 	return nil
 }
 

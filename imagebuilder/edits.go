@@ -19,6 +19,7 @@ import (
 	"hatchery/internal/identity"
 	"hatchery/internal/parttable"
 	"hatchery/internal/spec"
+	"hatchery/netboot/bootfiles"
 	"hatchery/overlays"
 )
 
@@ -36,14 +37,16 @@ type personality struct {
 // edits are everything that a target's image will differ from its base in,
 // computed before anything is written.
 type edits struct {
-	release  *release.Release
-	table    *parttable.Table // of the base, with the target's disk id
-	rename   []release.Rename
-	remove   []string
-	root     []overlays.Entry // in the root partition
-	boot     []overlays.Entry // in the boot partition; Path is relative to its root
-	cmdline  string
-	grow     int64 // bytes by which the root partition, and the image, grow
+	release *release.Release
+	table   *parttable.Table // of the base, with the target's disk id
+	rename  []release.Rename
+	remove  []string
+	root    []overlays.Entry // in the root partition
+	boot    []overlays.Entry // in the boot partition; Path is relative to its root
+	cmdline string
+	grow    int64 // bytes by which the root partition, and the image, grow
+	// netboot is how the slot boots without a card; nil where it has one.
+	netboot  *bootfiles.Options
 	warnings []string
 }
 
@@ -88,6 +91,15 @@ func computeEdits(ctx context.Context, base *foundation, c *spec.Cluster, t spec
 	programs, err := w.programEntries(t.Slot == 0, rel.Architecture)
 	if err != nil {
 		return nil, err
+	}
+	firmware, err := readFirmwares(c)
+	if err != nil {
+		return nil, err
+	}
+	if t.Slot == 0 {
+		programs = append(programs, firmwareEntries(firmware)...)
+	} else {
+		e.netboot = w.netboot(t, firmware, &base.boots)
 	}
 	entries, err := layEntries(rel, base.has, c, t, p, append(programs, quirks.Entries...))
 	if err != nil {
@@ -390,7 +402,7 @@ func overlayData(c *spec.Cluster, t spec.Target, p personality, architecture str
 		Timezone: c.Timezone, Locale: c.Locale,
 		MachineID: p.machineID, Epoch: p.epoch,
 		Swarm:  overlays.Swarm{CertExpiry: c.Swarm.CertExpiry, Offline: c.Swarm.Offline, AddressPool: c.Swarm.AddressPool},
-		Gadget: c.Gadget,
+		Gadget: c.Gadget, HAT: hatOf(c), Netboot: netbootOf(c),
 		Identity: overlays.Identity{
 			Generation: p.identity.Generation, Certificate: p.identity.Certificate, Key: p.identity.Key, CA: p.identity.CA,
 			HostKey: p.identity.HostKey, HostKeyPublic: p.identity.HostKeyPublic,
@@ -399,7 +411,7 @@ func overlayData(c *spec.Cluster, t spec.Target, p personality, architecture str
 	for _, other := range c.Targets() {
 		d.Hosts = append(d.Hosts, overlays.Host{
 			Name: other.Name, Slot: other.Slot, Hostname: other.Hostname,
-			Model: other.Model, Arch: archOf(other, t, architecture), Labels: labelsOf(c, other), Generation: p.generations[other.Name],
+			Model: other.Model, Root: other.Root, Arch: archOf(other, t, architecture), Labels: labelsOf(c, other), Generation: p.generations[other.Name],
 		})
 	}
 	if w := c.Controller.Wifi; w != nil {

@@ -18,6 +18,7 @@ import (
 	"hatchery/internal/layer"
 	"hatchery/internal/progress"
 	"hatchery/internal/spec"
+	"hatchery/netboot/bootfiles"
 	"hatchery/overlays"
 )
 
@@ -28,6 +29,7 @@ type foundation struct {
 	base         *baseInUse
 	docker       *dockerlayer.Layer // nil where there is none
 	has          overlays.Docker    // what there is of Docker in it
+	boots        bootfiles.Cache    // what its targets boot of, if without a card
 }
 
 // changed are the ranges in which the foundation may differ from its base.

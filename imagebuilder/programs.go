@@ -1,8 +1,11 @@
 package imagebuilder
 
 import (
+	"bytes"
+	"compress/gzip"
 	"fmt"
 
+	"hatchery/internal/nodefile"
 	"hatchery/overlays"
 )
 
@@ -10,6 +13,9 @@ import (
 const (
 	AgentProgram = "firstboot" // every image: what brings the node into its cluster
 	ToolProgram  = "hatchery"  // the controller's: the enrolment service and the commands
+	// NodeInitProgram is what a node starts that boots without a card. The
+	// controller has it for all architectures, since it may make an initramfs anew.
+	NodeInitProgram = "nodeinit"
 )
 
 // Programs gives hatchery's own program of the given name for an architecture:
@@ -35,17 +41,35 @@ func (w ways) programEntries(controller bool, architecture string) ([]overlays.E
 	if architecture != "arm64" {
 		architecture = "armv6"
 	}
-	places := []struct{ name, path string }{{AgentProgram, overlays.AgentPath}}
+	type place struct{ name, architecture, path string }
+	places := []place{{AgentProgram, architecture, overlays.AgentPath}}
 	if controller {
-		places = append(places, struct{ name, path string }{ToolProgram, overlays.ToolPath})
+		places = append(places, place{ToolProgram, architecture, overlays.ToolPath})
+		for _, nodes := range []string{"armv6", "arm64"} {
+			places = append(places, place{NodeInitProgram, nodes, nodefile.NodeInit(nodes)})
+		}
 	}
 	var entries []overlays.Entry
 	for _, p := range places {
-		content, err := w.programs(p.name, architecture)
+		content, err := w.programs(p.name, p.architecture)
 		if err != nil {
 			return nil, fmt.Errorf("cannot put %s into the image: %w", p.path, err)
+		}
+		if p.name == NodeInitProgram {
+			content = packed(content)
 		}
 		entries = append(entries, overlays.Entry{Path: p.path, Mode: 0o755, Content: content, From: "hatchery's own program " + p.name})
 	}
 	return entries, nil
+}
+
+// packed is a program that the controller does not run itself, but hands on: of
+// another architecture than its own, maybe.
+func packed(program []byte) []byte {
+	var out bytes.Buffer
+	w := gzip.NewWriter(&out)
+	// Neither fails: the buffer takes everything.
+	w.Write(program)
+	w.Close()
+	return out.Bytes()
 }

@@ -51,6 +51,9 @@ type Data struct {
 	Swarm  Swarm
 	Gadget string // the network function of the USB gadget: ecm or ncm; "" for ecm
 
+	HAT     nodefile.HAT     // what the user said of it
+	Netboot nodefile.Netboot // what slots without cards get
+
 	Timezone string // a name of the zone database
 	Locale   string // en_GB.UTF-8
 
@@ -67,6 +70,7 @@ type Host struct {
 
 	// What only the controller is told of it.
 	Model      string
+	Root       string            // card, netboot, ephemeral; "" for card
 	Arch       string            // what its programs may be built for: armv6, armv7, arm64; "" where it is not known
 	Labels     map[string]string // in the swarm
 	Generation int
@@ -259,11 +263,20 @@ func (d *Data) NodeJSON() (string, error) {
 		if d.Swarm.AddressPool.IsValid() {
 			n.Swarm.AddressPool = d.Swarm.AddressPool.String()
 		}
+		if d.HAT != (nodefile.HAT{}) {
+			n.HAT = &d.HAT
+		}
+		if d.Netboot.Disk > 0 {
+			n.Netboot = &d.Netboot
+		}
 	}
 	for _, h := range d.Hosts {
 		t := nodefile.Target{Name: h.Name, Slot: h.Slot, Hostname: h.Hostname, Address: addrOf(h.Slot)}
 		if d.Controller() {
 			t.Model, t.Arch, t.Labels, t.Generation = h.Model, h.Arch, h.Labels, h.Generation
+			if h.Root != nodefile.RootCard {
+				t.Root = h.Root
+			}
 		}
 		n.Targets = append(n.Targets, t)
 	}

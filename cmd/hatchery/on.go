@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/spf13/cobra"
@@ -77,35 +78,85 @@ func isHost(name string) bool {
 
 // remote runs hatchery on the controller, as root.
 func (st *station) remote(ctx context.Context, stdout, stderr io.Writer, args []string) error {
+	ssh := st.ssh(ctx, args, term.IsTerminal(int(os.Stdin.Fd())) && onTerminal(stdout))
+	var said tail
+	ssh.Stdin, ssh.Stdout, ssh.Stderr = os.Stdin, stdout, io.MultiWriter(stderr, &said)
+	return st.ended(ssh.Run(), said.String())
+}
+
+// talk runs hatchery on the controller, as root, and has a conversation with it
+// by its stdin and stdout. Where both go wrong, what ssh says is the reason.
+func (st *station) talk(ctx context.Context, stderr io.Writer, args []string, conversation func(io.ReadWriter) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ssh := st.ssh(ctx, args, false)
+	var said tail
+	ssh.Stderr = io.MultiWriter(stderr, &said)
+	in, err := ssh.StdinPipe()
+	if err != nil {
+		return err
+	}
+	out, err := ssh.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := ssh.Start(); err != nil {
+		return st.ended(err, "")
+	}
+	spoke := conversation(struct {
+		io.Reader
+		io.Writer
+	}{out, in})
+	in.Close()
+	if spoke != nil && ctx.Err() == nil {
+		// Who hangs up first has said why; who hangs is not waited for.
+		time.AfterFunc(5*time.Second, cancel)
+	}
+	io.Copy(io.Discard, out)
+	ended := st.ended(ssh.Wait(), said.String())
+	if ended != nil && !errors.Is(ended, errReported) {
+		return ended
+	}
+	if spoke != nil {
+		return spoke
+	}
+	return ended
+}
+
+// ssh is the command that runs hatchery on the controller, as root.
+func (st *station) ssh(ctx context.Context, args []string, terminal bool) *exec.Cmd {
 	var command []string
-	config := filepath.Join(st.out, "ssh_config")
-	if _, err := os.Stat(config); err == nil {
+	if config := st.config(); isFile(config) {
 		command = append(command, "-F", config)
 	}
 	// sudo can ask for a password only on a terminal, which makes line ends of
 	// its own: no place for a backup.
 	sudo := []string{"sudo", "-n"}
-	if term.IsTerminal(int(os.Stdin.Fd())) && onTerminal(stdout) {
+	if terminal {
 		command, sudo = append(command, "-t"), []string{"sudo"}
 	}
 	command = append(append(append(command, st.on, "--"), sudo...), "hatchery")
 	for _, arg := range args {
 		command = append(command, quoteShell(arg))
 	}
-	ssh := exec.CommandContext(ctx, "ssh", command...)
-	var said tail
-	ssh.Stdin, ssh.Stdout, ssh.Stderr = os.Stdin, stdout, io.MultiWriter(stderr, &said)
-	err := ssh.Run()
+	return exec.CommandContext(ctx, "ssh", command...)
+}
+
+// config is the ssh_config of the last build.
+func (st *station) config() string { return filepath.Join(st.out, "ssh_config") }
+
+// ended is how ssh ended, and what it said, as an error.
+func (st *station) ended(err error, said string) error {
 	var exit *exec.ExitError
 	switch {
 	case errors.As(err, &exit) && exit.ExitCode() == 255:
-		if _, err := os.Stat(config); err != nil {
-			return fmt.Errorf("cannot reach %s by ssh: there is no %s here, so ssh went by your own configuration; run this beside cluster.yaml, or name the output folder with -o", st.on, config)
+		if _, err := os.Stat(st.config()); err != nil {
+			return fmt.Errorf("cannot reach %s by ssh: there is no %s here, so ssh went by your own configuration; run this beside cluster.yaml, or name the output folder with -o", st.on, st.config())
 		}
-		return fmt.Errorf("cannot reach %s by ssh (what ssh says stands above): is it up, and is %s of this cluster's last build?", st.on, config)
+		return fmt.Errorf("cannot reach %s by ssh (what ssh says stands above): is it up, and is %s of this cluster's last build?", st.on, st.config())
 	case errors.As(err, &exit) && exit.ExitCode() == exitUsage:
 		return usageError{errReported}
-	case errors.As(err, &exit) && strings.Contains(said.String(), "sudo: "):
+	case errors.As(err, &exit) && strings.Contains(said, "sudo: "):
 		return fmt.Errorf("sudo on %s wants a password: run this on a terminal, or build the images with `user: {sudo: …}` as docs/cluster-yaml.md has it", st.on)
 	case errors.As(err, &exit):
 		return errReported

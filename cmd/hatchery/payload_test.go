@@ -42,7 +42,7 @@ func fakePayload() (folder string, err error) {
 		if err != nil {
 			return "", err
 		}
-		for _, name := range []string{"firstboot", "hatchery"} {
+		for _, name := range []string{"firstboot", "hatchery", "nodeinit"} {
 			if err := os.WriteFile(filepath.Join(folder, name+"-"+architecture+".zst"), encoder.EncodeAll(content, nil), 0o644); err != nil {
 				return "", err
 			}

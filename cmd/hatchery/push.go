@@ -1,0 +1,237 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"hatchery/imagebuilder"
+	"hatchery/internal/capacity"
+	"hatchery/internal/clusterctrl"
+	"hatchery/internal/nodefile"
+	"hatchery/internal/progress"
+	"hatchery/internal/spec"
+	"hatchery/netboot/store"
+	"hatchery/netboot/transfer"
+)
+
+func newPush(s *settings) *cobra.Command {
+	p := &pushing{settings: s, station: station{settings: s}}
+	c := &cobra.Command{
+		Use:   "push [SLOT...]",
+		Short: "Bring what slots without cards boot to the controller",
+		Long: `push brings what was built for slots that boot without a card (root: netboot or
+ephemeral) to the controller, by ssh: the base image once for all of them, and
+the layers over it. What the controller has already is not sent again, and a push
+that was interrupted goes on where it ended.
+
+A slot boots what was pushed the next time that it boots (` + "`hatchery netboot reset p2`" + `
+has it do so at once). What it had before is kept until its node was seen Ready;
+` + "`hatchery netboot undo p2`" + ` goes back. Slots with cards can be named too: they are
+given what they would boot if netboot is enabled for them.`,
+		Example: `  hatchery build && hatchery push           # all slots without cards
+  hatchery push p2                          # one slot
+  hatchery push --on hammond.local`,
+		Args: slotArgs,
+		RunE: func(c *cobra.Command, args []string) error { return p.run(c, args) },
+	}
+	flags := c.Flags()
+	flags.StringVar(&p.station.on, "on", "", "the controller's `HOST` name, as out/ssh_config names it (default: the controller's host name)")
+	flags.StringVarP(&p.station.out, "output", "o", "out", "the output folder of build")
+	flags.StringVar(&p.images.Cache, "cache", "", "the cache folder (default: hatchery in the user's cache folder)")
+	flags.BoolVar(&p.images.Offline, "offline", false, "fetch nothing: the base must be in the cache, or a file")
+	return c
+}
+
+// slotArgs takes names of slots.
+func slotArgs(_ *cobra.Command, args []string) error {
+	for _, word := range args {
+		if _, err := clusterctrl.ParseSlot(word); err != nil {
+			return usageError{err}
+		}
+	}
+	return nil
+}
+
+// pushing is one `hatchery push`.
+type pushing struct {
+	settings *settings
+	station  station
+	images   imagebuilder.ImageOptions
+}
+
+func (p *pushing) run(c *cobra.Command, slots []string) error {
+	cluster, err := spec.Load(p.settings.file)
+	if err != nil {
+		return err
+	}
+	if p.station.on == "" {
+		p.station.on = cluster.Controller.Hostname
+	}
+	if !isHost(p.station.on) {
+		return usageError{fmt.Errorf("%q is no host", p.station.on)}
+	}
+	targets, err := p.targets(cluster, slots)
+	if err != nil {
+		return err
+	}
+	display := p.settings.display(c)
+	p.images.Progress = display
+	offer, warnings, err := p.offer(c.Context(), cluster, targets)
+	if err != nil {
+		display.Close()
+		return err
+	}
+	offer.Reporter = display
+	var result *transfer.Result
+	err = p.station.talk(c.Context(), c.ErrOrStderr(), []string{"netboot", "receive", "--quiet"}, func(rw io.ReadWriter) (err error) {
+		result, err = transfer.Send(c.Context(), rw, *offer)
+		return err
+	})
+	display.Close()
+	if err != nil {
+		return fmt.Errorf("cannot push to %s: %w", p.station.on, err)
+	}
+	printWarnings(c.ErrOrStderr(), warnings)
+	if p.settings.json {
+		return printJSON(c.OutOrStdout(), result)
+	}
+	return printPush(c.OutOrStdout(), p.station.on, result)
+}
+
+// targets are the slots that are pushed: those that were named, else all that
+// have no card.
+func (p *pushing) targets(cluster *spec.Cluster, names []string) ([]spec.Target, error) {
+	selected, err := cluster.Select(names)
+	if err != nil {
+		return nil, err
+	}
+	if len(names) > 0 {
+		return selected, nil
+	}
+	var targets []spec.Target
+	for _, t := range selected {
+		if t.Root == nodefile.RootNetboot || t.Root == nodefile.RootEphemeral {
+			targets = append(targets, t)
+		}
+	}
+	if len(targets) == 0 {
+		return nil, usageError{fmt.Errorf("%s has no slot that boots without a card: give some `root: netboot`, build, and push; or name slots to push", cluster.File)}
+	}
+	return targets, nil
+}
+
+// offer opens what was built for the targets.
+func (p *pushing) offer(ctx context.Context, cluster *spec.Cluster, targets []spec.Target) (*transfer.Offer, []string, error) {
+	built, err := readBuilt(cluster, p.station.out)
+	if err != nil {
+		return nil, nil, err
+	}
+	o := &transfer.Offer{By: whoAmI()}
+	var missing, old []string
+	for _, t := range targets {
+		entry := built.target(t.Name)
+		layer := built.layer(entry)
+		if layer == "" {
+			missing = append(missing, t.Name)
+			continue
+		}
+		if built.before(t.Name, layer, cluster.File, filepath.Join(cluster.Dir(), lockName)) {
+			old = append(old, t.Name)
+		}
+		image, err := imagebuilder.OpenImage(ctx, layer, p.images)
+		if err != nil {
+			return nil, nil, err
+		}
+		add(o, cluster, t, built.manifest, image.Parts())
+		image.Close()
+	}
+	if len(missing) > 0 {
+		return nil, nil, notBuilt(cluster, p.station.out, missing)
+	}
+	return o, outOfDate(cluster, p.station.out, old), nil
+}
+
+// add puts a target's files into an offer, each once.
+func add(o *transfer.Offer, cluster *spec.Cluster, t spec.Target, m imagebuilder.Manifest, parts imagebuilder.Parts) {
+	chain := parts.Layers
+	a := transfer.Assignment{
+		Slot: t.Slot, Base: chain.Base.Digest(),
+		Label: store.Label{File: filepath.Base(cluster.File), Cluster: cluster.Name, Epoch: m.Epoch},
+		Size:  cluster.Netboot.Disk, Quota: cluster.Netboot.Quota,
+	}
+	if t.Root == nodefile.RootNetboot || t.Root == nodefile.RootEphemeral {
+		a.Mode = store.Mode(t.Root)
+	}
+	have := map[string]bool{}
+	for _, s := range o.Objects {
+		have[s.Digest.String()] = true
+	}
+	put := func(s transfer.Source) {
+		if !have[s.Digest.String()] {
+			o.Objects = append(o.Objects, s)
+		}
+	}
+	put(transfer.Source{Kind: store.Base, Digest: a.Base, Path: chain.Base.Path()})
+	for _, l := range chain.Layers {
+		a.Layers = append(a.Layers, l.Digest())
+		put(transfer.Source{Kind: store.Layer, Digest: l.Digest(), Path: l.Path()})
+	}
+	o.Slots = append(o.Slots, a)
+}
+
+// whoAmI is who pushes, for people: user@host.
+func whoAmI() string {
+	name := "somebody"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	if host, err := os.Hostname(); err == nil {
+		name += "@" + host
+	}
+	return name
+}
+
+func printPush(w io.Writer, host string, r *transfer.Result) error {
+	for _, o := range r.Stored {
+		printLine(w, "%s has %s now.", host, o)
+	}
+	printLine(w, "Sent %s (%s before compression); %d of %d were there already.", capacity.Text(r.Sent), capacity.Text(r.Data), len(r.Present), len(r.Present)+len(r.Stored))
+	var next []string
+	for _, slot := range r.Slots {
+		name := clusterctrl.SlotName(slot.Slot)
+		switch {
+		case !slot.Changed:
+			printLine(w, "%s: boots that already.", name)
+		case slot.Running:
+			printLine(w, "%s: is running, and boots it the next time.", name)
+			next = append(next, name)
+		default:
+			printLine(w, "%s: boots it when it is switched on.", name)
+		}
+	}
+	if len(next) > 0 {
+		printLine(w, "Next: `hatchery netboot reset %s --on %s` boots it at once, on a fresh disk.", strings.Join(next, " "), host)
+	}
+	return nil
+}
+
+// receive is the other end of a push, on the controller.
+func receive(ctx context.Context, in io.Reader, out io.Writer, dir string, report progress.Reporter) error {
+	s, err := store.Open(dir, store.Options{})
+	if err != nil {
+		return err
+	}
+	_, err = transfer.Receive(ctx, struct {
+		io.Reader
+		io.Writer
+	}{in, out}, s, report)
+	return errors.Join(err, s.Close())
+}
