@@ -128,11 +128,21 @@ func (x *expander) start(ctx context.Context) error {
 	if err := x.write(ctx, RegDir, 0); err != nil {
 		return err
 	}
-	if dir, err = x.read(ctx, RegDir); err != nil {
+	// Written once more, for expanders that take levels of outputs alone.
+	if err := x.write(ctx, RegOut, out); err != nil {
 		return err
 	}
-	if dir != 0 {
-		return fmt.Errorf("the HAT's expander (I²C address %#x) does not keep what is written to it (direction 0 reads back as %#02x): something else answers at this address, or it is broken", Address, dir)
+	for _, register := range []struct {
+		number, want byte
+		what         string
+	}{{RegDir, 0, "direction"}, {RegOut, out, "output"}} {
+		is, err := x.read(ctx, register.number)
+		if err != nil {
+			return err
+		}
+		if is != register.want {
+			return fmt.Errorf("the HAT's expander (I²C address %#x) does not keep what is written to it (%s %#02x reads back as %#02x): something else answers at this address, or it is broken", Address, register.what, register.want, is)
+		}
 	}
 	x.log.Info("the HAT was not used since it got power: set up", "version", x.version.String(), "slots on", in&slots == slots)
 	return nil

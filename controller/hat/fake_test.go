@@ -77,7 +77,7 @@ func (x *expander) ReadByteData(register byte) (byte, error) {
 			return x.pur, nil
 		}
 	}
-	return 0, syscall.EREMOTEIO
+	return 0, syscall.ENXIO
 }
 
 func (x *expander) WriteByteData(register, value byte) error {
@@ -88,7 +88,7 @@ func (x *expander) WriteByteData(register, value byte) error {
 	}
 	name := map[byte]string{hat.RegOut: "OUT", hat.RegDir: "DIR", hat.RegPullUp: "PUR"}[register]
 	if name == "" || register == hat.RegPullUp && x.pca9554 {
-		return syscall.EREMOTEIO
+		return syscall.ENXIO
 	}
 	fmt.Fprintf(&x.trace, " %s=%02x", name, value)
 	if x.deaf {
