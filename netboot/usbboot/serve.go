@@ -39,7 +39,8 @@ var errLong = errors.New("the device was not served in time")
 // not close the transport.
 //
 // A device that leaves between two questions ends without an error ([EndLeft]): it
-// starts what it was given. One that leaves within a file does not (ErrGone).
+// starts what it was given. One that leaves within a file does not (ErrGone). That
+// it has left says the transport or ctx, by its cause, whichever knows first.
 func Serve(ctx context.Context, d Device, files Files, o Options) (Result, error) {
 	limits := o.Limits.withDefaults()
 	ctx, cancel := context.WithTimeoutCause(ctx, limits.Total, fmt.Errorf("%w: more than %v", errLong, limits.Total))
@@ -54,7 +55,7 @@ func Serve(ctx context.Context, d Device, files Files, o Options) (Result, error
 	end, err := s.serve(ctx)
 	if err != nil {
 		end = EndFailed
-		if ctx.Err() != nil {
+		if ctx.Err() != nil && !errors.Is(err, ErrGone) {
 			err = context.Cause(ctx)
 		}
 		err = fmt.Errorf("serving a board over USB (%v): %w", s.result.Stage, err)
@@ -202,7 +203,7 @@ func (s *session) fileServer(ctx context.Context, first *Message) (End, error) {
 			}
 			// An empty name wants an answer; whether the device still hears it
 			// makes no difference.
-			if err := s.announce(ctx, 0); ctx.Err() != nil {
+			if err := s.announce(ctx, 0); ctx.Err() != nil && !errors.Is(err, ErrGone) {
 				return EndFailed, err
 			}
 			return EndDone, nil
@@ -355,7 +356,7 @@ func (s *session) announce(ctx context.Context, length int64) error {
 func (s *session) control(ctx context.Context, requestType uint8, length int64, data []byte, timeout time.Duration) (int, error) {
 	n, err := s.device.Transport.Control(ctx, requestType, 0, uint16(length), uint16(length>>16), data, timeout)
 	if ctx.Err() != nil {
-		return 0, ctx.Err()
+		return 0, ended(ctx)
 	}
 	if err != nil {
 		return 0, known(err)
@@ -378,7 +379,7 @@ func (s *session) bulk(ctx context.Context, data []byte) (int, error) {
 		taken += n
 		switch {
 		case ctx.Err() != nil:
-			return taken, ctx.Err()
+			return taken, ended(ctx)
 		case err == nil && n > 0:
 		case err == nil:
 			return taken, fmt.Errorf("%w: the device took nothing", ErrIO)
@@ -408,7 +409,7 @@ func (s *session) read(ctx context.Context, buf []byte, limit time.Duration) (in
 		n, err := s.control(ctx, requestIn, int64(len(buf)), buf, min(left, limit/readsMax))
 		switch {
 		case ctx.Err() != nil:
-			return 0, ctx.Err()
+			return 0, ended(ctx)
 		case err == nil && n > 0:
 			return n, nil
 		case err == nil: // nothing to say yet
@@ -427,6 +428,14 @@ func (s *session) read(ctx context.Context, buf []byte, limit time.Duration) (in
 	}
 }
 
+// ended is why a context has ended: because the device has left, or not.
+func ended(ctx context.Context) error {
+	if cause := context.Cause(ctx); errors.Is(cause, ErrGone) {
+		return cause
+	}
+	return ctx.Err()
+}
+
 // known makes every error of a transport one of those that are told apart.
 func known(err error) error {
 	for _, k := range []error{ErrGone, ErrStall, ErrTimeout, ErrIO} {
@@ -442,7 +451,7 @@ func pause(ctx context.Context, d time.Duration) error {
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
+		return ended(ctx)
 	case <-timer.C:
 		return nil
 	}

@@ -292,6 +292,41 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+// Who watches the bus may know before the transport does that a device has left.
+func TestContextSaysThatTheDeviceLeft(t *testing.T) {
+	files := partition(nil)
+	for _, test := range []struct {
+		summary string
+		at      int
+		end     usbboot.End
+	}{
+		{"before the boot ROM's status", 8, usbboot.EndBootcode},
+		{"between two questions", 11, usbboot.EndLeft},
+		{"within bootcode.bin", 5, usbboot.EndFailed},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancelCause(t.Context())
+				board := usbboottest.New(usbboottest.Options{Faults: []usbboottest.Fault{{At: test.at, Mishap: usbboottest.HangAlways}}})
+				defer board.Power(false)
+				time.AfterFunc(time.Second, func() { cancel(fmt.Errorf("1-1.4: %w", usbboot.ErrGone)) })
+				var last usbboot.Result
+				_, err := board.Boot(ctx, func(ctx context.Context, d usbboot.Device) (usbboot.Result, error) {
+					var err error
+					last, err = usbboot.Serve(ctx, d, files, usbboot.Options{})
+					return last, err
+				})
+				if last.End != test.end {
+					t.Errorf("the attachment ended with %v: %v\n%s", last.End, err, outline(last.Transcript))
+				}
+				if test.end == usbboot.EndFailed && !errors.Is(err, usbboot.ErrGone) {
+					t.Errorf("error %v", err)
+				}
+			})
+		})
+	}
+}
+
 // Four boards are served at once: every transfer waits until each board that still
 // boots has one under way.
 func TestBoardsSideBySide(t *testing.T) {

@@ -56,7 +56,10 @@ func (h *Host) Attend(ctx context.Context, seen func([]Device), serve func(ctx c
 			attached = append(attached, attachment{d, cancel})
 			serving.Go(func() {
 				for wait := againAfter; ; wait = min(2*wait, againMost) {
-					serve(one, d)
+					// The list may be older than the device's leaving.
+					if now, err := h.Devices(); err != nil || index(now, d) >= 0 {
+						serve(one, d)
+					}
 					timer := time.NewTimer(wait)
 					select {
 					case <-one.Done():

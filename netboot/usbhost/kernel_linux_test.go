@@ -100,7 +100,7 @@ func TestRealKernel(t *testing.T) {
 			t.Errorf("slot %d: the server broke the protocol: %v", slot, err)
 		}
 		want := usbboottest.Partition(uint64(slot), map[string]int{
-			usbboot.Bootcode: 52_480, "start.elf": 700_000, "fixup.dat": 7_300, "kernel.img": 1_200_000 + slot,
+			usbboot.Bootcode: 52_480, "start.elf": 100_000, "fixup.dat": 7_300, "kernel.img": 300_000 + slot,
 			"initramfs.img": 65_536, "bcm2708-rpi-zero.dtb": 31_000, "overlays/dwc2.dtbo": 801,
 		}, map[string]string{
 			"config.txt":  "initramfs initramfs.img followkernel\ndtoverlay=dwc2\n",
