@@ -286,8 +286,11 @@ func TestGadget(t *testing.T) {
 	board := l.boot("netboot", "rw root=PARTUUID=99999999-02 shim.type=try_root=/dev/mmcblk0p2")
 	board.Await("GUEST up as 1", patience)
 	console := board.Console()
+	if !regexp.MustCompile("SHIM ACM hatchery-nodeinit: +[0-9.]+ the node.s first program begins").MatchString(console) {
+		t.Error("what was said before is not told on the console that came later")
+	}
 	contains(t, console, "USB gadget ClusterCTRL-usbboot (ecm), serial 7, at dummy_udc.0", "SHIM USB 3171 0022 ClusterCTRL-usbboot 7",
-		"SHIM ACM hatchery-nodeinit: the node's first program begins", "SHIM ACM hatchery-nodeinit: CANNOT GO ON: the root file system is not on this disk: root=PARTUUID=99999999-02, and it has PARTUUID=1a2b3c4d-01",
+		"SHIM ACM hatchery-nodeinit: CANNOT GO ON: the root file system is not on this disk: root=PARTUUID=99999999-02, and it has PARTUUID=1a2b3c4d-01",
 		"correct root= in cmdline.txt", "root file system: /dev/nbd0p2")
 	board.Do("write /data 2 1", patience)
 	board.Do("verify /data 2 1", patience)

@@ -72,7 +72,7 @@ func (j *journal) say(format string, args ...any) {
 			if i == 0 && j.loud && logged {
 				continue // the kernel has printed it there
 			}
-			fmt.Fprintf(c, "%s%s\r\n", Prefix, line)
+			fmt.Fprintf(c, "%s%s\n", Prefix, line)
 		}
 	}
 }
@@ -84,7 +84,7 @@ func (j *journal) add(c *os.File) {
 	if len(j.consoles) > 0 {
 		// What was said before it came.
 		for _, line := range j.lines {
-			fmt.Fprintf(c, "%s%s\r\n", Prefix, line)
+			fmt.Fprintf(c, "%s%s\n", Prefix, line)
 		}
 	}
 	j.consoles = append(j.consoles, c)

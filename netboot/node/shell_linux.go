@@ -137,7 +137,7 @@ func (s *shell) serve(place string) {
 		return
 	}
 	defer out.Close()
-	fmt.Fprintf(out, "\r\n%snodeinit keeps trying. help lists the commands.\r\n%s", mark, prompt)
+	fmt.Fprintf(out, "\n%snodeinit keeps trying. help lists the commands.\n%s", mark, prompt)
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		line, ours := Typed(lines.Text())
 		if ours {
@@ -156,10 +156,10 @@ func (s *shell) serve(place string) {
 			if !known { // noise: an answer would be more of it
 				continue
 			}
-			fmt.Fprintf(&answer, "%s\r\n", line) // it was not shown when it was typed
+			fmt.Fprintf(&answer, "%s%s\n", mark, line) // it was not shown when it was typed
 		}
 		for part := range strings.Lines(text) {
-			fmt.Fprintf(&answer, "%s%s\r\n", mark, strings.TrimRight(part, "\n"))
+			fmt.Fprintf(&answer, "%s%s\n", mark, strings.TrimRight(part, "\n"))
 		}
 		io.WriteString(out, answer.String()+prompt)
 	}

@@ -14,14 +14,11 @@ const (
 // Typed gives what was typed, of a line that came by a console; ours says that
 // nobody has typed it, but it is what was written there before.
 func Typed(line string) (typed string, ours bool) {
-	line = strings.TrimSpace(line)
-	for {
-		rest, ok := strings.CutPrefix(line, strings.TrimSpace(prompt))
-		if !ok {
-			break
-		}
-		line = strings.TrimSpace(rest)
+	// What comes before the last prompt is no answer to it.
+	if at := strings.LastIndex(line, strings.TrimSpace(prompt)); at >= 0 {
+		line = line[at+len(strings.TrimSpace(prompt)):]
 	}
+	line = strings.TrimSpace(line)
 	if line == "" || strings.HasPrefix(line, strings.TrimSpace(mark)) || strings.Contains(line, strings.TrimSpace(Prefix)) {
 		return "", true
 	}

@@ -77,7 +77,12 @@ func play() {
 		}
 		seen = append(seen, buffer[:n]...)
 		if typed != "" && bytes.Contains(seen, []byte("CANNOT GO ON")) && bytes.Contains(seen, []byte("help lists the commands")) {
-			fmt.Fprintf(port, "%s\n", typed)
+			go func(line string) {
+				for { // as somebody would who sees nothing happen
+					fmt.Fprintf(port, "\n%s\n", line)
+					time.Sleep(5 * time.Second)
+				}
+			}(typed)
 			typed = ""
 		}
 	}
