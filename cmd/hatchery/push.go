@@ -103,7 +103,7 @@ func (p *pushing) run(c *cobra.Command, slots []string) error {
 	if p.settings.json {
 		return printJSON(c.OutOrStdout(), result)
 	}
-	return printPush(c.OutOrStdout(), p.station.on, result)
+	return printPush(c.OutOrStdout(), p.station.on, result, *offer)
 }
 
 // targets are the slots that are pushed: those that were named, else all that
@@ -199,7 +199,11 @@ func whoAmI() string {
 	return name
 }
 
-func printPush(w io.Writer, host string, r *transfer.Result) error {
+func printPush(w io.Writer, host string, r *transfer.Result, o transfer.Offer) error {
+	card := map[int]bool{}
+	for _, a := range o.Slots {
+		card[a.Slot] = a.Mode == ""
+	}
 	for _, o := range r.Stored {
 		printLine(w, "%s has %s now.", host, o)
 	}
@@ -210,6 +214,8 @@ func printPush(w io.Writer, host string, r *transfer.Result) error {
 		switch {
 		case !slot.Changed:
 			printLine(w, "%s: boots that already.", name)
+		case card[slot.Slot]:
+			printLine(w, "%s: has a card, and boots it once netboot is enabled for it (`hatchery netboot enable %s --on %s`).", name, name, host)
 		case slot.Running:
 			printLine(w, "%s: is running, and boots it the next time.", name)
 			next = append(next, name)
