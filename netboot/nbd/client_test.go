@@ -166,7 +166,6 @@ type site struct {
 	served  chan error
 
 	mu     sync.Mutex
-	events []string
 	told   chan nbd.Event
 	opened map[string]int
 	closed map[string]int
