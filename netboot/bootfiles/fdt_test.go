@@ -40,8 +40,9 @@ func flat(nodes ...[]string) string {
 	word(9)
 	const header = 40
 	head := make([]byte, header)
-	for i, n := range []int{0xd00dfeed, header + len(words) + texts.Len(), header, header + len(words), 0, 17, 16, 0, texts.Len(), len(words)} {
-		binary.BigEndian.PutUint32(head[4*i:], uint32(n))
+	binary.BigEndian.PutUint32(head, 0xd00dfeed)
+	for i, n := range []int{header + len(words) + texts.Len(), header, header + len(words), 0, 17, 16, 0, texts.Len(), len(words)} {
+		binary.BigEndian.PutUint32(head[4+4*i:], uint32(n))
 	}
 	return string(head) + string(words) + texts.String()
 }

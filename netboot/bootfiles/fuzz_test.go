@@ -159,7 +159,7 @@ func FuzzVolume(f *testing.F) {
 	slot(1024, "CONFIG  TXT", 0x20, 3, 1200)
 	slot(1024+32, "OVERLAYS   ", 0x10, 6, 0)
 	slot(1024+2048, "DWC2    DTB", 0x20, 3, 100)
-	slot(1024+2048+32, "LOOP       ", 0x10, 2, 0) // back to the root
+	slot(1024+2048+32, "LOOP       ", 0x10, 6, 0) // the folder itself
 	f.Add(disk[:4096], uint16(20))
 	f.Add(disk[:2048], uint16(0))
 	if all, err := bootfiles.ReadVolume(bytes.NewReader(disk), size); err != nil || len(all) != 2 || all["CONFIG.TXT"] != 1200 || all["OVERLAYS/DWC2.DTB"] != 100 {
