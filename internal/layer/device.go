@@ -22,12 +22,22 @@ func (l *Layer) ReadAt(p []byte, off int64) (int, error) {
 		return 0, io.EOF
 	}
 	n := int(min(int64(len(p)), l.header.size-off))
-	// What is sealed changes no more and needs no lock.
-	if !l.sealed.Load() {
+	// What is sealed changes no more and needs no lock. Nor do the parents: a
+	// reader that waits for the disk there must not hold up writers.
+	var err error
+	if l.sealed.Load() {
+		err = l.read(p[:n], off, nil)
+	} else {
+		var below inherited
 		l.mapping.RLock()
-		defer l.mapping.RUnlock()
+		err = l.read(p[:n], off, &below)
+		l.mapping.RUnlock()
+		for i := 0; i < below.n && err == nil; i++ {
+			b := &below.parts[i]
+			err = l.readParent(p[b.from:b.to], off+int64(b.from))
+		}
 	}
-	if err := l.read(p[:n], off); err != nil {
+	if err != nil {
 		return 0, err
 	}
 	if n < len(p) {
@@ -36,15 +46,27 @@ func (l *Layer) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
+// inherited are parts of a buffer that the parent has.
+type inherited struct {
+	parts [16]struct{ from, to int }
+	n     int
+}
+
 // read fills p, which may reach past the device's end within its last block;
-// called with the map held still.
-func (l *Layer) read(p []byte, off int64) error {
+// called with the map held still. What is the parent's is left to the caller
+// where it asks for that, as long as there is room to tell it.
+func (l *Layer) read(p []byte, off int64, below *inherited) error {
+	begin := off
 	for len(p) > 0 {
 		block, in := off/BlockSize, off%BlockSize
 		want := (in + int64(len(p)) + BlockSize - 1) / BlockSize
 		place, n, mapped := l.table.find(block, want)
 		part := p[:min(n*BlockSize-in, int64(len(p)))]
 		switch {
+		case !mapped && below != nil && below.n < len(below.parts):
+			at := int(off - begin)
+			below.parts[below.n].from, below.parts[below.n].to = at, at+len(part)
+			below.n++
 		case !mapped:
 			if err := l.readParent(part, off); err != nil {
 				return err
@@ -152,7 +174,7 @@ func (l *Layer) writePart(block int64, in int, p []byte) error {
 		return l.write(p, int64(place)*BlockSize+int64(in))
 	}
 	var buf [BlockSize]byte
-	if err := l.read(buf[:], block*BlockSize); err != nil {
+	if err := l.read(buf[:], block*BlockSize, nil); err != nil {
 		return err
 	}
 	copy(buf[in:], p)

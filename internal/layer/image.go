@@ -66,7 +66,7 @@ func (l *Layer) pieces(off, n int64, yield func(piece) error) error {
 // unlocked reads a layer whose map is held still already.
 type unlocked struct{ *Layer }
 
-func (u unlocked) ReadAt(p []byte, off int64) (int, error) { return len(p), u.read(p, off) }
+func (u unlocked) ReadAt(p []byte, off int64) (int, error) { return len(p), u.read(p, off, nil) }
 
 // hold keeps a chain's top from changing until release is called.
 func hold(top Parent) (release func()) {

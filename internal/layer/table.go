@@ -60,7 +60,15 @@ func (t *table) find(block, limit int64) (place uint32, n int64, mapped bool) {
 	b := &t.buckets[block/bucketBlocks]
 	at := int(block % bucketBlocks)
 	limit = min(limit, int64(bucketBlocks-at))
-	i := sort.Search(len(b.runs), func(i int) bool { return b.runs[i].end() > at })
+	// By hand: each read of a chain does this in each of its layers.
+	i, j := 0, len(b.runs)
+	for i < j {
+		if m := int(uint(i+j) >> 1); b.runs[m].end() > at {
+			j = m
+		} else {
+			i = m + 1
+		}
+	}
 	if i == len(b.runs) {
 		return 0, limit, false
 	}
