@@ -9,8 +9,8 @@ var (
 )
 
 const (
-	MarkSize        = markSize
-	CheckpointEvery = checkpointEvery
+	MarkSize  = markSize
+	MarkEvery = markEvery
 )
 
 // Remark decodes a mark and encodes it again.
@@ -20,6 +20,12 @@ func Remark(p []byte) ([]byte, bool) {
 		return nil, false
 	}
 	return m.encode(), true
+}
+
+// Free is what is free where a folder lies.
+func Free(dir string) (int64, error) {
+	free, _, err := fileSystem(dir)
+	return free, err
 }
 
 // OpenParts is how many bases and layers are open.

@@ -18,9 +18,8 @@ import (
 const (
 	partSuffix     = ".part"
 	progressSuffix = ".progress"
-	// checkpointEvery is how much arrives between two moments at which it is
-	// made durable, in bytes.
-	checkpointEvery = 8 << 20
+	// markEvery is how much arrives, at least, between two marks, in bytes.
+	markEvery = 8 << 20
 )
 
 // Incoming is one push that adds objects, piece by piece: what arrived of one
@@ -104,15 +103,19 @@ func (in *Incoming) Room(objects []Object) error {
 	return s.room(need)
 }
 
-// A Part is an object that is arriving.
+// A Part is an object that is arriving. Its methods are for one goroutine.
 type Part struct {
-	s        *Store
-	o        Object
-	f        *os.File
-	progress *os.File
-	w        *filler
-	durable  int64 // everything before it survives
-	spare    int64 // which of the two places for marks is free
+	s      *Store
+	o      Object
+	f      *os.File
+	marks  *os.File
+	w      *filler
+	marked int64 // where the last mark was set, or is being set
+	spare  int64 // which of the two places for marks is free
+	failed bool  // what was written is not what was hashed
+	closed bool
+	// marking gets the outcome of a mark that is being set; nil: none is.
+	marking chan error
 }
 
 // Part takes up an object where it was left.
@@ -129,7 +132,7 @@ func (in *Incoming) Part(o Object) (*Part, error) {
 
 func (s *Store) part(o Object) (*Part, error) {
 	p := &Part{s: s, o: o}
-	mark, place, err := s.readMark(o)
+	last, place, err := s.readMark(o)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +144,7 @@ func (s *Store) part(o Object) (*Part, error) {
 	if p.f, err = os.OpenFile(s.incomingPath(o.Digest, partSuffix), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return nil, err
 	}
-	if p.progress, err = os.OpenFile(s.incomingPath(o.Digest, progressSuffix), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+	if p.marks, err = os.OpenFile(s.incomingPath(o.Digest, progressSuffix), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		p.f.Close()
 		return nil, err
 	}
@@ -149,16 +152,19 @@ func (s *Store) part(o Object) (*Part, error) {
 	if place >= 0 {
 		p.spare = 1 - place
 		// What was written after the mark is in no sum.
-		if err = p.f.Truncate(mark.end); err == nil {
-			err = p.w.resume(mark.sum, mark.end)
+		if err = p.f.Truncate(last.end); err == nil {
+			err = p.w.resume(last.sum, last.end)
 		}
-		p.durable = mark.end
+		p.marked = last.end
 	} else {
-		err = atomicfile.SyncDir(s.path("incoming"))
+		// At its full length, so that a mark costs no more than its own block.
+		if err = p.marks.Truncate(2 * markSize); err == nil {
+			err = atomicfile.SyncDir(s.path("incoming"))
+		}
 	}
 	if err != nil {
-		p.Close()
-		return nil, err
+		p.failed = true
+		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
 }
@@ -173,64 +179,103 @@ func (p *Part) Write(ctx context.Context, data []byte, off int64) error {
 		return &CorruptError{p.o.String(), off, fmt.Sprintf("%d bytes that do not belong here: %d of %d are there", len(data), p.w.end, p.o.Size)}
 	}
 	if err := p.w.write(ctx, data, off); err != nil {
+		p.failed = true
 		return err
 	}
-	if p.w.end-p.durable >= checkpointEvery {
-		return p.checkpoint()
+	if p.w.end-p.marked < markEvery {
+		return nil
 	}
-	return nil
+	if p.marking != nil {
+		// The disk is still at the mark before: what arrives goes on beside it.
+		select {
+		case err := <-p.marking:
+			p.marking = nil
+			if err != nil {
+				p.failed = true
+				return err
+			}
+		default:
+			return nil
+		}
+	}
+	return p.mark()
 }
 
-// checkpoint makes durable what arrived, and remembers it.
-func (p *Part) checkpoint() error {
-	if err := p.f.Sync(); err != nil {
-		return err
-	}
-	p.s.step("a piece is durable")
+// mark begins to make durable what arrived, and to remember it.
+func (p *Part) mark() error {
 	sum, err := p.w.state()
 	if err != nil {
 		return err
 	}
 	m := mark{p.o.Kind, p.o.Size, p.w.end, sum}
-	if _, err := p.progress.WriteAt(m.encode(), markSize*p.spare); err != nil {
+	place := p.spare
+	p.marked, p.spare = p.w.end, 1-p.spare // so that the mark before stays whole
+	p.marking = make(chan error, 1)
+	go func() { p.marking <- p.setMark(m, place) }()
+	return nil
+}
+
+func (p *Part) setMark(m mark, place int64) error {
+	if err := syncData(p.f); err != nil {
 		return err
 	}
-	if err := p.progress.Sync(); err != nil {
+	p.s.step("a piece is durable")
+	if _, err := p.marks.WriteAt(m.encode(), markSize*place); err != nil {
 		return err
 	}
-	p.durable, p.spare = p.w.end, 1-p.spare // so that the mark before stays whole
+	if err := syncData(p.marks); err != nil {
+		return err
+	}
 	p.s.step("a mark is durable")
 	return nil
+}
+
+// settle waits for the mark that is being set.
+func (p *Part) settle() error {
+	if p.marking == nil {
+		return nil
+	}
+	err := <-p.marking
+	p.marking = nil
+	if err != nil {
+		p.failed = true
+	}
+	return err
 }
 
 // Commit verifies the object, which has arrived in all, and makes it one of
 // the store. Where it is not what it should be, nothing of it is kept: the
 // error matches [ErrCorrupt] or those of [Store.AddLayer].
 func (p *Part) Commit(ctx context.Context) error {
-	defer p.Close()
-	path := p.f.Name()
-	_, err := p.s.finish(ctx, p.w, p.o, path)
-	if err != nil && ctx.Err() == nil && !errors.Is(err, ErrMissing) {
-		if rerr := p.s.removePart(p.o.Digest); rerr != nil {
-			err = errors.Join(err, rerr)
+	err := p.settle()
+	if err == nil {
+		_, err = p.s.finish(ctx, p.w, p.o, p.f.Name())
+		if err != nil && (ctx.Err() != nil || errors.Is(err, ErrMissing)) {
+			p.failed = true // beyond the last mark
+			return fmt.Errorf("cannot take in %s: %w", p.o, errors.Join(err, p.Close()))
 		}
 	}
+	p.failed = true // no mark any more
+	err = errors.Join(err, p.Close(), p.s.removePart(p.o.Digest))
 	if err != nil {
 		return fmt.Errorf("cannot take in %s: %w", p.o, err)
 	}
-	return p.s.removePart(p.o.Digest)
+	return nil
 }
 
-// Close leaves the part for a later push, as far as it is durable.
+// Close leaves the part for a later push. After Commit it does nothing.
 func (p *Part) Close() error {
-	err := p.f.Close()
-	if errors.Is(err, fs.ErrClosed) {
+	if p.closed {
 		return nil
 	}
-	if perr := p.progress.Close(); err == nil {
-		err = perr
+	p.closed = true
+	err := p.settle()
+	if !p.failed && p.w.end > p.marked {
+		if err = p.mark(); err == nil {
+			err = p.settle()
+		}
 	}
-	return err
+	return errors.Join(err, p.f.Close(), p.marks.Close())
 }
 
 // A mark says how much of a part is durable. Its encoding, little-endian:

@@ -1,8 +1,8 @@
 package store
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -142,6 +142,9 @@ func (s *Store) addStream(ctx context.Context, r io.Reader, kind Kind, i Import,
 	w := s.newFiller(f.File, i.Name, kind == Base)
 	if err := pump(ctx, r, func(p []byte) error {
 		task.Add(int64(len(p)))
+		if most := cmp.Or(max(i.Size, 0), MaxObject); w.end+int64(len(p)) > most {
+			return &CorruptError{i.Name, most, "it goes on here, though it should end"}
+		}
 		return w.write(ctx, p, w.end)
 	}); err != nil {
 		return "", err
@@ -159,55 +162,37 @@ func (s *Store) addStream(ctx context.Context, r io.Reader, kind Kind, i Import,
 	return d, nil
 }
 
-// pump reads r to its end, one piece ahead of what is done with it.
+// pump reads r to its end. That is io.EOF alone: a decompressor's
+// io.ErrUnexpectedEOF is half an image, which io.ReadFull would hide.
 func pump(ctx context.Context, r io.Reader, do func([]byte) error) error {
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	type piece struct {
-		p   []byte
-		err error
-	}
-	full, free := make(chan piece), make(chan []byte, 2)
-	free <- make([]byte, chunk)
-	free <- make([]byte, chunk)
-	go func() {
-		for {
-			var p []byte
-			select {
-			case p = <-free:
-			case <-ctx.Done():
-				return
-			}
-			n, err := io.ReadFull(r, p)
-			select {
-			case full <- piece{p[:n], err}:
-			case <-ctx.Done():
-				return
-			}
-			if err != nil {
-				return
-			}
-		}
-	}()
+	p := make([]byte, chunk)
 	for {
-		var got piece
-		select {
-		case got = <-full:
-		case <-ctx.Done():
-			return ctx.Err()
+		var err error
+		n, idle := 0, 0
+		for n < len(p) && err == nil {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			var k int
+			k, err = r.Read(p[n:])
+			if n, idle = n+k, idle+1; k > 0 {
+				idle = 0
+			}
+			if idle > 100 && err == nil {
+				err = io.ErrNoProgress
+			}
 		}
-		if len(got.p) > 0 {
-			if err := do(got.p); err != nil {
+		if err != nil && err != io.EOF {
+			return err
+		}
+		if n > 0 {
+			if err := do(p[:n]); err != nil {
 				return err
 			}
 		}
-		switch {
-		case got.err == io.EOF || errors.Is(got.err, io.ErrUnexpectedEOF) && len(got.p) < cap(got.p):
+		if err == io.EOF {
 			return nil
-		case got.err != nil:
-			return got.err
 		}
-		free <- got.p[:cap(got.p)]
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -13,6 +14,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+
+	"hatchery/internal/layer"
+	"hatchery/internal/progress"
+	"hatchery/internal/sparse"
 	"hatchery/netboot/disk"
 	"hatchery/netboot/store"
 	"hatchery/netboot/store/storetest"
@@ -75,6 +81,87 @@ func add(s *store.Store, o storetest.Object) error {
 	return nil
 }
 
+func importFile(s *store.Store, kind store.Kind, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	take := s.AddBase
+	if kind == store.Layer {
+		take = s.AddLayer
+	}
+	_, err = take(context.Background(), f, store.Import{Name: filepath.Base(path)})
+	return err
+}
+
+// objectOf is what a file is as an object.
+func objectOf(kind store.Kind, path string) (o store.Object, err error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return o, err
+	}
+	o = store.Object{Kind: kind, Size: info.Size()}
+	if kind == store.Layer {
+		h, err := layer.ReadHeader(path)
+		o.Digest = h.Digest
+		return o, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return o, err
+	}
+	defer f.Close()
+	o.Digest, err = digest.FromReader(f)
+	return o, err
+}
+
+// sendPart brings a file in as a push does: on from where it was left, without
+// its zeros.
+func sendPart(s *store.Store, kind store.Kind, path string) error {
+	ctx := context.Background()
+	o, err := objectOf(kind, path)
+	if err != nil {
+		return err
+	}
+	in, err := s.Incoming(ctx, progress.Discard)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	arrived, err := in.Arrived(o)
+	if err != nil || s.Has(o.Kind, o.Digest) {
+		return err
+	}
+	p, err := in.Part(o)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	if p.Arrived() != arrived {
+		return fmt.Errorf("%d bytes are there, but %d were told", p.Arrived(), arrived)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	buf := make([]byte, 300_000) // no multiple of a block
+	for off := arrived; off < o.Size; off += int64(len(buf)) {
+		n, err := f.ReadAt(buf, off)
+		if err != nil && err != io.EOF {
+			return err
+		}
+		if sparse.IsZero(buf[:n]) {
+			continue
+		}
+		if err := p.Write(ctx, buf[:n], off); err != nil {
+			return err
+		}
+	}
+	return p.Commit(ctx)
+}
+
 // A world is a store and what happens to one of its slots, told in words:
 //
 //	assign A, boot, resume, write 7, close, off, ready, reset, undo, mode ephemeral, remove
@@ -130,6 +217,15 @@ func (w *world) do(op string) error {
 		err = w.s.Configure(ctx, w.slot, func(v *store.Settings) { v.Mode = store.Mode(arg) })
 	case "remove":
 		err = w.s.Remove(ctx, w.slot)
+	case "import", "part": // a kind and a path
+		kind, path, _ := strings.Cut(arg, " ")
+		if verb == "import" {
+			err = importFile(w.s, store.Kind(kind), path)
+		} else {
+			err = sendPart(w.s, store.Kind(kind), path)
+		}
+	case "collect":
+		_, err = w.s.Collect(ctx, store.CollectOptions{})
 	default:
 		err = fmt.Errorf("no such thing to do: %q", op)
 	}

@@ -42,19 +42,17 @@ type conn struct {
 
 	stopped chan struct{}
 	stop    func()
-	flushed chan struct{} // the writer has ended
+	flushed chan struct{} // closed when nothing more is sent
+	eof     chan struct{} // closed when nothing more is read
 
 	mu  sync.Mutex
-	err error         // why it ended
-	end chan struct{} // closed when it did
-	eof chan struct{} // closed when nothing more is read
+	err error // why it ended
 }
 
 func newConn(r *bufio.Reader, w io.Writer) *conn {
 	c := &conn{
 		out: make(chan *frame, 4), in: make(chan *frame),
-		stopped: make(chan struct{}), flushed: make(chan struct{}),
-		end: make(chan struct{}), eof: make(chan struct{}),
+		stopped: make(chan struct{}), flushed: make(chan struct{}), eof: make(chan struct{}),
 	}
 	c.stop = sync.OnceFunc(func() { close(c.stopped) })
 	go c.read(r)
@@ -63,13 +61,12 @@ func newConn(r *bufio.Reader, w io.Writer) *conn {
 	return c
 }
 
-// fail ends the connection for a reason; the first one counts.
+// fail remembers why one direction ended; the first reason counts.
 func (c *conn) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err == nil {
 		c.err = err
-		close(c.end)
 	}
 }
 
@@ -179,7 +176,7 @@ func (c *conn) send(ctx context.Context, f *frame) error {
 	select {
 	case c.out <- f:
 		return nil
-	case <-c.end:
+	case <-c.flushed:
 		return c.why()
 	case <-ctx.Done():
 		return ctx.Err()
@@ -197,7 +194,9 @@ func (c *conn) next(ctx context.Context, t *time.Timer) (*frame, error) {
 		return nil, ctx.Err()
 	case <-t.C:
 		return nil, errSilent
-	case <-c.end:
+	case <-c.eof:
+		return nil, c.why()
+	case <-c.flushed:
 	}
 	// Where nothing can be sent any more, the other side may have said why.
 	t.Reset(lastWords)
