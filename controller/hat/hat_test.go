@@ -161,6 +161,8 @@ func TestExpander(t *testing.T) {
 			"| PUR=7f OUT=90 DIR=00 OUT=90 OUT=91; 91"},
 		{"first use of a 2.6: power-on-state link cut", "0x0026", fresh(), false, []string{"start", "status"},
 			"|2.6 map[p1:true p2:true p3:true p4:true] alert:false hub:true| PUR=7f OUT=9f DIR=00 OUT=9f; 9f"},
+		{"first use of a 2.6: three slots seem to have power", "0x0026", &expander{out: 0xff, dir: 0xff, pur: 0xff, link: 0x02}, false, []string{"start"},
+			"| PUR=7f OUT=90 DIR=00 OUT=90; 90"},
 		{"first use of a 2.6: write protection soldered", "0x0026", &expander{out: 0xff, dir: 0xff, pur: 0xff, link: 0x0f, wpLink: true}, false, []string{"start"},
 			"| PUR=7f PUR=ff OUT=90 DIR=00 OUT=90; 90"},
 		{"first use of a 2.0", "0x0020", &expander{out: 0xff, dir: 0xff, pur: 0xff, link: 0x0f}, false, []string{"start"}, "| PUR=7f OUT=b0 DIR=00 OUT=b0; b0"},
@@ -295,6 +297,17 @@ func TestDelay(t *testing.T) {
 		if err := h.Off(t.Context(), 2); err != nil || time.Since(begin) != 2*time.Second {
 			t.Errorf("off after %s: %v", time.Since(begin), err)
 		}
+		time.Sleep(10 * time.Second)
+		begin = time.Now()
+		for _, slot := range []int{2, 3} { // 3 is on already
+			if err := h.On(t.Context(), slot); err != nil || time.Since(begin) > 0 {
+				t.Errorf("p%d on after %s: %v", slot, time.Since(begin), err)
+			}
+		}
+		time.Sleep(900 * time.Millisecond)
+		if err := errors.Join(h.On(t.Context(), 3), h.Off(t.Context(), 2), h.On(t.Context(), 2), h.Off(t.Context(), 2)); err != nil || time.Since(begin) != time.Second {
+			t.Errorf("on after %s: %v", time.Since(begin), err)
+		}
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		if err := h.On(ctx, 2); !errors.Is(err, context.DeadlineExceeded) {
@@ -336,6 +349,11 @@ type slow struct{ *expander }
 func (s slow) ReadByteData(register byte) (byte, error) {
 	time.Sleep(50 * time.Microsecond)
 	return s.expander.ReadByteData(register)
+}
+
+func (s slow) WriteByteData(register, value byte) error {
+	time.Sleep(50 * time.Microsecond)
+	return s.expander.WriteByteData(register, value)
 }
 
 // TestOpen: what is missing is named, with what to do.

@@ -39,7 +39,7 @@ func TestKernel(t *testing.T) {
 			defer cancel()
 			cmd := exec.CommandContext(ctx, qemu, append([]string{"-M", test.machine, "-m", "1024", "-display", "none", "-no-reboot", "-nic", "none", "-serial", "stdio", "-monitor", "none",
 				"-kernel", kernel.Image, "-dtb", filepath.Join(trees, test.tree), "-initrd", initrd,
-				"-append", "console=ttyAMA0 iomem=relaxed quiet panic=-1"}, test.more...)...)
+				"-append", "console=ttyAMA0 iomem=relaxed maxcpus=1 quiet panic=-1"}, test.more...)...)
 			cmd.Env = append(os.Environ(), "QEMU_AUDIO_DRV=none")
 			out, err := cmd.StdoutPipe()
 			if err != nil {

@@ -181,6 +181,43 @@ func sumOf(phases map[slots.State]time.Duration) (sum time.Duration) {
 	return sum
 }
 
+// TestEnd: a service that ends in the middle of a power cycle leaves nobody
+// without power.
+func TestEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHat(func(string) {})
+		strict := strictHat{h}
+		b := slots.New(slots.Options{Slots: []int{1}, Power: strict})
+		if err := b.SwitchOn(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- b.Run(ctx) }()
+		time.Sleep(11 * time.Second)
+		if h.on[1] {
+			t.Fatal("no power cycle has begun")
+		}
+		cancel()
+		if err := <-done; err != context.Canceled || !h.on[1] {
+			t.Errorf("Run: %v; power: %v", err, h.on[1])
+		}
+		if st, _ := b.Status(1); st.State != slots.ROM || st.Tries != 1 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+// strictHat heeds contexts.
+type strictHat struct{ *hat }
+
+func (h strictHat) On(ctx context.Context, n int) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return h.hat.On(ctx, n)
+}
+
 // TestDecide is the policy's table at its edges.
 func TestDecide(t *testing.T) {
 	now := time.Now()
@@ -215,6 +252,9 @@ func TestDecide(t *testing.T) {
 		{"ready for a minute", func(s *slots.Standing) { s.State, s.Tries, s.Since = slots.Ready, 2, ago(time.Minute) }, "in 4m0s"},
 		{"grace", func(s *slots.Standing) { s.Grace = now.Add(time.Minute) }, "in 1m0s"},
 		{"its agent is heard", func(s *slots.Standing) { s.State, s.Heard = slots.Root, true }, "never"},
+		{"its agent is heard, its root not seen", func(s *slots.Standing) {
+			s.State, s.Heard, s.LinkUp, s.Rootless, s.LinkedAt = slots.Link, true, true, ago(time.Hour), ago(11*time.Minute)
+		}, "in 4m0s"},
 		{"unknown, and so is its power", func(s *slots.Standing) { s.State, s.Supply = slots.Unknown, slots.SupplyUnknown }, "never"},
 		{"too many boots", func(s *slots.Standing) { s.Since, s.Boots = now, 6 }, "cycle"},
 		{"many boots", func(s *slots.Standing) { s.Since, s.Boots = now, 5 }, "in 10s"},

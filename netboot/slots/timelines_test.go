@@ -58,7 +58,13 @@ var timelines = []struct{ summary, line string }{
 		  6m24s rom → failed: given up: 10s after it got power, its boot ROM is not on USB: there is a bootable SD card in the slot, or no Zero, or the slot's USB path is not known
 		400s status
 		  6m40s failed, 3 tries; 10s after it got power, its boot ROM is not on USB: there is a bootable SD card in the slot, or no Zero, or the slot's USB path is not known
-		500s end
+		500s switch over
+		  8m20s HAT: off
+		  8m20s failed → off: power off
+		  8m23s HAT: on
+		  8m23s off → rom: power on
+		503s status
+		  8m23s rom, 0 tries; has power; its boot ROM is awaited on USB
 		`},
 	{"a card boots, though nobody asked it to", `
 		0s found off
@@ -323,6 +329,25 @@ var timelines = []struct{ summary, line string }{
 		  18m43s HAT: on
 		  18m43s off → rom: power on
 		1125s end
+		`},
+	{"a node reboots; its last boot's connection never ends", `
+		0s found on
+		1s link up
+		  1s unknown → link: its link is up
+		2s root attached: a
+		  2s link → root: it has its root
+		3s agent ready
+		  3s root → ready: its agent says that it is ready
+		1000s boot rom
+		  16m40s ready → bootcode: its boot ROM is on USB
+		1004s link up
+		  16m44s bootcode → link: its link is up
+		1012s root attached: b
+		  16m52s link → root: it has its root
+		1020s agent ready
+		  17m0s root → ready: its agent says that it is ready
+		1030s root detached: b reset by peer
+		  17m10s ready → lost: the root's connection ended: reset by peer
 		`},
 	{"a node reboots; what its last boot left comes late", `
 		0s found on
