@@ -29,6 +29,7 @@ func TestDetect(t *testing.T) {
 		{summary: "v2.6", properties: map[string]string{"product": "ZC4:ClusterHAT\x00", "product_ver": "0x0026\x00", "uuid": "a\x00"}, want: "2.6 a"},
 		{summary: "v1.3", properties: map[string]string{"product": "ZC4:ClusterHAT\x00", "product_ver": "0x0013\x00"}, want: "1.3 "},
 		{summary: "v3.0", properties: map[string]string{"product": "ZC4:ClusterHAT", "product_ver": "0x0030"}, want: "3.0 "},
+		{summary: "without 0x", properties: map[string]string{"product": "ZC4:ClusterHAT\x00", "product_ver": "0026\x00"}, want: "2.6 "},
 		{summary: "no HAT", none: true, err: "Seat the HAT"},
 		{summary: "another HAT", properties: map[string]string{"product": "Sense HAT\x00\x1b[31m"}, none: true, err: `the HAT of this board is "Sense HAT[31m"`},
 		{summary: "an unknown version", properties: map[string]string{"product": "ZC4:ClusterHAT\x00", "product_ver": "0x0040\x00"}, none: true, err: `"0x0040"`},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 )
 
 // Version of a HAT, as printed on the board: 2.6.
@@ -30,7 +31,7 @@ func ParseVersion(text string) (Version, error) {
 
 // fromProductVersion reads the HAT's product_ver: 0x0026 is 2.6.
 func fromProductVersion(text string) (Version, error) {
-	n, err := strconv.ParseUint(text, 0, 16)
+	n, err := strconv.ParseUint(strings.TrimPrefix(text, "0x"), 16, 16)
 	if err != nil || n < 0x10 || n > 0x3f {
 		return Version{}, fmt.Errorf("its version %q is not one of a ClusterHAT (0x0010 to 0x003f)", text)
 	}

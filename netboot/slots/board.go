@@ -78,9 +78,14 @@ func (b *Board) tell(n int, e Event) {
 	if !e.At.IsZero() && e.At.Before(now) {
 		now = e.At
 	}
-	blind := s.Supply == SupplyOff && e.Kind != SeenOff
-	b.change(s, func() { s.apply(e, now) })
-	if blind && s.State != Off && s.Supply == SupplyOff {
+	dark := s.Supply == SupplyOff && e.Kind != SeenOff
+	b.change(s, func() {
+		s.apply(e, now)
+		if dark && s.State != Off && s.Supply == SupplyOff && b.power == nil {
+			s.Supply = SupplyUnknown // somebody has put it in again
+		}
+	})
+	if dark && s.State != Off && s.Supply == SupplyOff {
 		poke(b.look) // something without power shows on USB: somebody else switched it on
 	}
 }

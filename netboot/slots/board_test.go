@@ -64,6 +64,13 @@ func (h *hat) outside(n int, on bool) {
 	h.on[n] = on
 }
 
+// has says whether a slot has power.
+func (h *hat) has(n int) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.on[n]
+}
+
 // lines turns log records of state changes into lines.
 type lines struct{ said func(string) }
 

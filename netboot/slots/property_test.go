@@ -127,8 +127,8 @@ func anyOrder(t *testing.T, seed uint64, of []slots.Kind, disable, meddle bool, 
 					was := cut(h, n)
 					time.Sleep(3 * time.Hour)
 					synctest.Wait()
-					if st, _ := b.Status(n); cut(h, n) != was || h.on[n] || st.State != slots.Off {
-						t.Errorf("p%d was switched off by hand: %+v, on %v, cut %d times more", n, st, h.on[n], cut(h, n)-was)
+					if st, _ := b.Status(n); cut(h, n) != was || h.has(n) || st.State != slots.Off {
+						t.Errorf("p%d was switched off by hand: %+v, on %v, cut %d times more", n, st, h.has(n), cut(h, n)-was)
 					}
 					begin = begin.Add(3 * time.Hour)
 				}
@@ -195,12 +195,12 @@ func TestEnd(t *testing.T) {
 		done := make(chan error)
 		go func() { done <- b.Run(ctx) }()
 		time.Sleep(11 * time.Second)
-		if h.on[1] {
+		if h.has(1) {
 			t.Fatal("no power cycle has begun")
 		}
 		cancel()
-		if err := <-done; err != context.Canceled || !h.on[1] {
-			t.Errorf("Run: %v; power: %v", err, h.on[1])
+		if err := <-done; err != context.Canceled || !h.has(1) {
+			t.Errorf("Run: %v; power: %v", err, h.has(1))
 		}
 		if st, _ := b.Status(1); st.State != slots.ROM || st.Tries != 1 {
 			t.Errorf("%+v", st)

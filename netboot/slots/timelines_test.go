@@ -555,6 +555,17 @@ var timelines = []struct{ summary, line string }{
 		404s root attached: a
 		  6m44s link → root: it has its root
 		`},
+	{"no HAT; somebody pulls the slot out, and puts it in again", `
+		0s no HAT
+		1s power off
+		  1s unknown → off: power off
+		1000s status
+		  16m40s off, 0 tries; no power
+		1001s boot rom
+		  16m41s off → bootcode: its boot ROM is on USB
+		  16m56s bootcode → failed: given up: 15s after its boot ROM was seen, bootcode.bin does not run: a Zero 2 W may have to boot once from a card, or this bootcode.bin does not boot over USB. Its power cannot be switched from here: pull it out and put it in again
+		1020s end
+		`},
 	{"switching on fails in a power cycle", `
 		0s found on
 		1s link up
