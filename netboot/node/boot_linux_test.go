@@ -28,6 +28,7 @@ const patience = 3 * time.Minute
 
 const (
 	signature = 0x1a2b3c4d
+	uuid      = "6a1f3c52-0f0e-4c35-9a39-5d8a8f6f1e01"
 	cmdline   = "hatchery.slot=7 hatchery.root=%s hatchery.nbd=172.19.180.254:10809 hatchery.gadget=ecm hatchery.export=p7 root=PARTUUID=1a2b3c4d-02 rootfstype=ext4 "
 )
 
@@ -39,6 +40,7 @@ type lab struct {
 	kernel    *nodetest.Kernel
 	initramfs []byte
 	image     string
+	root      string // the folder that the image's root was made of
 	socket    string
 	server    *exec.Cmd
 }
@@ -49,8 +51,8 @@ func newLab(t *testing.T, modules []string, more map[string][]byte) *lab {
 	testtool.Need(t, "qemu-nbd")
 	l := &lab{t: t, kernel: nodetest.DebianKernel(t), image: filepath.Join(t.TempDir(), "disk.img")}
 	l.initramfs = nodetest.Initramfs(t, nodetest.Build(t, "hatchery/cmd/nodeinit"), l.kernel.Modules(t, modules...), more)
-	root := nodetest.Root(t, nodetest.Build(t, "hatchery/netboot/node/nodetest/guest"))
-	nodetest.Disk(t, l.image, root, signature, 192)
+	l.root = nodetest.Root(t, nodetest.Build(t, "hatchery/netboot/node/nodetest/guest"))
+	nodetest.Disk(t, l.image, l.root, signature, 192, uuid)
 	dir, err := os.MkdirTemp("", "nbd") // a socket's path is short
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +73,6 @@ func (l *lab) serve(options ...string) {
 	os.Remove(l.socket)
 	args := append([]string{"-k", l.socket, "-x", "p7", "-f", "raw", "-t", "-e", "8", "--cache=writeback"}, options...)
 	l.server = exec.Command(testtool.Need(l.t, "qemu-nbd"), append(args, l.image)...)
-	l.server.Stderr = os.Stderr
 	if err := l.server.Start(); err != nil {
 		l.t.Fatal(err)
 	}
@@ -294,4 +295,37 @@ func TestGadget(t *testing.T) {
 		"correct root= in cmdline.txt", "root file system: /dev/nbd0p2")
 	board.Do("write /data 2 1", patience)
 	board.Do("verify /data 2 1", patience)
+}
+
+// TestPulled pulls the link while the node writes: nobody says that the
+// connection is over. Then the server has another disk under the same name.
+func TestPulled(t *testing.T) {
+	l := newLab(t, netbootModules, nil)
+	l.serve()
+	board := l.boot("netboot", "rw")
+	board.Await("GUEST up as 1", patience)
+	board.Type("write /data 12 1")
+	board.Await("GUEST wrote 2", patience)
+	board.Pull(true)
+	board.Await("is lost: what is read and written waits", patience)
+	board.Await("nothing answers at 172.19.180.254:10809", patience)
+	l.kill()
+	other := filepath.Join(t.TempDir(), "other.img")
+	nodetest.Disk(t, other, l.root, signature, 192, "00000000-0000-4000-8000-000000000001")
+	before := l.image
+	l.image = other
+	l.serve()
+	board.Pull(false)
+	board.Await("the server gives another disk under this name", patience)
+	l.kill()
+	l.image = before
+	l.serve()
+	board.Await("connected to 172.19.180.254:10809 again", patience)
+	board.Await("GUEST done write", patience)
+	board.Do("verify /data 12 1", patience)
+	contains(t, board.Do("cat /run/hatchery/link", patience), "| state: connected", "| lost: 1 times")
+	board.Type("poweroff")
+	board.Ended(patience)
+	l.kill()
+	l.check("/data", 12)
 }

@@ -324,6 +324,11 @@ func (b *boot) take(c *connection, e nbdclient.Export) error {
 		Index: 0, Size: e.Size, BlockSize: b.block, Flags: e.Flags &^ nbdclient.FlagMultiConn,
 		Timeout: requestPatience, DeadConnection: deadConnection,
 	}
+	if b.line.Root == bootline.Ephemeral {
+		// The snapshot takes discards, which give memory back, only if what it
+		// reads from takes them too. It never passes one on.
+		device.Flags |= nbdclient.FlagTrim
+	}
 	if err := nbd.Connect(device, c.fd); err != nil {
 		return err
 	}

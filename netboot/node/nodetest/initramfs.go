@@ -80,8 +80,8 @@ func (a *archive) pad() {
 }
 
 // Disk makes an image as a card has it: a table with the signature, an empty
-// boot partition, and a root of a size that holds what dir holds.
-func Disk(t testing.TB, image, dir string, signature uint32, rootMiB int) {
+// boot partition, and a root of a size and UUID that holds what dir holds.
+func Disk(t testing.TB, image, dir string, signature uint32, rootMiB int, uuid string) {
 	t.Helper()
 	const start = 4 << 20
 	f, err := os.Create(image)
@@ -109,7 +109,7 @@ func Disk(t testing.TB, image, dir string, signature uint32, rootMiB int) {
 	if _, err := f.WriteAt(table, 0); err != nil {
 		t.Fatal(err)
 	}
-	testtool.Run(t, "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-L", "rootfs", "-O", "^metadata_csum,^64bit", "-U", "6a1f3c52-0f0e-4c35-9a39-5d8a8f6f1e01",
+	testtool.Run(t, "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-L", "rootfs", "-O", "^metadata_csum,^64bit", "-U", uuid,
 		"-E", fmt.Sprintf("offset=%d,root_owner=0:0", start), "-d", dir, image, fmt.Sprintf("%dk", rootMiB<<10))
 }
 
