@@ -25,6 +25,17 @@
 // does without them, is durable. Before the first Flush there is no such
 // state; a power cut may leave a file then that Open calls corrupt.
 //
+// Open does not know whether what it found had reached the disk. So the layer
+// syncs once before it uses a block of the file that is free by what it found,
+// and a Flush syncs though nothing changed.
+//
+// A layer with a journal ([CreateJournaled], [OpenJournaled]) survives more: after
+// a kill of its process alone, OpenJournaled gives exactly what every write and
+// discard made of it that had returned, flushed or not. Of one that was under
+// way, each byte is old or new, and all others are as they were. The data itself
+// lies in the kernel's page cache by then; the journal, on a file system in memory,
+// says where. A loss of power takes both, and what it leaves is as above.
+//
 // # File format, version 1
 //
 // Numbers are little-endian. Blocks are 4096 bytes, both of the device and of
@@ -56,6 +67,14 @@
 //	48 32  the layer's digest where it is sealed
 //	80  4  the header's checksum (a slot of another layer is not taken)
 //	84  4  checksum of bytes 0–83
+//
+// While a layer is open with a journal, block 0 says so. That is never synced: it
+// is good as long as the page cache is, and whoever writes without the journal,
+// closes the layer or seals it makes these bytes zero:
+//
+//	512  8  "hatchrun"
+//	520 16  the journal's identity
+//	536 16  the boot: the first bytes of the SHA-256 of the kernel's boot id, as text
 //
 // All other blocks hold data, segments of the map, or nothing. A segment fills
 // whole blocks in a row:
@@ -92,6 +111,51 @@
 // and used again otherwise. Which blocks are free is not stored; it follows
 // from the map. A delta costs what changed; a checkpoint is written where the
 // chain has become long, or longer than the map itself.
+//
+// # Journal, version 1
+//
+// A journal is a file of its own, mapped into memory: a store into it costs some
+// 40 ns and outlives the process, where a write by system call takes 1 µs. It
+// begins with
+//
+//	 0  8  "hatchjnl"
+//	 8  4  version, 1
+//	12  4  number of records that it has room for
+//	16 16  the boot, as in the layer's block 0
+//	32 16  identity: random, made anew for each journal
+//	48  4  the checksum of the layer's header
+//	52  4  checksum of bytes 0–51
+//	64  8  number of the first record that counts
+//	72  4  checksum of the identity and bytes 64–71
+//	128    the same again; the two are written in turn, the larger number counts
+//
+// and from byte 4096 on it is a ring of records of 16 bytes, numbered from 1; the
+// one with number n lies at place n modulo their number:
+//
+//	 0  4  first block of the device
+//	 4  4  number of blocks; bits 30 and 31: kind
+//	 8  4  first block in the file; 0: the run reads as zeros
+//	12  4  checksum of the identity, the record's number (8 bytes) and bytes 0–11
+//
+// Kind 0 says that a run was mapped, kind 1 that it was discarded. Kind 2 says
+// that all before it is part of a state whose slot's block is being written: it has
+// the low half of the state's generation, 0 blocks, and the slot's checksum. The
+// records after the last number whose checksum is right do not exist; where there
+// is a right one beyond, the journal is corrupt.
+//
+// A write puts its data into the file, then its record into the journal, then
+// the old blocks among the free ones: so a block that is used again has a record
+// after the one that gave it up. Writing over a block that changed since the last
+// state was begun is done in place and takes no record. Open lays over the map all
+// records after that of the state which it found on disk, in order; what they
+// replace and the state uses becomes free with the next state, as it would have.
+// When a state is durable, its record becomes the first that counts.
+//
+// A journal that is full makes the write that finds it so flush first, rather than
+// be written anew in a shorter form: only a flush bounds what a loss of power
+// costs, and what has become long is worth one. Where that flush fails, so does
+// the write, and nothing is lost; two records are kept for flushes alone, and one
+// that failed takes its record back.
 //
 // # Digest
 //

@@ -241,7 +241,7 @@ func FuzzJournal(f *testing.F) {
 	f.Add(whole, false)
 	f.Add(whole[:6000], true)
 	f.Add(whole[:0], false)
-	for at := 0; at < 4096+100*16; at += 4 {
+	for at := 0; at < 4096+40*16; at += 4 {
 		if at == 160 {
 			at = 4096
 		}

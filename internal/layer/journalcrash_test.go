@@ -38,9 +38,12 @@ func survive(f func() error) (dead bool, err error) {
 // loss of power, which the journal does not survive: the content is that of the
 // last flush that had returned, or of one that was begun since.
 func TestKillsAndPowerCut(t *testing.T) {
-	seeds := uint64(6)
+	seeds := uint64(4)
 	if testing.Short() {
-		seeds = 2
+		seeds = 1
+	}
+	if os.Getenv("HATCHERY_SOAK") != "" {
+		seeds = 200
 	}
 	for seed := range seeds {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { killsAndPowerCut(t, seed) })
@@ -94,7 +97,11 @@ func killsAndPowerCut(t *testing.T, seed uint64) {
 		return err
 	}
 	kills, midway, full := 0, 0, 0
-	for round := range 80 {
+	rounds := 80
+	if testing.Short() {
+		rounds = 40
+	}
+	for round := range rounds {
 		fuse := rnd.IntN(60)
 		seldom := 6 // a flush among so many
 		if round%20 == 19 {
@@ -165,7 +172,7 @@ func killsAndPowerCut(t *testing.T, seed uint64) {
 			}
 			synced = int(d.trace[cut-1].n)
 		}
-		if cut < start || rnd.IntN(len(d.trace)) > 250 && d.trace[cut-1].kind != "sync" {
+		if cut < start || rnd.IntN(len(d.trace)) > 250 && (d.trace[cut-1].kind != "sync" || rnd.IntN(4) > 0) {
 			continue
 		}
 		var allowed []mark
