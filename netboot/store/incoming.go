@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+	"time"
 
 	"hatchery/internal/atomicfile"
 	"hatchery/internal/filelock"
@@ -18,8 +19,10 @@ import (
 const (
 	partSuffix     = ".part"
 	progressSuffix = ".progress"
-	// markEvery is how much arrives, at least, between two marks, in bytes.
+	// markEvery is how much arrives, at least, between two marks, in bytes, and
+	// markPause how long what arrives has the disk for itself meanwhile.
 	markEvery = 8 << 20
+	markPause = time.Second
 )
 
 // Incoming is one push that adds objects, piece by piece: what arrived of one
@@ -116,6 +119,7 @@ type Part struct {
 	closed bool
 	// marking gets the outcome of a mark that is being set; nil: none is.
 	marking chan error
+	rested  time.Time // the last one was set
 }
 
 // Part takes up an object where it was left.
@@ -189,7 +193,7 @@ func (p *Part) Write(ctx context.Context, data []byte, off int64) error {
 		// The disk is still at the mark before: what arrives goes on beside it.
 		select {
 		case err := <-p.marking:
-			p.marking = nil
+			p.marking, p.rested = nil, time.Now()
 			if err != nil {
 				p.failed = true
 				return err
@@ -197,6 +201,9 @@ func (p *Part) Write(ctx context.Context, data []byte, off int64) error {
 		default:
 			return nil
 		}
+	}
+	if !p.rested.IsZero() && time.Since(p.rested) < markPause {
+		return nil
 	}
 	return p.mark()
 }

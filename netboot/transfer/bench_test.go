@@ -1,6 +1,7 @@
 package transfer_test
 
 import (
+	"bytes"
 	"io"
 	"os"
 	"os/exec"
@@ -33,29 +34,19 @@ func BenchmarkPush(b *testing.B) {
 // BenchmarkReceive is the receiver's half alone, of what a sender said.
 func BenchmarkReceive(b *testing.B) {
 	base := storetest.Base(b, benchSize, 1)
-	recording := filepath.Join(b.TempDir(), "said")
-	f, err := os.Create(recording)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer f.Close()
+	var said bytes.Buffer
 	s := openStore(b, b.TempDir(), -1)
-	if _, _, err, rerr := pushThrough(b, s, transfer.Offer{Objects: sources(base)}, func(r io.Reader) io.Reader { return io.TeeReader(r, f) }); err != nil || rerr != nil {
+	if _, _, err, rerr := pushThrough(b, s, transfer.Offer{Objects: sources(base)}, func(r io.Reader) io.Reader { return io.TeeReader(r, &said) }); err != nil || rerr != nil {
 		b.Fatal(err, rerr)
 	}
 	b.SetBytes(benchSize)
 	for b.Loop() {
 		b.StopTimer()
 		s := openStore(b, b.TempDir(), -1)
-		said, err := os.Open(recording)
-		if err != nil {
-			b.Fatal(err)
-		}
 		b.StartTimer()
-		if _, err := transfer.Receive(b.Context(), end{said, nopCloser{io.Discard}}, s, nil); err != nil {
+		if _, err := transfer.Receive(b.Context(), end{bytes.NewReader(said.Bytes()), nopCloser{io.Discard}}, s, nil); err != nil {
 			b.Fatal(err)
 		}
-		said.Close()
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
+
 	"hatchery/internal/hearsay"
 )
 
@@ -39,6 +41,8 @@ type conn struct {
 	out    chan *frame
 	in     chan *frame
 	buffer sync.Pool // of payloads
+	// decoder decompresses data as it comes in; nil where none is to come.
+	decoder *zstd.Decoder
 
 	stopped chan struct{}
 	stop    func()
@@ -49,9 +53,10 @@ type conn struct {
 	err error // why it ended
 }
 
-func newConn(r *bufio.Reader, w io.Writer) *conn {
+func newConn(r *bufio.Reader, w io.Writer, decoder *zstd.Decoder) *conn {
 	c := &conn{
-		out: make(chan *frame, 4), in: make(chan *frame),
+		decoder: decoder,
+		out:     make(chan *frame, 4), in: make(chan *frame),
 		stopped: make(chan struct{}), flushed: make(chan struct{}), eof: make(chan struct{}),
 	}
 	c.stop = sync.OnceFunc(func() { close(c.stopped) })
@@ -79,14 +84,12 @@ func (c *conn) why() error {
 func (c *conn) read(r io.Reader) {
 	defer close(c.eof)
 	for {
-		room, _ := c.buffer.Get().(*[]byte)
-		if room == nil {
-			p := make([]byte, maxPayload)
-			room = &p
-		}
-		f, err := readFrame(r, *room)
+		f, err := readFrame(r, c.room())
 		if err == io.EOF {
 			err = errors.New("the other side ended the connection")
+		}
+		if err == nil && f.flags&flagZstd != 0 {
+			err = c.decompress(f)
 		}
 		if err != nil {
 			c.fail(err)
@@ -100,10 +103,33 @@ func (c *conn) read(r io.Reader) {
 	}
 }
 
+// room gives a buffer for a payload.
+func (c *conn) room() []byte {
+	if room, _ := c.buffer.Get().(*[]byte); room != nil {
+		return *room
+	}
+	return make([]byte, maxPayload)
+}
+
+func (c *conn) decompress(f *frame) error {
+	if c.decoder == nil {
+		return fmt.Errorf("%w: data where none belongs", errDamaged)
+	}
+	p, err := f.data(c.decoder, c.room())
+	if err != nil {
+		return err
+	}
+	packed := f.payload
+	f.payload, f.flags = p, 0
+	c.buffer.Put(&packed)
+	return nil
+}
+
 // done takes a frame back, whose payload is not needed any more.
 func (c *conn) done(f *frame) {
 	if cap(f.payload) >= maxPayload {
-		c.buffer.Put(&f.payload)
+		p := f.payload
+		c.buffer.Put(&p)
 	}
 }
 

@@ -143,7 +143,7 @@ func (f *frame) data(decoder *zstd.Decoder, room []byte) ([]byte, error) {
 	if err != nil || len(p) != f.length {
 		return nil, fmt.Errorf("%w: %d bytes do not decompress to %d (%v)", errDamaged, len(f.payload), f.length, err)
 	}
-	return p, nil
+	return room[:len(p)], nil // p lies in it, but ends with its length
 }
 
 func newDecoder() (*zstd.Decoder, error) {

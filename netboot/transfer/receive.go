@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 
 	"hatchery/internal/clusterctrl"
@@ -35,8 +34,7 @@ func Receive(ctx context.Context, rw io.ReadWriter, s *store.Store, reporter pro
 	if err != nil {
 		return nil, err
 	}
-	defer decoder.Close()
-	rec := &receiver{s: s, c: newConn(r, rw), decoder: decoder, report: reporter}
+	rec := &receiver{s: s, c: newConn(r, rw, decoder), report: reporter}
 	result, err := rec.receive(ctx)
 	rec.c.close(err)
 	if err != nil {
@@ -63,11 +61,9 @@ func welcome(ctx context.Context, r *bufio.Reader, w io.Writer) error {
 }
 
 type receiver struct {
-	s       *store.Store
-	c       *conn
-	decoder *zstd.Decoder
-	report  progress.Reporter // of this machine
-	room    []byte
+	s      *store.Store
+	c      *conn
+	report progress.Reporter // of this machine
 }
 
 func (r *receiver) receive(ctx context.Context) (*Result, error) {
@@ -175,8 +171,7 @@ func (r *receiver) object(ctx context.Context, in *store.Incoming, number int, o
 	return came, err
 }
 
-// pieces takes in an object's data until its end is told. Frames are
-// decompressed one ahead of what is written.
+// pieces takes in an object's data until its end is told.
 func (r *receiver) pieces(ctx context.Context, part *store.Part, number int, object store.Object, told func(span int64, data int)) error {
 	for {
 		f, err := r.c.receive(ctx)
@@ -191,18 +186,11 @@ func (r *receiver) pieces(ctx context.Context, part *store.Part, number int, obj
 			return &store.CorruptError{Name: object.String(), Offset: part.Arrived(),
 				What: fmt.Sprintf("a frame of type %d of object %d does not belong here", f.kind, f.object)}
 		}
-		p, err := f.data(r.decoder, r.room)
-		if err != nil {
-			return r.damaged(object, part, err)
-		}
-		if f.flags&flagZstd != 0 {
-			r.room = p
-		}
 		before := part.Arrived()
-		if err := part.Write(ctx, p, f.offset); err != nil {
+		if err := part.Write(ctx, f.payload, f.offset); err != nil {
 			return err
 		}
-		told(part.Arrived()-before, len(p))
+		told(part.Arrived()-before, len(f.payload))
 		r.c.done(f)
 	}
 }

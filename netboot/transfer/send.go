@@ -57,7 +57,7 @@ func Send(ctx context.Context, rw io.ReadWriter, o Offer) (*Result, error) {
 	if err := greet(ctx, r, rw); err != nil {
 		return nil, fmt.Errorf("cannot push: %w", err)
 	}
-	s.c = newConn(r, rw)
+	s.c = newConn(r, rw, nil)
 	result, err := s.push(ctx)
 	s.c.close(err)
 	if err != nil {
