@@ -86,7 +86,7 @@ func FuzzOptions(f *testing.F) {
 		join(uint32(3), option(optGo, 2, "p1", uint16(1), uint16(3))),
 		join(uint32(3), option(optStructured), option(optSetMeta, 2, "p1", 1, 15, "base:allocation"), option(optInfo, 2, "p1", uint16(0)), option(optList), option(optAbort)),
 		join(uint32(1), option(optExportName, "p1")),
-		join(uint32(3), option(optListMeta, 0xffffffff, "p1", 0xffffffff), option(77, "x"), option(optStartTLS)),
+		join(uint32(3), option(optListMeta, uint32(0xffffffff), "p1", uint32(0xffffffff)), option(77, "x"), option(optStartTLS)),
 		join(uint32(3), "IHAVEOPT", uint32(optGo), uint32(0xfffff), "x"),
 	} {
 		f.Add(seed)

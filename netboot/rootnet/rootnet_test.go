@@ -16,6 +16,7 @@ import (
 
 	"hatchery/internal/clusterctrl"
 	"hatchery/internal/netspace"
+	"hatchery/internal/testtool"
 	"hatchery/netboot/rootnet"
 )
 
@@ -67,8 +68,7 @@ func slotOf(ctx context.Context, args []string) error {
 	return nil
 }
 
-// serve answers every datagram with its sender's address, once it has said that
-// it is there.
+// serve prints every datagram's sender, and answers with it.
 func serve(_ context.Context, args []string) error {
 	conn, err := net.ListenPacket("udp4", args[0])
 	if err != nil {
@@ -81,6 +81,7 @@ func serve(_ context.Context, args []string) error {
 		if err != nil {
 			return err
 		}
+		fmt.Println(from.(*net.UDPAddr).IP)
 		_, _ = conn.WriteTo([]byte(from.(*net.UDPAddr).IP.String()), from) // without a way back there is no answer
 	}
 }
@@ -293,6 +294,74 @@ func TestTraffic(t *testing.T) {
 	if got := s.say("slot-of", "172.19.180.1"); got != "0 false; " {
 		t.Errorf("slot-of without brint: %s", got)
 	}
+}
+
+// rules are what the packet filter adds: what brint's settings cannot, since it
+// is about other links.
+const rules = `
+table ip roots
+delete table ip roots
+table ip roots {
+	chain forward {
+		type filter hook forward priority filter; policy accept;
+		iifname "brint" drop
+		oifname "brint" drop
+	}
+	chain input {
+		type filter hook input priority filter; policy accept;
+		iifname != { "brint", "lo" } ip daddr 172.19.180.0/24 drop
+		iifname "brint" ip saddr != 172.19.180.0/24 drop
+	}
+}
+`
+
+// TestRules: with them, other networks do not reach the network of roots, and
+// nothing else changes.
+func TestRules(t *testing.T) {
+	s := newSite(t)
+	n1 := s.plug(1)
+	lan := netspace.New(t)
+	netspace.Cable(s.ctl, "br0", "02:00:00:00:00:01", lan, "eth0", "02:00:00:00:00:02")
+	for at, lines := range map[*netspace.Space][]string{
+		s.ctl: {"addr add 172.19.181.254/24 dev br0", "link set br0 up"},
+		lan:   {"addr add 172.19.181.9/24 dev eth0", "link set eth0 up", "route add default via 172.19.181.254"},
+	} {
+		for _, line := range lines {
+			at.IP(line)
+		}
+	}
+	s.ctl.Run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
+	s.say("ensure")
+	s.ctl.Start(func(ctx context.Context) *exec.Cmd { return s.ctl.Self(ctx, "serve", ":10809") })
+	n1.IP("route add default via 172.19.180.254")
+	heard := n1.Start(func(ctx context.Context) *exec.Cmd { return n1.Self(ctx, "serve", ":10809") })
+	received := func() int { return strings.Count(heard.Printed(), "172.19.181.9\n") }
+	ask := func(to string) string { return lan.Output(lan.Self(t.Context(), "ask", "172.19.181.9", to)) }
+	netspace.Eventually(t, "the way that is to be closed", func() error {
+		before := received()
+		if got := ask(controller); got != "172.19.181.9" {
+			return errors.New(got)
+		}
+		if ask("172.19.180.1:10809"); received() == before {
+			return errors.New("nothing reaches the slot")
+		}
+		return nil
+	})
+	testtool.Need(t, "nft")
+	load := s.ctl.Command(t.Context(), "nft", "-f", "-")
+	load.Stdin = strings.NewReader(rules)
+	s.ctl.Output(load)
+	if got := ask(controller); got != "no answer" {
+		t.Errorf("from elsewhere to the controller's address on brint: %s", got)
+	}
+	before := received()
+	if got := ask("172.19.180.1:10809"); got != "no answer" || received() != before {
+		t.Errorf("from elsewhere to a slot: %s, received %d times, then %d", got, before, received())
+	}
+	if got := ask("172.19.181.254:10809"); got != "172.19.181.9" {
+		t.Errorf("br0's own: %s", got)
+	}
+	s.answers("the slot", 1, "172.19.180.1", controller, "172.19.180.1")
 }
 
 // TestOthers: what is not ours is left as it is.
