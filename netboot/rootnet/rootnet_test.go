@@ -332,7 +332,9 @@ func TestRules(t *testing.T) {
 	}
 	s.ctl.Run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
 	s.say("ensure")
-	s.ctl.Start(func(ctx context.Context) *exec.Cmd { return s.ctl.Self(ctx, "serve", ":10809") })
+	for _, addr := range []string{controller, "172.19.181.254:10809"} { // each answers from its own
+		s.ctl.Start(func(ctx context.Context) *exec.Cmd { return s.ctl.Self(ctx, "serve", addr) })
+	}
 	n1.IP("route add default via 172.19.180.254")
 	heard := n1.Start(func(ctx context.Context) *exec.Cmd { return n1.Self(ctx, "serve", ":10809") })
 	received := func() int { return strings.Count(heard.Printed(), "172.19.181.9\n") }
