@@ -82,6 +82,16 @@ func TestCleanName(t *testing.T) {
 	}
 }
 
+func TestStageOf(t *testing.T) {
+	for index, want := range map[uint8]usbboot.Stage{
+		0: usbboot.StageROM, 1: usbboot.StageFiles, 2: usbboot.StageFiles, 3: usbboot.StageROM, 4: usbboot.StageFiles,
+	} {
+		if got := usbboot.StageOf(index); got != want {
+			t.Errorf("iSerialNumber %d is %v", index, got)
+		}
+	}
+}
+
 func FuzzMessage(f *testing.F) {
 	f.Add(message(0, "config.txt"))
 	f.Add(message(1, "../../etc/shadow"))

@@ -254,6 +254,8 @@ func TestEveryMishap(t *testing.T) {
 						fail("it did not boot: %v, %v", halted, err)
 					case mishap == usbboottest.Gone && err != nil && !errors.Is(err, usbboot.ErrGone):
 						fail("the error of a board that left: %v", err)
+					case mishap == usbboottest.WireAlways && (!errors.Is(err, usbboot.ErrIO) || time.Since(began) > 10*time.Second):
+						fail("a board that only fails was given up after %v: %v", time.Since(began), err)
 					case mishap == usbboottest.HangAlways && !errors.Is(err, usbboot.ErrTimeout):
 						fail("the error of a board that hangs: %v", err)
 					case (mishap == usbboottest.BadCommand || mishap == usbboottest.Forever) && halted != nil && !errors.Is(err, usbboot.ErrProtocol):

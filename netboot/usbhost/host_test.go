@@ -30,7 +30,7 @@ func TestDevices(t *testing.T) {
 		m.plug(d)
 	}
 	// What sysfs has besides, and what it has when things go wrong.
-	m.mkdir("sys/bus/usb/devices/usb1")
+	m.plug(usbhost.Device{Path: "usb1", Address: 1, Vendor: 0x1d6b, Product: 2, Class: 9, Interfaces: 1, Ports: 1})
 	m.mkdir("sys/bus/usb/devices/1-1.2:1.0")
 	m.mkdir("sys/bus/usb/devices/1-1.1") // leaving: no attributes any more
 	m.mkdir("sys/bus/usb/devices/1-")
@@ -287,12 +287,14 @@ func TestRivals(t *testing.T) {
 	m.write("proc/901/comm", "renamed\n")
 	m.write("proc/901/cmdline", "./rpiboot\x00\x1b[31m\x00")
 	m.mkdir("proc/902") // has ended
+	m.write("proc/903/comm", "rpiboot\n")
+	m.write("proc/903/cmdline", "/lib/ld-linux.so\x00/usr/bin/rpiboot\x00")
 	m.write("proc/uptime", "1 1\n")
 	got, err := m.host().Rivals()
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []usbhost.Process{{PID: 812, Command: "/usr/bin/rpiboot -m 2000 -d /var/lib/clusterctrl/boot/"}, {PID: 901, Command: "./rpiboot [31m"}}
+	want := []usbhost.Process{{PID: 812, Command: "/usr/bin/rpiboot -m 2000 -d /var/lib/clusterctrl/boot/"}, {PID: 901, Command: "./rpiboot [31m"}, {PID: 903, Command: "/lib/ld-linux.so /usr/bin/rpiboot"}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("rivals (- wanted):\n%s", diff)
 	}

@@ -125,6 +125,7 @@ func TestFindWiring(t *testing.T) {
 
 		{summary: "no version", devices: []usbhost.Device{hatHub("1-1.4", 3), board("1-1.4.2", 7, 0)},
 			err: []string{"order of the slots", "1-1.4 05e3:0608 (a hub with 4 ports)", "1-1.4.2 0a5c:2763 (a board that boots, stage rom)", "hat: {version: …}"}},
+		{summary: "no version but in a cache that contradicts itself", cache: `{"hub":"1-1.4","straight":true,"version":"2.5"}`, err: []string{"order of the slots"}},
 		{summary: "a version that there is not", search: usbhost.Search{Version: "4.0"}, devices: []usbhost.Device{hatHub("1-1.4", 3)},
 			err: []string{`"4.0"`, "1.x, 2.x and 3.x", "hat: {version: …}"}},
 		{summary: "nothing attached", eeprom: "0x0025", err: []string{"no hub with four ports", "switched off", "no USB device is attached", "hat: {hub: …}"}},
