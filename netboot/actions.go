@@ -18,7 +18,7 @@ func (s *Service) Enable(ctx context.Context, n int, mode store.Mode) error {
 	}
 	sl.act.Lock()
 	defer sl.act.Unlock()
-	if err := s.configure(ctx, n, mode); err != nil {
+	if err := s.configure(ctx, n, mode, true); err != nil {
 		return err
 	}
 	s.board.Enable(n, true)
@@ -34,7 +34,7 @@ func (s *Service) Disable(ctx context.Context, n int) error {
 	}
 	sl.act.Lock()
 	defer sl.act.Unlock()
-	if err := s.configure(ctx, n, store.Off); err != nil {
+	if err := s.configure(ctx, n, store.Off, true); err != nil {
 		return err
 	}
 	s.board.Enable(n, false)

@@ -54,9 +54,9 @@ type Options struct {
 	Listen string
 	// Listener is used in the place of Listen, if it is there.
 	Listener net.Listener
-	// Network keeps the network that roots come over, until ctx ends; nil: it
-	// is there.
-	Network func(ctx context.Context) error
+	// Network keeps the network that roots come over, until ctx ends, and tells
+	// what is wrong with it, nil for nothing; nil: it is there.
+	Network func(ctx context.Context, told func(error))
 	// Links tells which of the slots' links are up, whenever that changes, until
 	// ctx ends; nil: the kernel's.
 	Links func(ctx context.Context, told func(Links))

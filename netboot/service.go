@@ -71,9 +71,9 @@ func (s *Service) setUp(ctx context.Context, sl *slot) error {
 		return fmt.Errorf("cannot tell how %s boots: %w", sl.name(), err)
 	}
 	mode := state.Mode
-	if mode == "" && sl.target.Root != "" && sl.target.Root != nodefile.RootCard {
+	if !state.Chosen && mode == store.Off && sl.target.Root != "" && sl.target.Root != nodefile.RootCard {
 		mode = store.Mode(sl.target.Root)
-		if err := s.configure(ctx, sl.number, mode); err != nil {
+		if err := s.configure(ctx, sl.number, mode, false); err != nil {
 			return err
 		}
 	}
@@ -82,9 +82,9 @@ func (s *Service) setUp(ctx context.Context, sl *slot) error {
 }
 
 // configure has the store keep how a slot boots.
-func (s *Service) configure(ctx context.Context, n int, mode store.Mode) error {
+func (s *Service) configure(ctx context.Context, n int, mode store.Mode, chosen bool) error {
 	err := s.o.Store.Configure(ctx, n, func(settings *store.Settings) {
-		settings.Mode = mode
+		settings.Mode, settings.Chosen = mode, chosen
 		if own := s.o.Node.Netboot; own != nil && settings.Size == 0 && settings.Quota == 0 {
 			settings.Size, settings.Quota = own.Disk, own.Quota
 		}
@@ -109,7 +109,15 @@ func (s *Service) Run(ctx context.Context) error {
 		})
 	}
 	if s.o.Network != nil {
-		part("the roots' network", s.o.Network)
+		beside.Go(func() {
+			s.o.Network(ctx, func(err error) {
+				if err != nil {
+					s.problem("network", "the roots' network: "+err.Error())
+				} else {
+					s.problem("network", "")
+				}
+			})
+		})
 	}
 	part("the slots' roots", s.serveRoots)
 	part("the slots' power", s.board.Run)

@@ -22,7 +22,7 @@ type SlotView struct {
 	slots.Status
 	Number   int               `json:"number"`
 	Hostname string            `json:"hostname"`
-	Mode     store.Mode        `json:"mode,omitempty"` // off, netboot, ephemeral; "" where nobody has chosen
+	Mode     store.Mode        `json:"mode,omitempty"` // off, netboot, ephemeral
 	Current  *store.Generation `json:"current,omitempty"`
 	Next     *store.Root       `json:"next,omitempty"`
 	Previous *store.Generation `json:"previous,omitempty"`

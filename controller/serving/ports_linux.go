@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"hatchery/internal/bridgeport"
+	"hatchery/netboot/rootnet"
 )
 
 // slotOf asks the kernel's bridge behind which slot's port an address is.
@@ -14,9 +15,13 @@ func slotOf(ctx context.Context, addr netip.Addr) (slot int, known bool, err err
 }
 
 // rootSlotOf asks the same of the bridge that roots come over.
-func rootSlotOf(context.Context, netip.Addr) (slot int, known bool, err error) {
-	return 0, false, nil
+func rootSlotOf(ctx context.Context, addr netip.Addr) (slot int, known bool, err error) {
+	return rootnet.SlotOf(ctx, addr)
 }
 
 // rootNetwork keeps that bridge.
-func rootNetwork(*slog.Logger) func(context.Context) error { return nil }
+func rootNetwork(log *slog.Logger) func(context.Context, func(error)) {
+	return func(ctx context.Context, told func(error)) {
+		rootnet.Keep(ctx, rootnet.Options{Log: log}, func(_ rootnet.Status, err error) { told(err) })
+	}
+}

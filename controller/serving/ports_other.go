@@ -15,4 +15,4 @@ func slotOf(context.Context, netip.Addr) (slot int, known bool, err error) { ret
 func rootSlotOf(context.Context, netip.Addr) (slot int, known bool, err error) { return 0, false, nil }
 
 // rootNetwork is none.
-func rootNetwork(*slog.Logger) func(context.Context) error { return nil }
+func rootNetwork(*slog.Logger) func(context.Context, func(error)) { return nil }

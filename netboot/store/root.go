@@ -101,6 +101,9 @@ const (
 // disk is opened next.
 type Settings struct {
 	Mode Mode `json:"mode"`
+	// Chosen says that the mode is somebody's choice on the controller, in place of
+	// what its image says.
+	Chosen bool `json:"chosen,omitempty"`
 	// Size is the length of the slot's disk in bytes, a multiple of 512; 0, and
 	// whatever is less than the root's, stands for the root's.
 	Size int64 `json:"size,omitempty"`
