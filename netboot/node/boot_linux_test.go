@@ -157,7 +157,7 @@ func TestNetboot(t *testing.T) {
 		t.Logf("the keeper at start: %s", regexp.MustCompile(name+`:.*`).FindString(keeper))
 	}
 
-	board.Type("write /data 24 1")
+	board.Type("write /data 12 1")
 	board.Await("GUEST wrote 4", patience)
 	l.kill()
 	board.Await("is lost: what is read and written waits", patience)
@@ -165,7 +165,7 @@ func TestNetboot(t *testing.T) {
 	l.serve()
 	board.Await("connected to 172.19.180.254:10809 again", patience)
 	board.Await("GUEST done write", patience)
-	board.Do("verify /data 24 1", patience)
+	board.Do("verify /data 12 1", patience)
 	// What systemd sends to everybody at shutdown does not end it, and after it
 	// another connection is found.
 	board.Do("signals", patience)
@@ -187,7 +187,7 @@ func TestNetboot(t *testing.T) {
 	board.Type("poweroff")
 	board.Ended(patience)
 	l.kill()
-	l.check("/data", 24)
+	l.check("/data", 12)
 }
 
 // check has e2fsck look at the image's root, and takes the file out of it by
