@@ -128,6 +128,8 @@ func (m *model) do(slot int, op string) error {
 		default:
 			s.current, s.previous = s.previous, s.current
 		}
+	case "drop":
+		s.previous = nil
 	case "mode":
 		s.mode = store.Mode(arg)
 	case "remove":
@@ -231,8 +233,8 @@ func walk(t *testing.T, rnd *rand.Rand, objects map[string]storetest.Object, len
 		w := worlds[slot]
 		letter := letters[rnd.IntN(len(letters))]
 		op := []string{"boot", "boot", "boot", "resume", "close", "off", "off", "off", "ready", "ready", "reset", "undo",
-			"remove", "mode netboot", "mode netboot", "mode netboot", "mode ephemeral", "mode off",
-			"assign " + letter, "assign " + letter, "assign " + letter, "add", "add", "collect", "list", "reopen", "write", "write"}[rnd.IntN(28)]
+			"remove", "drop", "mode netboot", "mode netboot", "mode netboot", "mode ephemeral", "mode off",
+			"assign " + letter, "assign " + letter, "assign " + letter, "add", "add", "collect", "list", "reopen", "write", "write"}[rnd.IntN(29)]
 		history = append(history, fmt.Sprintf("p%d %s %s", slot, op, letter))
 		fail := func(format string, args ...any) {
 			t.Helper()

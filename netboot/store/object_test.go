@@ -225,7 +225,10 @@ func TestPartial(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Write(t.Context(), bytes.Repeat([]byte{1}, store.MarkEvery+5), 0); err != nil {
+	if err := p.Write(t.Context(), bytes.Repeat([]byte{1}, store.MarkEvery), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Write(t.Context(), bytes.Repeat([]byte{1}, 5), store.MarkEvery); err != nil {
 		t.Fatal(err)
 	}
 	for _, test := range []struct {
@@ -276,6 +279,48 @@ func TestPartial(t *testing.T) {
 	if u, err := s.Space(); err != nil || len(u.Partial) != 0 {
 		t.Fatalf("%+v, %v", u, err)
 	}
+}
+
+// TestOnePush has a second push wait for the first one.
+func TestOnePush(t *testing.T) {
+	s, dir := newStore(t)
+	other, err := open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := s.Incoming(t.Context(), progress.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := make(waiting, 1)
+	second := make(chan error, 1)
+	go func() {
+		in, err := other.Incoming(t.Context(), told)
+		if err == nil {
+			in.Close()
+		}
+		second <- err
+	}()
+	select {
+	case name := <-told:
+		if !strings.Contains(name, "another push") {
+			t.Errorf("told %q", name)
+		}
+	case err := <-second:
+		t.Fatalf("the second push did not wait: %v", err)
+	}
+	in.Close()
+	if err := <-second; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// waiting gets the names of what begins.
+type waiting chan string
+
+func (w waiting) Begin(name string, total int64) progress.Task {
+	w <- name
+	return progress.Discard.Begin(name, total)
 }
 
 // TestSpace tells what is shared and what is not.

@@ -226,6 +226,16 @@ func (s *Store) Ready(ctx context.Context, slot int) error {
 	})
 }
 
+// DropPrevious drops what the slot had before, though its node was not seen
+// Ready since: Undo cannot bring it back any more, and its space is given back.
+func (s *Store) DropPrevious(ctx context.Context, slot int) error {
+	return s.change(ctx, slot, "drop the previous root of", func(st *State) (bool, error) {
+		changed := st.Previous != nil
+		st.Previous = nil
+		return changed, nil
+	})
+}
+
 // Boot opens the disk for a node that starts now: from its boot ROM, with
 // nothing of an earlier run in its memory. What was assigned meanwhile becomes
 // current, and a missing top is made. Errors match [ErrOff], [ErrNoRoot],
@@ -330,9 +340,6 @@ func (s *Store) create(d *Disk, st *State) error {
 		if err := remove(path); err != nil {
 			return err
 		}
-	}
-	if err := s.room(1 << 20); err != nil {
-		return err
 	}
 	var err error
 	d.Disk, err = disk.Create(path, journal, d.chain.Parent, max(st.Size, d.chain.Size()), s.diskOptions(st))

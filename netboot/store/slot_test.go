@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -76,6 +77,18 @@ func TestLife(t *testing.T) {
 			read 0
 			write 8 -> A2 before A1+ running | 1 2
 			off -> A2 before A1+ | 1 2
+			reset -> A0 before A1+ | 1
+			drop -> A0
+			drop -> A0
+			boot -> A3 running | 3
+			ready -> A3+ running | 3`},
+		{"a reset taken back", `
+			mode netboot -> nothing
+			assign A -> nothing next A
+			boot -> A1 running | 1
+			write 7 -> A1 running | 1
+			ready -> A1+ running | 1
+			off -> A1+ | 1
 			reset -> A0 before A1+ | 1
 			undo -> A1+ before A0 | 1
 			boot -> A1+ before A0 running | 1
@@ -267,6 +280,31 @@ func TestOpenOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := w2.do("off"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestLeftTop boots where another process was killed as it made the top, while
+// this one has the store open.
+func TestLeftTop(t *testing.T) {
+	s, _ := newStore(t)
+	o := chains(t)["A"]
+	if err := add(s, o); err != nil {
+		t.Fatal(err)
+	}
+	w := &world{s: s, slot: 1, roots: map[string]store.Root{"A": rootOf(o)}}
+	for _, op := range []string{"mode netboot", "assign A"} {
+		if err := w.do(op); err != nil {
+			t.Fatal(op, err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(s.Dir(), "slots", "p1", "1.top"), []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.do("boot"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.do("off"); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -215,6 +215,8 @@ func (w *world) do(op string) error {
 		err = w.s.Undo(ctx, w.slot)
 	case "mode":
 		err = w.s.Configure(ctx, w.slot, func(v *store.Settings) { v.Mode = store.Mode(arg) })
+	case "drop":
+		err = w.s.DropPrevious(ctx, w.slot)
 	case "remove":
 		err = w.s.Remove(ctx, w.slot)
 	case "import", "part": // a kind and a path

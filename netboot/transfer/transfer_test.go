@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
@@ -329,6 +330,9 @@ func TestDamage(t *testing.T) {
 			if s.Has(store.Layer, o.Digest) {
 				t.Error("the layer is in the store")
 			}
+			if errors.Is(rerr, store.ErrMissing) && s.Has(store.Base, base.Digest) {
+				t.Error("it was sent before what lacks was noticed")
+			}
 		})
 	}
 }
@@ -347,6 +351,42 @@ func TestLastWords(t *testing.T) {
 		t.Errorf("the receiver got %v", rerr)
 	}
 }
+
+// TestBrokenPipe has the receiver say why it gave up, and listen no more.
+func TestBrokenPipe(t *testing.T) {
+	base := storetest.Base(t, baseSize, 1)
+	r, w := io.Pipe()
+	deaf := make(chan struct{})
+	go func() {
+		io.WriteString(w, "hatchery receive 1\n")
+		<-deaf
+		time.Sleep(50 * time.Millisecond) // the sender has noticed by now, most likely
+		w.Write(transfer.Frame{Type: 7, Payload: []byte(`{"message":"the card is full"}`)}.Encode())
+	}()
+	_, err := transfer.Send(t.Context(), end{r, &mute{after: 1, told: deaf}}, transfer.Offer{Objects: sources(base)})
+	var remote *transfer.RemoteError
+	if !errors.As(err, &remote) || remote.Message != "the card is full" {
+		t.Fatalf("%v", err)
+	}
+}
+
+// mute takes some writes, and no more.
+type mute struct {
+	after int
+	told  chan struct{}
+}
+
+func (m *mute) Write(p []byte) (int, error) {
+	if m.after--; m.after >= 0 {
+		return len(p), nil
+	}
+	if m.after == -1 {
+		close(m.told)
+	}
+	return 0, syscall.EPIPE
+}
+
+func (m *mute) Close() error { return nil }
 
 // TestStranger has something else than hatchery at the other end.
 func TestStranger(t *testing.T) {
