@@ -126,6 +126,17 @@ func (c *Client) Call(ctx context.Context, method, path string, v any) error {
 	return nil
 }
 
+// Copy makes a call on the service's socket, and copies its answer to w.
+func (c *Client) Copy(ctx context.Context, path string, w io.Writer) error {
+	r, err := c.call(ctx, http.MethodGet, path)
+	if err != nil {
+		return err
+	}
+	defer r.Body.Close()
+	_, err = io.Copy(w, r.Body)
+	return err
+}
+
 func (c *Client) call(ctx context.Context, method, path string) (*http.Response, error) {
 	r, err := http.NewRequestWithContext(ctx, method, "http://hatchery"+path, nil)
 	if err != nil {

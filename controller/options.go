@@ -70,7 +70,7 @@ type Options struct {
 	// Heard is told of every report that counts: member says that the node is
 	// the member of the swarm that the controller takes it for. It does not wait.
 	Heard func(slot int, r enrol.StatusReport, member bool)
-	Log     *slog.Logger
+	Log   *slog.Logger
 	// Ready is called once, when the service listens on both addresses.
 	Ready func(listen net.Addr)
 

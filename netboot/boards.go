@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"hatchery/internal/clusterctrl"
 	"hatchery/netboot/slots"
 	"hatchery/netboot/store"
 	"hatchery/netboot/usbboot"
@@ -13,11 +14,7 @@ import (
 
 // seen hears of all devices on the bus.
 func (s *Service) seen(devices []usbhost.Device) {
-	search := usbhost.Search{Cache: s.o.Wiring}
-	if hat := s.o.Node.HAT; hat != nil {
-		search.Version, search.Hub = hat.Version, hat.Hub
-	}
-	wiring, err := s.o.Bus.FindWiring(search, devices)
+	wiring, err := s.o.Bus.FindWiring(s.search(), devices)
 	s.mu.Lock()
 	s.devices = devices
 	if err == nil {
@@ -47,9 +44,64 @@ func (s *Service) slotOf(d usbhost.Device) (*slot, bool) {
 	return sl, ok
 }
 
+// learn tells the slot of a board while the HAT's wiring is unknown: of the one
+// board on the bus, while one slot has power. So the wiring is known from then on.
+func (s *Service) learn(d usbhost.Device) (*slot, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.wiring != nil {
+		return nil, false
+	}
+	boards := 0
+	for _, other := range s.devices {
+		if other.Bootable() {
+			boards++
+		}
+	}
+	powered := 0
+	for _, status := range s.board.All() {
+		if status.Power == slots.SupplyOn {
+			if powered != 0 {
+				return nil, false
+			}
+			if n, err := clusterctrl.ParseSlot(status.Slot); err == nil {
+				powered = n
+			}
+		}
+	}
+	if boards != 1 || powered == 0 {
+		return nil, false
+	}
+	wiring, err := usbhost.Learn(powered, d.Path)
+	if err != nil {
+		s.o.Log.Warn("cannot learn the HAT's wiring", "error", err)
+		return nil, false
+	}
+	s.wiring = &wiring
+	delete(s.problems, "wiring")
+	s.o.Log.Info("learned the HAT's wiring", "wiring", wiring.String())
+	if err := s.search().Keep(wiring); err != nil {
+		s.o.Log.Warn("the HAT's wiring cannot be kept", "error", err)
+	}
+	sl, ok := s.slots[powered]
+	return sl, ok
+}
+
+// search is what is known of the HAT before the bus is looked at.
+func (s *Service) search() usbhost.Search {
+	search := usbhost.Search{Cache: s.o.Wiring}
+	if hat := s.o.Node.HAT; hat != nil {
+		search.Version, search.Hub = hat.Version, hat.Hub
+	}
+	return search
+}
+
 // serveBoard gives a board what it asks for, until it leaves.
 func (s *Service) serveBoard(ctx context.Context, d usbhost.Device) {
 	sl, ok := s.slotOf(d)
+	if !ok {
+		sl, ok = s.learn(d)
+	}
 	if !ok {
 		s.o.Log.Info("a board that is in none of this cluster's slots waits for boot files", "device", d.String())
 		return
@@ -82,12 +134,18 @@ func (s *Service) serveBoard(ctx context.Context, d usbhost.Device) {
 		}
 	}
 	transport, err := s.o.Bus.Open(d)
+	if errors.Is(err, usbboot.ErrGone) {
+		return // it left while it was looked at
+	}
 	if err != nil {
 		s.trouble(sl, s.withRivals(err))
 		return
 	}
 	defer transport.Close()
 	result, err := sl.port.Serve(ctx, d.USBBoot(transport), boot, usbboot.Options{Told: func(e usbboot.Event) { s.toldOfFile(sl, e) }})
+	if rounds := sl.port.Rounds(); err == nil && rounds > 2 && result.Stage == usbboot.StageROM {
+		err = fmt.Errorf("the boot ROM took bootcode.bin %d times, and it does not run on this board: pin another one (netboot: {firmware: {bootcode.bin: …}} in cluster.yaml)", rounds)
+	}
 	switch {
 	case err != nil && ctx.Err() == nil:
 		s.trouble(sl, err)

@@ -3,11 +3,16 @@ package netboot
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"hatchery/internal/clusterctrl"
 	"hatchery/internal/enrol"
 	"hatchery/netboot/slots"
+	"hatchery/netboot/slots/metrics"
 	"hatchery/netboot/store"
 )
 
@@ -34,12 +39,16 @@ const Conflict enrol.Code = "conflict"
 // Calls answers the command line, under Prefix:
 //
 //	GET  …            the View
+//	GET  …metrics     the slots for Prometheus, as text
 //	POST …slots/p2/X  does X, one of the constants beginning with Do
 func (s *Service) Calls() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+Prefix, func(w http.ResponseWriter, _ *http.Request) {
 		enrol.WriteJSON(w, http.StatusOK, s.View())
 	})
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(metrics.NewCollector(s.board, s.rootOf))
+	mux.Handle("GET "+Prefix+"metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{DisableCompression: true}))
 	actions := map[string]func(context.Context, int) error{
 		DoNetboot:   func(ctx context.Context, n int) error { return s.Enable(ctx, n, store.Netboot) },
 		DoEphemeral: func(ctx context.Context, n int) error { return s.Enable(ctx, n, store.Ephemeral) },
@@ -71,6 +80,20 @@ func (s *Service) Calls() http.Handler {
 	return mux
 }
 
+// rootOf is what was done with a slot's root, for its metrics.
+func (s *Service) rootOf(n int) (metrics.Root, bool) {
+	sl, err := s.slot(n)
+	if err != nil {
+		return metrics.Root{}, false
+	}
+	c, served := s.server.Counters()[sl.name()]
+	r := metrics.Root{Read: uint64(c.BytesRead), Written: uint64(c.BytesWritten)}
+	if d := sl.diskView(); d != nil {
+		r.Stored, served = d.Stored, true
+	}
+	return r, served
+}
+
 // statusOf tells what stands in the way from what failed.
 func statusOf(err error) int {
 	for _, way := range []error{store.ErrRunning, store.ErrNoPrevious, store.ErrNoRoot, store.ErrOff, store.ErrNotRunning, slots.ErrNoPower} {
@@ -85,6 +108,8 @@ func statusOf(err error) int {
 type Caller interface {
 	// Call makes a call and reads its answer into v, unless v is nil.
 	Call(ctx context.Context, method, path string, v any) error
+	// Copy makes a call and copies its answer.
+	Copy(ctx context.Context, path string, w io.Writer) error
 }
 
 // A Client is the command line's end of the calls.
@@ -94,6 +119,11 @@ type Client struct{ Caller Caller }
 func (c Client) View(ctx context.Context) (*View, error) {
 	v := new(View)
 	return v, c.Caller.Call(ctx, http.MethodGet, Prefix, v)
+}
+
+// Metrics are the slots for Prometheus, as its text format.
+func (c Client) Metrics(ctx context.Context, w io.Writer) error {
+	return c.Caller.Copy(ctx, Prefix+"metrics", w)
 }
 
 // Do does something with a slot, one of the constants beginning with Do.

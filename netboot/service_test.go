@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -333,6 +334,13 @@ func (c caller) Call(ctx context.Context, method, path string, v any) error {
 	return json.NewDecoder(w.Body).Decode(v)
 }
 
+func (c caller) Copy(ctx context.Context, path string, w io.Writer) error {
+	answer := httptest.NewRecorder()
+	c.ServeHTTP(answer, httptest.NewRequestWithContext(ctx, http.MethodGet, path, nil))
+	_, err := io.Copy(w, answer.Body)
+	return err
+}
+
 // TestCalls: the command line's calls do what they say.
 func TestCalls(t *testing.T) {
 	w := newWorld(t)
@@ -350,6 +358,10 @@ func TestCalls(t *testing.T) {
 	}
 	if _, err := client.Do(t.Context(), 2, netboot.DoUndo); err == nil || !strings.Contains(err.Error(), "nothing to go back to") {
 		t.Errorf("undo of nothing: %v", err)
+	}
+	var text strings.Builder
+	if err := client.Metrics(t.Context(), &text); err != nil || !strings.Contains(text.String(), `slot="p1"`) {
+		t.Errorf("metrics: %v\n%s", err, text.String())
 	}
 	for _, c := range []struct{ path, want string }{
 		{netboot.Prefix + "slots/p9/reset", "unknown-slot"},

@@ -68,7 +68,7 @@ write nothing more. It is for controllers whose HAT cannot be switched. Said of 
 node that runs, it cuts off that node's disk.`,
 			example: "  hatchery netboot stopped p2 && hatchery netboot reset p2", done: "is taken to be off",
 		}),
-		newNetbootImport(s), newNetbootSpace(s), newNetbootCollect(s), newNetbootReceive(s))
+		newNetbootImport(s), newNetbootMetrics(s), newNetbootSpace(s), newNetbootCollect(s), newNetbootReceive(s))
 	return c
 }
 

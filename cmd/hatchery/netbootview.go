@@ -44,6 +44,26 @@ the last that happened to them too.`,
 	return c
 }
 
+func newNetbootMetrics(s *settings) *cobra.Command {
+	st := &station{settings: s}
+	c := &cobra.Command{
+		Use:   "metrics",
+		Short: "Print the slots' metrics, as Prometheus reads them",
+		Long: `metrics prints where the slots stand, how long each part of their way took, how
+often they were power-cycled, and what their roots read and wrote, in the text
+format of Prometheus: for the textfile collector of its node exporter.`,
+		Example: `  hatchery netboot metrics > /var/lib/prometheus/node-exporter/hatchery.prom`,
+		Args:    noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return st.run(c, []string{"netboot", "metrics"}, func(ctx context.Context) error {
+				return netboot.Client{Caller: st.service()}.Metrics(ctx, c.OutOrStdout())
+			})
+		},
+	}
+	st.flags(c)
+	return c
+}
+
 func printNetboot(w io.Writer, v *netboot.View, events bool) {
 	const row = "%-5s  %-14s  %-9s  %-8s  %-9s  %-9s  %s"
 	printLine(w, row, "SLOT", "HOSTNAME", "BOOTS", "STATE", "STORED", "QUOTA", "DETAIL")

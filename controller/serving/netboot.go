@@ -60,6 +60,10 @@ func openNetboot(ctx context.Context, o Options, node *nodefile.Node, id *enrol.
 	}
 	switch n.hat, err = hat.Open(hat.Options{Version: version, Lock: filepath.Join(o.RunDir, "hat.lock"), Log: o.Log}); {
 	case err == nil:
+		// Slots without cards need the HAT's hub, which is off when the HAT gets power.
+		if err := n.hat.Start(ctx); err != nil {
+			o.Log.Warn("the HAT does not do as it is told", "error", err)
+		}
 		power = n.hat
 	case errors.Is(err, hat.ErrNoHAT):
 		o.Log.Info("the slots cannot be switched from here", "reason", err)

@@ -24,7 +24,7 @@ import (
 func TestStandIn(t *testing.T) {
 	name := os.Getenv("HATCHERY_STANDIN")
 	if name == "" {
-		t.Skip("HATCHERY_STANDIN names no unpacked stand-in base")
+		testtool.Missing(t, "the unpacked stand-in base: HATCHERY_STANDIN=FILE (xz -dk $(make -s print-base))")
 	}
 	disk, err := os.Open(name)
 	if err != nil {
@@ -86,7 +86,7 @@ func TestStandIn(t *testing.T) {
 func TestKernelRuns(t *testing.T) {
 	name := os.Getenv("HATCHERY_STANDIN")
 	if name == "" {
-		t.Skip("HATCHERY_STANDIN names no unpacked stand-in base")
+		testtool.Missing(t, "the unpacked stand-in base: HATCHERY_STANDIN=FILE (xz -dk $(make -s print-base))")
 	}
 	qemu := testtool.Need(t, "qemu-system-arm")
 	dir := t.TempDir()

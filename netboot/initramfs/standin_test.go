@@ -24,7 +24,7 @@ func standIn(t testing.TB) (disk *os.File, table *parttable.Table, root *ext4.FS
 	t.Helper()
 	name := os.Getenv("HATCHERY_STANDIN")
 	if name == "" {
-		t.Skip("HATCHERY_STANDIN names no unpacked stand-in base")
+		testtool.Missing(t, "the unpacked stand-in base: HATCHERY_STANDIN=FILE (xz -dk $(make -s print-base))")
 	}
 	disk, err := os.Open(name)
 	if err != nil {

@@ -14,4 +14,4 @@ type Power interface {
 }
 
 // ErrNoPower is that of a board without [Power].
-var ErrNoPower = errors.New("the power of the slots cannot be switched from here: no ClusterHAT was found (hatchery doctor says why)")
+var ErrNoPower = errors.New("the power of the slots cannot be switched from here: no ClusterHAT was found")

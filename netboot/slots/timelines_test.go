@@ -539,9 +539,9 @@ var timelines = []struct{ summary, line string }{
 	{"no HAT", `
 		0s no HAT
 		1s switch on
-		  1s error: the power of the slots cannot be switched from here: no ClusterHAT was found (hatchery doctor says why)
+		  1s error: the power of the slots cannot be switched from here: no ClusterHAT was found
 		1s retry
-		  1s error: the power of the slots cannot be switched from here: no ClusterHAT was found (hatchery doctor says why)
+		  1s error: the power of the slots cannot be switched from here: no ClusterHAT was found
 		2s boot rom
 		  2s unknown → bootcode: its boot ROM is on USB
 		  17s bootcode → failed: given up: 15s after its boot ROM was seen, bootcode.bin does not run: a Zero 2 W may have to boot once from a card, or this bootcode.bin does not boot over USB. Its power cannot be switched from here: pull it out and put it in again
