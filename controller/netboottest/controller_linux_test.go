@@ -70,8 +70,8 @@ func (s *scenario) prepare(t *testing.T) {
 		t.Fatal(err)
 	}
 	rootBridge(t, s.controller)
-	s.guests = newGuests(t, s.controller, s.consoles(), s.told)
-	world{power: s.guests.power, is: s.guests.powered, boot: s.guests.boot}.serve(t, s.short("world"))
+	s.guests = newGuests(s.t, s.controller, s.consoles(), s.told)
+	world{power: s.guests.power, is: s.guests.powered, boot: s.guests.boot}.serve(s.t, s.short("world"))
 	if err := os.Mkdir(s.boots(), 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -21,6 +21,7 @@ import (
 	"hatchery/internal/testtool"
 	"hatchery/netboot/node/nodetest"
 	"hatchery/netboot/store"
+	"hatchery/netboot/transfer"
 )
 
 // guestModules are the kernel's that the guests need: of the emulated board,
@@ -36,6 +37,9 @@ const (
 	guestKernel = "kernel-virt.img"
 	guestTree   = "virt.dtb"
 )
+
+// The disks of slots, in bytes: what netboot: has in cluster.yaml.
+const diskSize, diskQuota = 3_997_171_712, 2_000_000_000
 
 // images are what `hatchery build` has made.
 type images struct {
@@ -223,41 +227,46 @@ func (i images) read(t *testing.T, name string, files ...string) map[string][]by
 	return all
 }
 
-// push brings what p1 and p2 boot to the controller's store.
+// push brings what p1 and p2 boot to the controller's store, as `hatchery push`
+// does: what it says over ssh goes over a pipe here.
 func (s *scenario) push(t *testing.T) {
 	stock, err := store.Open(s.storeDir(), store.Options{Run: s.storeRun(), Reserve: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer stock.Close()
-	add := func(kind store.Kind, path string, d digest.Digest) {
-		if stock.Has(kind, d) {
-			return
-		}
-		f, err := os.Open(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		if kind == store.Base {
-			_, err = stock.AddBase(s.ctx, f, store.Import{Name: path, Digest: d})
-		} else {
-			_, err = stock.AddLayer(s.ctx, f, store.Import{Name: path, Digest: d})
-		}
-		if err != nil {
-			t.Fatal(err)
+	offer := transfer.Offer{By: "test"}
+	known := map[digest.Digest]bool{}
+	add := func(kind store.Kind, d digest.Digest, path string) {
+		if !known[d] {
+			known[d] = true
+			offer.Objects = append(offer.Objects, transfer.Source{Kind: kind, Digest: d, Path: path})
 		}
 	}
 	for slot := 1; slot <= 2; slot++ {
 		one := s.images.targets[fmt.Sprintf("p%d", slot)]
-		root := store.Root{Base: one.Base.Digest, When: time.Now(), By: "test"}
-		add(store.Base, s.images.base(one.Base.Digest), one.Base.Digest)
+		assigned := transfer.Assignment{Slot: slot, Base: one.Base.Digest, Mode: store.Netboot, Size: diskSize, Quota: diskQuota}
+		add(store.Base, one.Base.Digest, s.images.base(one.Base.Digest))
 		for _, l := range one.Layers {
-			add(store.Layer, s.path("out", l.File), l.Digest)
-			root.Layers = append(root.Layers, l.Digest)
+			add(store.Layer, l.Digest, s.path("out", l.File))
+			assigned.Layers = append(assigned.Layers, l.Digest)
 		}
-		if _, err := stock.Assign(s.ctx, slot, root); err != nil {
-			t.Fatal(err)
-		}
+		offer.Slots = append(offer.Slots, assigned)
 	}
+	here, there := net.Pipe()
+	received := make(chan error, 1)
+	go func() {
+		_, err := transfer.Receive(s.ctx, there, stock, nil)
+		there.Close()
+		received <- err
+	}()
+	result, err := transfer.Send(s.ctx, here, offer)
+	here.Close()
+	if err = errors.Join(err, <-received); err != nil {
+		t.Fatal(err)
+	}
+	if len(result.Stored) != 4 || len(result.Slots) != 2 {
+		t.Errorf("a base, Docker and two slots' layers were pushed, for two slots; the controller says %+v", result)
+	}
+	t.Logf("pushed: %d bytes sent, %d before compression", result.Sent, result.Data)
 }
