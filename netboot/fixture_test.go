@@ -2,7 +2,6 @@ package netboot_test
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -34,56 +33,12 @@ import (
 
 const release = "6.12.25+rpt-rpi-v6"
 
-// modules are those of a kernel that netboot needs.
-const modules = `kernel/dwc2.ko:
-kernel/libcomposite.ko:
-kernel/u_ether.ko:
-kernel/u_serial.ko:
-kernel/usb_f_ecm.ko: kernel/u_ether.ko kernel/libcomposite.ko
-kernel/usb_f_acm.ko: kernel/u_serial.ko kernel/libcomposite.ko
-kernel/8021q.ko:
-kernel/nbd.ko:
-kernel/zram.ko:
-kernel/dm-mod.ko:
-kernel/dm-snapshot.ko: kernel/dm-mod.ko
-`
-
-// program is an ELF file for ARM, as far as it is looked at.
-func program(text string) []byte {
-	b := make([]byte, 64, 64+len(text))
-	copy(b, "\x7fELF\x01\x01\x01")
-	binary.LittleEndian.PutUint16(b[18:], 40)
-	return append(b, text...)
-}
-
-func nodeInit(architecture string) ([]byte, error) { return program("nodeinit " + architecture), nil }
-
-// kernel is a zImage that says its release.
-func kernel() string {
-	b := make([]byte, 0x2000)
-	binary.LittleEndian.PutUint32(b[0x24:], 0x016f2818)
-	var packed bytes.Buffer
-	z := gzip.NewWriter(&packed)
-	fmt.Fprintf(z, "Linux version %s (gcc)", release)
-	z.Close()
-	return string(append(b, packed.Bytes()...))
+func nodeInit(architecture string) ([]byte, error) {
+	return imagetest.Program("nodeinit " + architecture), nil
 }
 
 // base makes a miniature of Raspberry Pi OS that netboots.
-func base(t *testing.T) string {
-	t.Helper()
-	dir := "/usr/lib/modules/" + release + "/"
-	options := []imagetest.Option{
-		imagetest.WithBootFile("kernel.img", kernel()),
-		imagetest.WithFile(dir+"modules.dep", modules, 0o644, 0, 0),
-		imagetest.WithFile(dir+"modules.builtin", "kernel/fs/ext4/ext4.ko\nkernel/fs/configfs/configfs.ko\n", 0o644, 0, 0),
-	}
-	for line := range strings.Lines(modules) {
-		file, _, _ := strings.Cut(line, ":")
-		options = append(options, imagetest.WithFile(dir+file, string(program(file)), 0o644, 0, 0))
-	}
-	return imagetest.Bookworm(t, options...)
-}
+func base(t *testing.T) string { return imagetest.Bookworm(t, imagetest.WithKernel(release)) }
 
 // A hat is a HAT with fake boards in its slots, on a fake bus.
 type hat struct {

@@ -15,6 +15,7 @@ import (
 
 	"hatchery/internal/enrol"
 	"hatchery/netboot"
+	"hatchery/netboot/initramfs"
 	"hatchery/netboot/node/nbdclient"
 	"hatchery/netboot/slots"
 	"hatchery/netboot/store"
@@ -33,7 +34,8 @@ func TestBoot(t *testing.T) {
 	for _, n := range []int{1, 2} {
 		boot := w.hasFiles(n)
 		received := w.hat.boards[n].Received()
-		if string(received[boot.Kernel]) != kernel() || boot.Initramfs != "hatchery-initramfs.img" || len(received[boot.Initramfs]) == 0 {
+		kernel, err := initramfs.ReadKernel(received[boot.Kernel])
+		if err != nil || kernel.Release != release || boot.Initramfs != "hatchery-initramfs.img" || len(received[boot.Initramfs]) == 0 {
 			t.Errorf("p%d started %+v", n, boot)
 		}
 		line := string(received[boot.Cmdline])
