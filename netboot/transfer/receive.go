@@ -239,7 +239,7 @@ func (r *receiver) slot(ctx context.Context, o *offer, a Assignment) (changed bo
 		return changed, nil
 	}
 	return changed, r.s.Configure(ctx, a.Slot, func(settings *store.Settings) {
-		if a.Mode != "" {
+		if a.Mode != "" && !settings.Chosen {
 			settings.Mode = a.Mode
 		}
 		if a.Size != 0 {

@@ -158,6 +158,16 @@ func TestPush(t *testing.T) {
 		t.Errorf("%+v, though most of it is holes", o)
 	}
 
+	// What somebody chose on the controller stays.
+	if err := s.Configure(t.Context(), 1, func(v *store.Settings) { v.Mode, v.Chosen = store.Off, true }); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if st, err := s.State(1); err != nil || st.Mode != store.Off {
+			t.Errorf("%+v, %v", st, err)
+		}
+	}()
+
 	// Another push of the same sends nothing; one layer more sends that.
 	sent, _, err, rerr = push(t, s, offer)
 	if err != nil || rerr != nil || sent.Data != 0 || len(sent.Present) != 4 || sent.Slots[0].Changed {

@@ -27,7 +27,7 @@ type Assignment struct {
 	Layers []digest.Digest `json:"layers,omitempty"` // bottom to top
 	Label  store.Label     `json:"label,omitzero"`
 	// Mode, Size and Quota change the slot's settings ([store.Settings]) where
-	// they are given.
+	// they are given, the mode only where nobody chose one on the controller.
 	Mode  store.Mode `json:"mode,omitempty"`
 	Size  int64      `json:"size,omitempty"`
 	Quota int64      `json:"quota,omitempty"`
