@@ -45,6 +45,7 @@ func (w withPayload) Run() int {
 // Raspberry Pi OS image at $BASE and a public key at $HOME/.ssh/id_ed25519.pub.
 func TestScripts(t *testing.T) {
 	base := imagetest.Bookworm(t)
+	netbase := imagetest.Bookworm(t, imagetest.WithKernel("6.12.25+rpt-rpi-v6"))
 	for _, tool := range []string{"debugfs", "mtype"} {
 		testtool.Need(t, tool)
 	}
@@ -57,6 +58,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("XDG_CACHE_HOME", filepath.Join(env.WorkDir, "cache"))
 			env.Setenv("SOURCE_DATE_EPOCH", "1763769600")
 			env.Setenv("BASE", base)
+			env.Setenv("NETBASE", netbase) // one that boots without a card
 			env.Setenv(payloadVariable, payloadFolder)
 			env.Setenv("PATH", env.Getenv("PATH")+":/usr/sbin:/sbin")
 			if err := os.MkdirAll(filepath.Join(home, ".ssh"), 0o700); err != nil {
