@@ -19,7 +19,7 @@ PACKAGES := acl apt attr binfmt-support binutils bmap-tools btrfs-progs bzip2 ca
 help:
 	@sed -n 's/^## //p' Makefile
 
-.PHONY: help deps base print-base payload build demo test test-fast test-swarm e2e soak bench fuzz lint vuln clean
+.PHONY: help deps base print-base payload build demo test test-fast test-swarm test-netboot e2e soak bench fuzz lint vuln clean
 
 ## deps: the Debian packages that tests, demo and benchmarks need
 deps:
@@ -50,6 +50,7 @@ demo: deps base build
 ## test: everything, as CI runs it
 test: deps base build lint
 	@.ci/test
+	@.ci/netboot
 	@.ci/e2e
 
 ## test-fast: the quick tests, without root and without the base image; what needs more is skipped by name (-v shows it)
@@ -59,6 +60,10 @@ test-fast:
 ## test-swarm: the agent and the service with real engines in network namespaces (root)
 test-swarm: deps
 	@.ci/swarm
+
+## test-netboot: what boots slots without cards, with real kernels in QEMU and an emulated node from boot ROM to Ready (root)
+test-netboot: deps base build
+	@.ci/netboot
 
 ## e2e: a controller and a node, built, booted on two emulated Zeros and put to work (ten minutes; consoles and time line in build/e2e)
 e2e: deps base build
