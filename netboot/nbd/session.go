@@ -18,9 +18,9 @@ const mostInput = 32 << 10
 //
 // One goroutine at a time reads: the next request with what belongs to it.
 // Then it lets another one read and does the request itself, so that nothing
-// is handed over. There are as many as requests are under way. A client that
-// has one request at a time, and a device that is quick, have one goroutine,
-// which does the request before it reads on: waking another would cost as much
+// is handed over. There are as many as requests are under way. While the device
+// is quick, short requests, and those of a client that has one at a time, are
+// done by one goroutine before it reads on: waking another would cost as much
 // as the request. If that takes long for once, a watcher lets another one read.
 type session struct {
 	c      *conn
@@ -50,6 +50,9 @@ type session struct {
 const (
 	// quick is what a request takes that needs no medium.
 	quick = 500 * time.Microsecond
+	// short is up to how many bytes waking another goroutine costs more than
+	// it gains, though there is more to do.
+	short = 16 << 10
 	// caution is how many must be quick after one that was not.
 	caution = 64
 	// glance is how often the watcher looks, and glances how often in vain
@@ -114,8 +117,14 @@ func (s *session) work() {
 
 // alone says whether a request is to be done before the next is read.
 func (s *session) alone(j job) bool {
-	return s.slow.Load() == 0 && len(s.out.done) == 1 && s.in.Buffered() == 0 &&
-		(j.kind == cmdRead && j.length <= piece || j.data != nil && j.flags == 0)
+	if s.slow.Load() != 0 {
+		return false
+	}
+	most := uint32(short)
+	if len(s.out.done) == 1 && s.in.Buffered() == 0 { // it is the only one
+		most = piece
+	}
+	return j.kind == cmdRead && j.length <= most || j.data != nil && j.flags == 0 && j.length <= most
 }
 
 // doAlone does a request while nobody reads, and says whether that is still so:
