@@ -152,7 +152,7 @@ func (r role) hear(ctx context.Context, service *netboot.Service) {
 			last[s.Slot] = *s.LastSeen
 			// What was said before this process began may be of an earlier boot.
 			if known && !before.Equal(*s.LastSeen) {
-				service.Heard(ctx, s.Slot, s.NodeState == "ready" && s.Step == firstboot.Steady, s.Step+" "+s.State)
+				service.Heard(ctx, s.Slot, s.NodeID != "" && s.Step == firstboot.Steady, s.Step+" "+s.State)
 			}
 		}
 	}
