@@ -42,10 +42,9 @@ func TestNetboot(t *testing.T) {
 	s.part("three images are built", s.build)
 	s.part("the controller has what they boot", s.push)
 	s.part("the controller is in place", s.found)
-	s.part("p1 boots what its board was sent, and is Ready", s.first)
-	s.part("its root is the server's, and Docker works on it", s.root1)
+	s.part("p1 and p2 boot off one base what their boards were sent, and are Ready", s.boot)
+	s.part("p1's root is the server's, and Docker works on it", s.look)
 	s.part("the server is killed while p1 writes, and nothing is lost", s.crash)
-	s.part("p2 boots off the same base", s.second)
 	s.part("p1 is reset, and takes its old place", s.reset)
 	s.part("what it took", s.figures)
 }
@@ -229,18 +228,21 @@ func (s *scenario) ready(t *testing.T, slot int) {
 	})
 }
 
-// first boots p1.
-func (s *scenario) first(t *testing.T) {
-	s.do(t, 1, netboot.DoOn)
-	s.until(t, "p1's board has booted", 5*time.Minute, func() (bool, string) {
-		v, err := s.slot(s.ctx, 1)
-		if err != nil {
-			return false, err.Error()
-		}
-		return s.guests.of(1) != nil, fmt.Sprintf("%+v", v.Status)
-	})
-	s.compare(t, 1)
+// boot switches both on.
+func (s *scenario) boot(t *testing.T) {
+	for slot := 1; slot <= 2; slot++ {
+		s.do(t, slot, netboot.DoOn)
+		s.until(t, fmt.Sprintf("p%d's board has booted", slot), 5*time.Minute, func() (bool, string) {
+			v, err := s.slot(s.ctx, slot)
+			if err != nil {
+				return false, err.Error()
+			}
+			return s.guests.of(slot) != nil, fmt.Sprintf("%+v", v.Status)
+		})
+		s.compare(t, slot)
+	}
 	s.ready(t, 1)
+	s.ready(t, 2)
 }
 
 // compare sees that what a board was sent is what its image has.
@@ -296,8 +298,8 @@ func (s *scenario) run(t *testing.T, slot int, command string) string {
 	return out
 }
 
-// root1 looks at p1 from within.
-func (s *scenario) root1(t *testing.T) {
+// look looks at p1 from within.
+func (s *scenario) look(t *testing.T) {
 	for command, want := range map[string]string{
 		"findmnt -no SOURCE,FSTYPE /":                                                                   "/dev/nbd0p2 ext4",
 		"sudo docker info -f '{{.Driver}} {{.Swarm.LocalNodeState}}'":                                   "overlay2 active",
@@ -312,7 +314,7 @@ func (s *scenario) root1(t *testing.T) {
 }
 
 // written is how many files p1 writes, of how many KiB each.
-const written, writtenSize = 40, 512
+const written, writtenSize = 24, 256
 
 // crash kills the server while p1 writes. How far that is, p1's kernel says on its
 // console: asking would take longer than the writing.
@@ -358,17 +360,6 @@ sync; echo "<3>hatchery-test: written all" >/dev/kmsg`, written, writtenSize, wr
 		t.Logf("p1's connection: %s", strings.ReplaceAll(link, "\n", "; "))
 	}
 	s.ready(t, 1)
-}
-
-// second boots p2 beside p1.
-func (s *scenario) second(t *testing.T) {
-	s.do(t, 2, netboot.DoOn)
-	s.until(t, "p2's board has booted", 5*time.Minute, func() (bool, string) {
-		v, err := s.slot(s.ctx, 2)
-		return s.guests.of(2) != nil, fmt.Sprint(v, err)
-	})
-	s.compare(t, 2)
-	s.ready(t, 2)
 }
 
 // reset gives p1 a fresh disk.
