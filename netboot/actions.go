@@ -45,7 +45,13 @@ func (s *Service) Disable(ctx context.Context, n int) error {
 // wrote is set aside until it was seen Ready again, and it is switched on. The
 // error matches slots.ErrNoPower or store.ErrRunning where that cannot be.
 func (s *Service) Reset(ctx context.Context, n int) error {
-	return s.withoutPower(ctx, n, func() error { return s.o.Store.Reset(ctx, n) })
+	sl, err := s.slot(n)
+	if err != nil {
+		return err
+	}
+	sl.act.Lock()
+	defer sl.act.Unlock()
+	return s.withoutPower(ctx, sl, func() error { return s.o.Store.Reset(ctx, n) })
 }
 
 // Undo goes back to what a slot had before: what was assigned and not booted is
@@ -55,32 +61,25 @@ func (s *Service) Undo(ctx context.Context, n int) error {
 	if err != nil {
 		return err
 	}
+	sl.act.Lock()
+	defer sl.act.Unlock()
 	state, err := s.o.Store.State(n)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
-	}
-	if state.Next != nil {
-		sl.act.Lock()
-		defer sl.act.Unlock()
+	case state.Next != nil:
 		return s.o.Store.Undo(ctx, n)
-	}
-	if state.Previous == nil {
+	case state.Previous == nil:
 		return store.ErrNoPrevious
 	}
-	return s.withoutPower(ctx, n, func() error { return s.o.Store.Undo(ctx, n) })
+	return s.withoutPower(ctx, sl, func() error { return s.o.Store.Undo(ctx, n) })
 }
 
 // withoutPower does something to a slot that is off, and switches it on again.
-func (s *Service) withoutPower(ctx context.Context, n int, do func() error) (err error) {
-	sl, err := s.slot(n)
-	if err != nil {
-		return err
-	}
-	sl.act.Lock()
-	defer sl.act.Unlock()
+func (s *Service) withoutPower(ctx context.Context, sl *slot, do func() error) (err error) {
+	n := sl.number
 	sl.setDown(true)
 	defer sl.setDown(false)
-	switched := true
 	if err := s.board.SwitchOff(ctx, n); errors.Is(err, slots.ErrNoPower) {
 		running, looked := s.o.Store.Running(n)
 		if looked != nil {
@@ -89,20 +88,17 @@ func (s *Service) withoutPower(ctx context.Context, n int, do func() error) (err
 		if running {
 			return fmt.Errorf("%s is running: %w; pull it out of its slot, say `hatchery netboot stopped %s`, and try again", sl.name(), err, sl.name())
 		}
-		switched = false
+		return do()
 	} else if err != nil {
 		return fmt.Errorf("cannot switch %s off: %w", sl.name(), err)
 	}
-	if switched {
-		// What is begun is brought to its end: a slot is not left dark.
-		ctx := context.WithoutCancel(ctx)
-		defer func() {
-			sl.setDown(false)
-			if on := s.board.SwitchOn(ctx, n); on != nil {
-				err = errors.Join(err, fmt.Errorf("cannot switch %s on again: %w", sl.name(), on))
-			}
-		}()
-	}
+	// What is begun is brought to its end: a slot is not left dark.
+	defer func() {
+		sl.setDown(false)
+		if on := s.board.SwitchOn(context.WithoutCancel(ctx), n); on != nil {
+			err = errors.Join(err, fmt.Errorf("cannot switch %s on again: %w", sl.name(), on))
+		}
+	}()
 	return do()
 }
 
@@ -128,10 +124,17 @@ func (s *Service) Stopped(ctx context.Context, n int) error {
 	return nil
 }
 
-// On, Off and Cycle switch a slot's power by hand; Retry gives one that was
-// given up its tries back.
+// Off cuts a slot's power by hand: it stays off until somebody switches it on.
+func (s *Service) Off(ctx context.Context, n int) error {
+	if err := s.board.SwitchOff(ctx, n); err != nil {
+		return err
+	}
+	return s.owe(n, false)
+}
+
+// On and Cycle switch a slot's power by hand; Retry gives one that was given up
+// its tries back.
 func (s *Service) On(ctx context.Context, n int) error    { return s.board.SwitchOn(ctx, n) }
-func (s *Service) Off(ctx context.Context, n int) error   { return s.board.SwitchOff(ctx, n) }
 func (s *Service) Cycle(ctx context.Context, n int) error { return s.board.SwitchOver(ctx, n) }
 func (s *Service) Retry(_ context.Context, n int) error   { return s.board.Retry(n) }
 

@@ -44,35 +44,36 @@ func (e exports) Open(ctx context.Context, p nbd.Peer, name string) (*nbd.Export
 	}, nil
 }
 
-// peer tells which slot's node is at the other end: by its certificate, where
-// it has one, and else by its address and the port that it is behind.
+// peer tells which slot's node is at the other end: by its address and the port
+// that it is behind. One with a certificate has to have that slot's, too.
 func (s *Service) peer(ctx context.Context, p nbd.Peer) (*slot, error) {
-	if p.Certificate != nil && s.o.SlotOf != nil {
-		n, err := s.o.SlotOf(p.Certificate)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", nbd.ErrForbidden, err)
-		}
-		sl, err := s.slot(n)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", nbd.ErrForbidden, err)
-		}
-		return sl, nil
-	}
-	n, ok := slotAt(p.Addr.Addr())
+	a := p.Addr.Addr().Unmap()
+	n, ok := slotAt(a)
 	if !ok {
-		return nil, fmt.Errorf("%w: %s is no slot's address", nbd.ErrForbidden, p.Addr.Addr())
+		return nil, fmt.Errorf("%w: %s is no slot's address", nbd.ErrForbidden, a)
 	}
 	sl, err := s.slot(n)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", nbd.ErrForbidden, err)
 	}
 	if s.o.PortOf != nil {
-		behind, known, err := s.o.PortOf(ctx, p.Addr.Addr().Unmap())
+		behind, known, err := s.o.PortOf(ctx, a)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("%w: %w", nbd.ErrForbidden, err)
+		case !known:
+			return nil, fmt.Errorf("%w: it has the address of %s, and it is not known behind which port it is", nbd.ErrForbidden, sl.name())
+		case behind != n:
+			return nil, fmt.Errorf("%w: it has the address of %s, and is behind another port", nbd.ErrForbidden, sl.name())
+		}
+	}
+	if p.Certificate != nil && s.o.SlotOf != nil {
+		named, err := s.o.SlotOf(p.Certificate)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", nbd.ErrForbidden, err)
 		}
-		if known && behind != n {
-			return nil, fmt.Errorf("%w: it has the address of %s, and is behind another port", nbd.ErrForbidden, sl.name())
+		if named != n {
+			return nil, fmt.Errorf("%w: it has the address of %s, and another's certificate", nbd.ErrForbidden, sl.name())
 		}
 	}
 	return sl, nil
@@ -95,7 +96,6 @@ func (s *Service) toldOfRoot(e nbd.Event) {
 		if n, ok := slotAt(e.Peer.Addr.Addr()); ok {
 			s.board.Tell(n, event)
 		}
-		s.o.Log.Warn("a root was refused", "peer", e.Peer.Addr.String(), "asked", e.Export, "reason", reason)
 		return
 	}
 	if n, err := clusterctrl.ParseSlot(e.Export); err == nil {

@@ -49,6 +49,9 @@ type Options struct {
 	// Wiring keeps which USB path is which slot's: a file; "" keeps it not.
 	Wiring string
 	Limits slots.Limits
+	// Run is a folder that goes with the power, for what a service that is killed
+	// has to leave to the next; "" for none.
+	Run string
 
 	// Listen is where roots are had, as on a controller: 172.19.180.254:10809.
 	Listen string

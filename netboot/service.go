@@ -57,7 +57,10 @@ func New(ctx context.Context, o Options) (*Service, error) {
 	s.server = &nbd.Server{Exports: exports{s}, TLS: o.TLS, Log: o.Log, Told: s.toldOfRoot}
 	for _, n := range numbers {
 		if err := s.setUp(ctx, s.slots[n]); err != nil {
-			return nil, err
+			// The others boot all the same.
+			s.slots[n].broken = err.Error()
+			s.board.Enable(n, false)
+			s.problem(s.slots[n].name(), err.Error())
 		}
 	}
 	return s, nil
@@ -108,6 +111,7 @@ func (s *Service) Run(ctx context.Context) error {
 			}
 		})
 	}
+	beside.Go(func() { s.pay(ctx) })
 	if s.o.Network != nil {
 		beside.Go(func() {
 			s.o.Network(ctx, func(err error) {

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -74,8 +76,11 @@ func TestOwnDiskOnly(t *testing.T) {
 	w := newWorld(t)
 	w.change = func(o *netboot.Options) {
 		o.PortOf = func(_ context.Context, a netip.Addr) (int, bool, error) {
-			if a.As4()[3] == 2 {
+			switch a.As4()[3] {
+			case 2:
 				return 1, true, nil // behind p1's port
+			case 4:
+				return 0, false, nil
 			}
 			return int(a.As4()[3]), true, nil
 		}
@@ -90,6 +95,7 @@ func TestOwnDiskOnly(t *testing.T) {
 	}{
 		{"another slot's", "p2", 1, nbdclient.ErrRefused},
 		{"a slot's address behind another's port", "p2", 2, nbdclient.ErrRefused},
+		{"a slot's address behind nobody knows what", "p4", 4, nbdclient.ErrRefused},
 		{"a slot that there is not", "p9", 9, nbdclient.ErrRefused},
 		{"the controller's own address", "p1", 254, nbdclient.ErrRefused},
 		{"no slot's name", "../p1", 1, nbdclient.ErrUnknown},
@@ -103,6 +109,46 @@ func TestOwnDiskOnly(t *testing.T) {
 		t.Errorf("p2's last event is %+v", v.Events[len(v.Events)-1])
 	}
 	w.attach(1)
+}
+
+// TestLeftOff: a service that is killed between off and on leaves no slot dark.
+func TestLeftOff(t *testing.T) {
+	w := newWorld(t)
+	run := t.TempDir()
+	w.change = func(o *netboot.Options) { o.Run = run }
+	if err := os.WriteFile(filepath.Join(run, "p1.owed"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.serve()
+	w.hasFiles(1)
+	if _, err := os.Stat(filepath.Join(run, "p1.owed")); err == nil {
+		t.Error("it is owed still")
+	}
+	// Off by hand is off.
+	if err := w.service.Off(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	w.stop()
+	w.serve()
+	w.until(1, slots.Off)
+	if on, _ := w.hat.Powered(t.Context(), 1); on {
+		t.Error("what was switched off by hand was switched on")
+	}
+}
+
+// TestOneIsBroken: a slot of which the store cannot tell how it boots keeps no
+// other from booting.
+func TestOneIsBroken(t *testing.T) {
+	w := newWorld(t)
+	if err := os.WriteFile(filepath.Join(w.dir, "store", "slots", "p4", "state.json"), []byte("garbage"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.serve()
+	w.booted(1)
+	w.attach(1)
+	if v := w.view(4); v.Problem == "" || len(w.service.View().Problems) == 0 {
+		t.Errorf("nobody says what is wrong with p4: %+v", v)
+	}
 }
 
 // TestGoesOn: what a node was told is written is there after the service was

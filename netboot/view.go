@@ -78,6 +78,9 @@ func (s *Service) slotView(status slots.Status, counters map[string]nbd.Counters
 			v.Root = &c
 		}
 		v.Disk = sl.diskView()
+		if v.Problem == "" {
+			v.Problem = sl.broken
+		}
 	}
 	return v
 }

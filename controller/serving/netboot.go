@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -33,6 +34,7 @@ type netbooting struct {
 	store   *store.Store
 	hat     *hat.HAT
 	events  chan controller.Event
+	broken  error // why there is no service, though there should be
 
 	mu   sync.Mutex
 	last map[string]slots.State
@@ -76,6 +78,7 @@ func openNetboot(ctx context.Context, o Options, node *nodefile.Node, id *enrol.
 	}
 	n.service, err = netboot.New(ctx, netboot.Options{
 		Node: node, Store: n.store, NodeInit: nodeInit, Firmware: firmware, Power: power,
+		Run:     filepath.Join(o.RunDir, nodefile.NetbootDir),
 		Wiring:  filepath.Join(o.StateDir, nodefile.ServiceDir, "wiring.json"),
 		Network: rootNetwork(o.Log), PortOf: rootSlotOf,
 		TLS: enrol.ServerTLS(id), SlotOf: slotOfCertificate,
@@ -100,13 +103,41 @@ func tellOf(o Options, what string, err error) {
 	}
 }
 
-// run boots slots until ctx ends.
-func (n *netbooting) run(ctx context.Context) error {
+// runAgain is how long after it ended booting slots is tried again.
+const runAgain = 10 * time.Second
+
+// run boots slots until ctx ends. What goes wrong there keeps no node with a card
+// from its cluster.
+func (n *netbooting) run(ctx context.Context, o Options) {
 	if n.service == nil {
-		<-ctx.Done()
-		return nil
+		return
 	}
-	return n.service.Run(ctx)
+	for {
+		err := n.service.Run(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		o.Log.Error("booting slots without cards ended, and is begun again", "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(runAgain):
+		}
+	}
+}
+
+// calls are the command line's; where slots cannot boot, they say why.
+func (n *netbooting) calls() http.Handler {
+	if n.service != nil {
+		return n.service.Calls()
+	}
+	why := "this controller's image is of before netboot: build it again, and flash it"
+	if n.broken != nil {
+		why = n.broken.Error()
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		enrol.WriteError(w, &enrol.Error{Status: http.StatusServiceUnavailable, Code: netboot.Conflict, Detail: "slots without cards cannot boot: " + why})
+	})
 }
 
 // told makes an event of a slot's way, each time that it comes into another

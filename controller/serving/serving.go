@@ -96,13 +96,10 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		// Nodes with cards need none of it.
 		o.Log.Error("slots without cards cannot boot", "error", err)
-		boots = &netbooting{}
+		boots = &netbooting{broken: err}
 	}
 	defer boots.close(o)
-	local := map[string]http.Handler{}
-	if boots.service != nil {
-		local[netboot.Prefix] = boots.service.Calls()
-	}
+	local := map[string]http.Handler{netboot.Prefix: boots.calls()}
 
 	// Its address may come much later, with br0: neither systemd nor its
 	// watchdog waits for that.
@@ -121,12 +118,7 @@ func Run(ctx context.Context, o Options) error {
 			cancel()
 		}
 	})
-	beside.Go(func() {
-		// What goes wrong there keeps no node with a card from its cluster.
-		if err := boots.run(ctx); err != nil && ctx.Err() == nil {
-			o.Log.Error("booting slots without cards ended", "error", err)
-		}
-	})
+	beside.Go(func() { boots.run(ctx, o) })
 	err = controller.Serve(ctx, controller.Options{
 		Local: local, Heard: boots.heard(node.Docker), Events: boots.events,
 		Engine: &unfinished{engine, filepath.Join(o.StateDir, founding.PlanFile)},
