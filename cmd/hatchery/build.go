@@ -14,6 +14,7 @@ import (
 
 	"hatchery/imagebuilder"
 	"hatchery/imagebuilder/release"
+	"hatchery/internal/nodefile"
 	"hatchery/internal/spec"
 )
 
@@ -124,8 +125,36 @@ func printBuild(w io.Writer, result *imagebuilder.Result, took time.Duration) {
 		took.Seconds(), result.LayerSeconds, result.ImageSeconds, result.ChecksumSeconds, result.Manifest)
 }
 
-// nextStep is what there is to do with what was built; "" where nothing is.
+// nextStep is what there is to do with what was built; "" where nothing is: cards
+// are flashed, and what slots without one boot is pushed.
 func nextStep(cluster *spec.Cluster, out string, targets []imagebuilder.TargetResult) string {
+	cardless := map[string]bool{}
+	for _, t := range cluster.Targets() {
+		cardless[t.Name] = t.Root == nodefile.RootNetboot || t.Root == nodefile.RootEphemeral
+	}
+	var cards []imagebuilder.TargetResult
+	var pushed []string
+	for _, t := range targets {
+		switch {
+		case !cardless[t.Target]:
+			cards = append(cards, t)
+		case t.Image == "" || t.State != imagebuilder.ImageUnchanged:
+			pushed = append(pushed, t.Target)
+		}
+	}
+	step := flashStep(cluster, out, cards)
+	if len(pushed) == 0 {
+		return step
+	}
+	push := "`" + onTargets("push", cluster, out, pushed) + "` brings what has no card to the controller"
+	if step == "" {
+		return "Next: " + push + "."
+	}
+	return step + " With the controller up, " + push + "."
+}
+
+// flashStep is what there is to do with the images for cards.
+func flashStep(cluster *spec.Cluster, out string, targets []imagebuilder.TargetResult) string {
 	var fresh, before []string
 	layers := ""
 	for _, t := range targets {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"hatchery/internal/clusterctrl"
+	"hatchery/internal/enrol"
 	"hatchery/netboot"
 	"hatchery/netboot/slots"
 	"hatchery/netboot/store"
@@ -97,7 +98,7 @@ func newNetbootDo(s *settings, v netbootVerb) *cobra.Command {
 	}
 	st.flags(c)
 	if v.waits {
-		c.Flags().DurationVar(&wait, "wait", 0, "wait until the slots are ready, at most for so long (15m where nothing is said)")
+		c.Flags().DurationVar(&wait, "wait", 0, "wait until the slots are ready, at most for so `LONG` (--wait=5m; 15m where nothing is said)")
 		c.Flags().Lookup("wait").NoOptDefVal = "15m"
 	}
 	return c
@@ -124,7 +125,7 @@ func doWithSlots(ctx context.Context, c *cobra.Command, st *station, v netbootVe
 		}
 		view, err := client.Do(ctx, n, v.what)
 		if err != nil {
-			failed = append(failed, fmt.Errorf("%s: %w", name, err))
+			failed = append(failed, fmt.Errorf("%s: %w", name, inWords(err)))
 			continue
 		}
 		views = append(views, view)
@@ -141,6 +142,18 @@ func doWithSlots(ctx context.Context, c *cobra.Command, st *station, v netbootVe
 		failed = append(failed, printJSON(c.OutOrStdout(), views))
 	}
 	return errors.Join(failed...)
+}
+
+// inWords leaves the code out of what the service refuses.
+func inWords(err error) error {
+	var refused *enrol.Error
+	if errors.As(err, &refused) {
+		if refused.Code == enrol.UnknownSlot {
+			return usageError{errors.New(refused.Detail)}
+		}
+		return errors.New(refused.Detail)
+	}
+	return err
 }
 
 // awaitSlots waits until slots are ready, and says where they stand meanwhile.
@@ -245,5 +258,9 @@ func openStore(dir string) (*store.Store, error) {
 		}
 		return nil, err
 	}
-	return store.Open(dir, store.Options{})
+	s, err := store.Open(dir, store.Options{})
+	if errors.Is(err, os.ErrPermission) {
+		return nil, errors.New("only root may do this: say it with sudo")
+	}
+	return s, err
 }

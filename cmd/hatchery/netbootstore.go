@@ -9,15 +9,18 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/spf13/cobra"
 
+	"hatchery/imagebuilder"
 	"hatchery/imagebuilder/filekind"
 	"hatchery/internal/capacity"
 	"hatchery/internal/clusterctrl"
+	"hatchery/internal/nodefile"
 	"hatchery/internal/xz"
 	"hatchery/netboot/store"
 )
@@ -43,6 +46,9 @@ all slots.`,
 			return slotArgs(c, args[1:])
 		},
 		RunE: func(c *cobra.Command, args []string) error {
+			if err := areSlots(args[1:]); err != nil {
+				return err
+			}
 			image, err := openStream(args[0])
 			if err != nil {
 				return err
@@ -61,8 +67,14 @@ all slots.`,
 			display := s.display(c)
 			digest, err := st.AddBase(c.Context(), image, store.Import{Name: args[0], Size: image.size, Reporter: display})
 			display.Close()
+			if damaged := image.damaged(); err != nil && damaged != nil {
+				return usageError{fmt.Errorf("%s cannot be read to its end: %w: fetch or make it again", args[0], damaged)}
+			}
 			if err != nil {
 				return fmt.Errorf("cannot take %s: %w", args[0], err)
+			}
+			if err := fits(filepath.Join(st.Dir(), "bases", digest.Encoded()+".img"), args[0], args[1:]); err != nil {
+				return err
 			}
 			result := imported{Digest: digest.String(), Slots: []string{}}
 			for _, name := range args[1:] {
@@ -99,12 +111,71 @@ func storeFlag(c *cobra.Command, dir *string) {
 	c.Flags().StringVar(dir, "store", store.Dir, "the store's `FOLDER`")
 }
 
+// areSlots sees that slots are of this controller's cluster, where there is one.
+func areSlots(names []string) error {
+	node, err := nodefile.Read(nodefile.Path)
+	if err != nil {
+		return nil // no controller of hatchery's: the service says what it serves
+	}
+	for _, name := range names {
+		if !slices.ContainsFunc(node.Targets, func(t nodefile.Target) bool { return t.Name == name && t.Slot > 0 }) {
+			return usageError{fmt.Errorf("%s is not a slot of this cluster", name)}
+		}
+	}
+	return nil
+}
+
+// fits sees that an image which hatchery built is for the slots that are to boot
+// it: two nodes that are the same one disturb each other.
+func fits(path, name string, slots []string) error {
+	im, err := imagebuilder.OpenImage(context.Background(), path, imagebuilder.ImageOptions{})
+	if err != nil {
+		return usageError{fmt.Errorf("%s is taken in, and boots nothing: %w", name, err)}
+	}
+	defer im.Close()
+	root, err := im.Partition(2)
+	if err != nil {
+		return usageError{fmt.Errorf("%s is taken in, and boots nothing: %w", name, err)}
+	}
+	f, err := root.Open(nodefile.Path)
+	if err != nil {
+		return nil // not hatchery's
+	}
+	defer f.Close()
+	content, err := io.ReadAll(io.LimitReader(f, 1<<20))
+	if err != nil {
+		return err
+	}
+	node, err := nodefile.Parse(content)
+	if err != nil {
+		return usageError{fmt.Errorf("%s: %w", name, err)}
+	}
+	for _, slot := range slots {
+		if slot != node.Name {
+			return usageError{fmt.Errorf("%s was built for %s of the cluster %s, and %s would pass for that: build an image for %s", name, node.Name, node.Cluster, slot, slot)}
+		}
+	}
+	return nil
+}
+
 // An imageStream is an image file, decompressed from its start to its end.
 type imageStream struct {
 	io.Reader
 	size  int64 // 0 where it is not known
 	close []func() error
+	err   error // of reading
 }
+
+func (s *imageStream) Read(p []byte) (int, error) {
+	n, err := s.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		s.err = err
+	}
+	return n, err
+}
+
+// damaged is what is wrong with the file itself, nil where it was read to its end.
+func (s *imageStream) damaged() error { return s.err }
 
 func (s *imageStream) Close() {
 	for i := len(s.close) - 1; i >= 0; i-- {

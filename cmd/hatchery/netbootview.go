@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"slices"
 
@@ -27,7 +28,12 @@ the last that happened to them too.`,
 			return st.run(c, append([]string{"netboot", "status"}, names...), func(ctx context.Context) error {
 				view, err := netboot.Client{Caller: st.service()}.View(ctx)
 				if err != nil {
-					return err
+					return inWords(err)
+				}
+				for _, name := range names {
+					if !slices.ContainsFunc(view.Slots, func(v netboot.SlotView) bool { return v.Slot == name }) {
+						return usageError{fmt.Errorf("%s is not a slot of this cluster", name)}
+					}
 				}
 				if len(names) > 0 {
 					view.Slots = slices.DeleteFunc(view.Slots, func(v netboot.SlotView) bool { return !slices.Contains(names, v.Slot) })

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"hatchery/controller"
+	"hatchery/netboot/transfer"
 )
 
 // A station is where the commands of the controller are carried out: here, by
@@ -85,13 +86,14 @@ func (st *station) remote(ctx context.Context, stdout, stderr io.Writer, args []
 }
 
 // talk runs hatchery on the controller, as root, and has a conversation with it
-// by its stdin and stdout. Where both go wrong, what ssh says is the reason.
+// by its stdin and stdout. What it says on stderr is shown where it did not say why
+// it ends in the conversation.
 func (st *station) talk(ctx context.Context, stderr io.Writer, args []string, conversation func(io.ReadWriter) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ssh := st.ssh(ctx, args, false)
 	var said tail
-	ssh.Stderr = io.MultiWriter(stderr, &said)
+	ssh.Stderr = &said
 	in, err := ssh.StdinPipe()
 	if err != nil {
 		return err
@@ -114,13 +116,15 @@ func (st *station) talk(ctx context.Context, stderr io.Writer, args []string, co
 	}
 	io.Copy(io.Discard, out)
 	ended := st.ended(ssh.Wait(), said.String())
-	if ended != nil && !errors.Is(ended, errReported) {
-		return ended
-	}
-	if spoke != nil {
+	var told *transfer.RemoteError
+	if errors.As(spoke, &told) {
 		return spoke
 	}
-	return ended
+	stderr.Write(said.Bytes())
+	if ended != nil {
+		return ended
+	}
+	return spoke
 }
 
 // ssh is the command that runs hatchery on the controller, as root.

@@ -96,7 +96,10 @@ func (p *pushing) run(c *cobra.Command, slots []string) error {
 		return err
 	})
 	display.Close()
-	if err != nil {
+	switch {
+	case err != nil && c.Context().Err() != nil:
+		return fmt.Errorf("interrupted; what has arrived at %s is kept: the same push goes on", p.station.on)
+	case err != nil:
 		return fmt.Errorf("cannot push to %s: %w", p.station.on, err)
 	}
 	printWarnings(c.ErrOrStderr(), warnings)
@@ -213,7 +216,7 @@ func printPush(w io.Writer, host string, r *transfer.Result, o transfer.Offer) e
 		name := clusterctrl.SlotName(slot.Slot)
 		switch {
 		case !slot.Changed:
-			printLine(w, "%s: boots that already.", name)
+			printLine(w, "%s: has that already.", name)
 		case card[slot.Slot]:
 			printLine(w, "%s: has a card, and boots it once netboot is enabled for it (`hatchery netboot enable %s --on %s`).", name, name, host)
 		case slot.Running:
