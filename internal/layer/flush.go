@@ -24,6 +24,13 @@ type state struct {
 // nothing is lost and it may be tried again; where a sync fails, the layer
 // takes no more writes ([ErrFailed]), since no one knows what is on the disk.
 func (l *Layer) Flush() error {
+	l.writing.Lock()
+	l.lost = running{}
+	l.writing.Unlock()
+	return l.flush()
+}
+
+func (l *Layer) flush() error {
 	l.flushing.Lock()
 	defer l.flushing.Unlock()
 	s, err := l.begin()

@@ -153,6 +153,38 @@ func TestJournals(t *testing.T) {
 	}
 }
 
+// TestLossIsKept: a loss is not over with a Close, but with whoever goes on.
+func TestLossIsKept(t *testing.T) {
+	const size = 64 * layer.BlockSize
+	parent := inMemory(bytes.Repeat([]byte{5}, size))
+	for _, c := range []struct {
+		summary string
+		accept  func(t *testing.T, l *layer.Layer)
+	}{
+		{"a write", func(t *testing.T, l *layer.Layer) { write(t, l, 0, []byte("on")) }},
+		{"a discard", func(t *testing.T, l *layer.Layer) { must(t, l.Discard(0, layer.BlockSize)) }},
+		{"a flush", func(t *testing.T, l *layer.Layer) { must(t, l.Flush()) }},
+	} {
+		t.Run(c.summary, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, "layer")
+			j := layer.Journal{Path: filepath.Join(dir, "journal"), Boot: "this"}
+			l := journaled(t, path, parent, size, j)
+			must(t, l.Flush())
+			write(t, l, 0, []byte("acknowledged"))
+			l.Die()
+			must(t, os.Remove(j.Path))
+			for range 3 {
+				must(t, reopen(t, path, parent, j, layer.Lost).Close())
+			}
+			l = reopen(t, path, parent, j, layer.Lost)
+			c.accept(t, l)
+			must(t, l.Close())
+			reopen(t, path, parent, j, layer.Clean)
+		})
+	}
+}
+
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {

@@ -63,6 +63,7 @@ type Layer struct {
 	running  running  // what the file says of its journal
 	journal  *journal // nil: none is kept
 	recovery Recovery
+	lost     running // the journal that was not there, until its loss is accepted
 	replayed int
 	written  atomic.Int64 // bytes
 	limit    int64        // blocks of the file in use; 0: any number
@@ -214,7 +215,7 @@ func (l *Layer) Extents() []Extent {
 // Close flushes what was written since the last Flush, and closes the file.
 // Where the flush fails, a journal stays for the next [OpenJournaled].
 func (l *Layer) Close() error {
-	err := l.Flush()
+	err := l.flush()
 	if errors.Is(err, os.ErrClosed) {
 		return err
 	}
@@ -298,6 +299,7 @@ func (l *Layer) setMap(block, n int64, place uint32) (freed []old) {
 // state on disk uses it. The journal comes first: after it, nobody looks for
 // the blocks' content where it was.
 func (l *Layer) remap(block, n int64, place uint32, punch bool) error {
+	l.lost = running{}
 	if l.journal != nil {
 		if err := l.journal.mapped(block, n, place, punch); err != nil {
 			return err

@@ -21,7 +21,9 @@ const (
 	// Rebooted: the kernel is another one now, so they are gone.
 	Rebooted
 	// Lost: the kernel is the same, but the journal is not where it was.
-	// Whoever wrote to the layer before must not go on as if all were there.
+	// Whoever wrote to the layer before must not go on as if all were there. It
+	// is found again each time, until a write, a discard or
+	// a [Layer.Flush] takes the layer as it is; Close does not.
 	Lost
 )
 
@@ -149,7 +151,7 @@ func (l *Layer) keep(j Journal) error {
 			}
 			return nil
 		}
-		l.recovery = Lost
+		l.recovery, l.lost = Lost, l.running
 	}
 	return l.startJournal(j.Path, size, boot)
 }
@@ -239,9 +241,10 @@ func (l *Layer) leaveJournal(done bool) {
 	if !done {
 		return
 	}
-	// In this order: a layer that is not running looks for no journal. Where
-	// the first fails, the journal stays right.
-	if err := l.writeRunning(running{}); err == nil {
+	// In this order: a layer that is not running looks for no journal, and one
+	// whose loss nobody accepted for the one that is lost. Where the first
+	// fails, the journal stays right.
+	if err := l.writeRunning(l.lost); err == nil {
 		_ = os.Remove(j.path)
 	}
 }

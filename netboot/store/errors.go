@@ -21,7 +21,7 @@ var (
 	// ErrNoRoot says that a slot has nothing to boot.
 	ErrNoRoot = errors.New("nothing to boot is assigned to the slot: hatchery push or hatchery netboot import gives it something")
 	// ErrNoPrevious says that there is nothing to go back to.
-	ErrNoPrevious = errors.New("there is nothing to go back to: the slot was Ready since the last change")
+	ErrNoPrevious = errors.New("there is nothing to go back to")
 	// ErrBusy says that objects are being added, so that none can be collected.
 	ErrBusy = errors.New("a push or an import is under way: try again when it is over")
 	// ErrMissing is what every [*MissingError] matches.
@@ -67,7 +67,7 @@ type NoSpaceError struct {
 }
 
 func (e *NoSpaceError) Error() string {
-	return fmt.Sprintf("not enough room: %d MiB more are needed, %d MiB are free, and %d MiB of them are kept free: hatchery netboot gc removes what no slot needs",
+	return fmt.Sprintf("not enough room: %d MiB more are needed, %d MiB are free, and %d MiB of them are kept free: hatchery netboot collect removes what no slot needs",
 		mib(e.Need), mib(e.Free), mib(e.Reserve))
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -89,6 +90,26 @@ func (w *filler) finish(ctx context.Context, size int64) error {
 		return err
 	}
 	return w.f.Truncate(size)
+}
+
+// reread sums the file anew, to its end.
+func (w *filler) reread(ctx context.Context) error {
+	w.sum.Reset()
+	r := io.NewSectionReader(w.f, 0, w.end)
+	p := make([]byte, chunk)
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := r.Read(p)
+		w.sum.Write(p[:n])
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("cannot read %s again: %w", w.name, err)
+		}
+	}
 }
 
 func (w *filler) digest() digest.Digest { return digest.NewDigest(digest.SHA256, w.sum) }

@@ -116,7 +116,10 @@ type Part struct {
 	marked int64 // where the last mark was set, or is being set
 	spare  int64 // which of the two places for marks is free
 	failed bool  // what was written is not what was hashed
-	closed bool
+	// resumed says that the sum begins with what another wrote: the file may
+	// have changed since.
+	resumed bool
+	closed  bool
 	// marking gets the outcome of a mark that is being set; nil: none is.
 	marking chan error
 	rested  time.Time // the last one was set
@@ -159,7 +162,7 @@ func (s *Store) part(o Object) (*Part, error) {
 		if err = p.f.Truncate(last.end); err == nil {
 			err = p.w.resume(last.sum, last.end)
 		}
-		p.marked = last.end
+		p.marked, p.resumed = last.end, true
 	} else {
 		// At its full length, so that a mark costs no more than its own block.
 		if err = p.marks.Truncate(2 * markSize); err == nil {
@@ -179,7 +182,7 @@ func (p *Part) Arrived() int64 { return p.w.end }
 // Write puts a piece of the object at off, in order; what lies between the
 // pieces is zeros. After an error the part can only be closed.
 func (p *Part) Write(ctx context.Context, data []byte, off int64) error {
-	if off < p.w.end || off+int64(len(data)) > p.o.Size {
+	if off < p.w.end || off > p.o.Size-int64(len(data)) {
 		return &CorruptError{p.o.String(), off, fmt.Sprintf("%d bytes that do not belong here: %d of %d are there", len(data), p.w.end, p.o.Size)}
 	}
 	if err := p.w.write(ctx, data, off); err != nil {
@@ -255,9 +258,14 @@ func (p *Part) settle() error {
 // error matches [ErrCorrupt] or those of [Store.AddLayer].
 func (p *Part) Commit(ctx context.Context) error {
 	err := p.settle()
+	if err == nil && p.resumed && p.o.Kind == Base {
+		err = p.again(ctx)
+	}
 	if err == nil {
 		_, err = p.s.finish(ctx, p.w, p.o, p.f.Name())
-		if err != nil && (ctx.Err() != nil || errors.Is(err, ErrMissing)) {
+	}
+	if err != nil {
+		if ctx.Err() != nil || errors.Is(err, ErrMissing) {
 			p.failed = true // beyond the last mark
 			return fmt.Errorf("cannot take in %s: %w", p.o, errors.Join(err, p.Close()))
 		}
@@ -268,6 +276,14 @@ func (p *Part) Commit(ctx context.Context) error {
 		return fmt.Errorf("cannot take in %s: %w", p.o, err)
 	}
 	return nil
+}
+
+// again has the sum be that of the file, as it reads now, in all.
+func (p *Part) again(ctx context.Context) error {
+	if err := p.w.finish(ctx, p.o.Size); err != nil {
+		return err
+	}
+	return p.w.reread(ctx)
 }
 
 // Close leaves the part for a later push. After Commit it does nothing.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -234,7 +235,7 @@ func TestPartial(t *testing.T) {
 	for _, test := range []struct {
 		summary string
 		off     int64
-	}{{"before the end", 5}, {"past the end", base.Size - 3}} {
+	}{{"before the end", 5}, {"past the end", base.Size - 3}, {"past all numbers", math.MaxInt64 - 3}} {
 		if err := p.Write(t.Context(), make([]byte, 8), test.off); !errors.Is(err, store.ErrCorrupt) {
 			t.Errorf("%s: %v", test.summary, err)
 		}
@@ -503,5 +504,68 @@ func TestBeside(t *testing.T) {
 	wait.Wait()
 	if n := s.OpenParts(); n != 0 {
 		t.Errorf("%d bases and layers are still open", n)
+	}
+}
+
+// TestDamagedPart: a push that goes on is not the better for what an earlier
+// one hashed, where the file is another since.
+func TestDamagedPart(t *testing.T) {
+	base := storetest.Base(t, 3<<20, 1)
+	o := store.Object{Kind: store.Base, Digest: base.Digest, Size: base.Size}
+	content, err := os.ReadFile(base.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		summary string
+		damage  func(path string) error
+		want    error
+	}{
+		{"none", func(string) error { return nil }, nil},
+		{"overwritten", func(path string) error {
+			f, err := os.OpenFile(path, os.O_WRONLY, 0)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			_, err = f.WriteAt([]byte("0123456789"), 5000)
+			return err
+		}, store.ErrCorrupt},
+		{"truncated", func(path string) error { return os.Truncate(path, 4096) }, store.ErrCorrupt},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			s, _ := newStore(t)
+			in, err := s.Incoming(t.Context(), progress.Discard)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := in.Part(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(p.Write(t.Context(), content[:2<<20], 0), p.Close()); err != nil {
+				t.Fatal(err)
+			}
+			if err := test.damage(filepath.Join(s.Dir(), "incoming", o.Digest.Encoded()+".part")); err != nil {
+				t.Fatal(err)
+			}
+			if p, err = in.Part(o); err != nil {
+				t.Fatal(err)
+			}
+			if p.Arrived() != 2<<20 {
+				t.Fatalf("%d bytes are there", p.Arrived())
+			}
+			if err := p.Write(t.Context(), content[2<<20:], 2<<20); err != nil {
+				t.Fatal(err)
+			}
+			if err := p.Commit(t.Context()); !errors.Is(err, test.want) {
+				t.Errorf("%v, want %v", err, test.want)
+			}
+			in.Close()
+			if err := sendPart(s, store.Base, base.Path); err != nil {
+				t.Errorf("the push after that: %v", err)
+			}
+			same(t, s, store.Base, base)
+		})
 	}
 }

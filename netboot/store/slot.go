@@ -316,7 +316,13 @@ func (s *Store) boot(d *Disk) error {
 		st.Current.Top, changed = st.Serial, true
 		err = s.create(d, st)
 	default:
-		d.Disk, err = s.openTop(d, st)
+		if d.Disk, err = s.openTop(d, st); err != nil {
+			return err
+		}
+		// A node that starts now takes the disk as it is.
+		if became, _ := d.Recovered(); became == layer.Lost {
+			err = d.Flush()
+		}
 	}
 	if err != nil {
 		return err
@@ -375,7 +381,9 @@ func (s *Store) resume(d *Disk) error {
 		return err
 	}
 	if became, _ := d.Recovered(); became == layer.Lost {
-		return fmt.Errorf("what its node wrote last is lost: %w", ErrNotRunning)
+		// Nor may a later try go on: the layer is whole again, but not what its
+		// node believes it to be.
+		return errors.Join(fmt.Errorf("what its node wrote last is lost: %w", ErrNotRunning), s.forgetRunning(d.slot))
 	}
 	return nil
 }
@@ -478,6 +486,14 @@ func (s *Store) running(slot int) (*run, error) {
 		return nil, &CorruptError{path, -1, "this does not say how the slot runs: power it off and remove the file"}
 	}
 	return &r, nil
+}
+
+// forgetRunning has nobody resume the slot until it is booted anew.
+func (s *Store) forgetRunning(slot int) error {
+	if err := remove(s.runningPath(slot)); err != nil {
+		return err
+	}
+	return atomicfile.SyncDir(s.o.Run)
 }
 
 func (s *Store) setRunning(slot int, r *run) error {

@@ -308,3 +308,57 @@ func TestLeftTop(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestLost: a node whose acknowledged writes are gone goes on neither at its
+// first try nor at a later one, until it boots anew.
+func TestLost(t *testing.T) {
+	ctx := t.Context()
+	s, dir := newStore(t)
+	a := chains(t)["A"]
+	if err := add(s, a); err != nil {
+		t.Fatal(err)
+	}
+	w := &world{s: s, slot: 2, roots: map[string]store.Root{"A": rootOf(a)}}
+	for _, op := range []string{"mode netboot", "assign A", "boot"} {
+		if err := w.do(op); err != nil {
+			t.Fatal(op, err)
+		}
+	}
+	if _, err := w.disk.WriteAt([]byte("acknowledged, and not flushed yet"), 8192); err != nil {
+		t.Fatal(err)
+	}
+	// As after a kill: the files as they stand, without the journal.
+	killed := t.TempDir()
+	if err := os.CopyFS(killed, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	w.disk.Close()
+	if err := os.Remove(filepath.Join(killed, "run", "p2-1.journal")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(killed, "store", "slots", "p2", "1.top"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := open(killed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for range 3 {
+		if _, err := s.Resume(ctx, 2); !errors.Is(err, store.ErrNotRunning) {
+			t.Fatalf("a node goes on without what it wrote: %v", err)
+		}
+	}
+	// To boot is to take the disk as it is.
+	d, err := s.Boot(ctx, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if d, err = s.Resume(ctx, 2); err != nil {
+		t.Fatalf("after it booted: %v", err)
+	}
+	d.Close()
+}
