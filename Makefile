@@ -77,6 +77,8 @@ soak: deps
 bench: deps base build
 	@.ci/bench "$$(testdata/base/make --print)"
 	@$(SUDO) .ci/bench-flash "$$(testdata/base/make --print)"
+	@.ci/install fio nbd-server nbdkit
+	@.ci/bench-nbd
 
 ## fuzz: every fuzz target for FUZZTIME (default 10m) and the long random suites
 fuzz: deps
