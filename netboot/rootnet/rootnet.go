@@ -85,6 +85,10 @@ type Options struct {
 	// Every is how often Keep looks besides whenever something changes, since
 	// not every change is told: a minute.
 	Every time.Duration
+	// Slots are those whose addresses are bound to their MAC addresses whether
+	// their links are there or not, so that no other slot can answer for one
+	// that is off. None given: those whose links are there.
+	Slots []int
 
 	vlans vlans // the kernel's
 }

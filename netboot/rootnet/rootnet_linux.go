@@ -131,7 +131,7 @@ func (e *ensuring) run(ctx context.Context) error {
 		return err
 	}
 	// Before the first port: from then on there is traffic.
-	e.settings()
+	e.settings(ctx)
 	if err := e.ports(bridge); err != nil {
 		return err
 	}
@@ -193,7 +193,11 @@ func (e *ensuring) bridge() (netlink.Link, error) {
 }
 
 // settings keep what comes from a slot at the controller.
-func (e *ensuring) settings() {
+func (e *ensuring) settings(ctx context.Context) {
+	// Once for all of them: what comes later than that does not come.
+	wait, stop := context.WithTimeout(ctx, time.Second)
+	defer stop()
+	again := wait.Done()
 	const conf = "net/ipv4/conf/" + clusterctrl.InternalBridge + "/"
 	for _, setting := range []struct {
 		path, value string
@@ -213,13 +217,23 @@ func (e *ensuring) settings() {
 		if errors.Is(err, os.ErrNotExist) && setting.optional { // a kernel without IPv6
 			continue
 		}
-		if err == nil && strings.TrimSpace(string(value)) != setting.value {
-			if err = os.WriteFile(path, []byte(setting.value+"\n"), 0); err == nil {
-				e.repaired("set %s to %s", setting.path, setting.value)
+		if err == nil && strings.TrimSpace(string(value)) == setting.value {
+			continue
+		}
+		set := func() error { return os.WriteFile(path, []byte(setting.value+"\n"), 0) }
+		if err = set(); err != nil {
+			// The bridge may be so new that udev is still about its settings.
+			select {
+			case <-again:
+			case <-ctx.Done():
+				return
 			}
+			err = set()
 		}
 		if err != nil {
 			e.problem("slots may reach more than the controller: %v", err)
+		} else {
+			e.repaired("set %s to %s", setting.path, setting.value)
 		}
 	}
 }
@@ -232,6 +246,11 @@ func (e *ensuring) ports(bridge netlink.Link) error {
 	}
 	if e.neighbours, err = neighbours(bridge.Attrs().Index); err != nil {
 		return err
+	}
+	for _, slot := range e.Slots { // before the first port
+		if err := e.neighbour(bridge, slot); err != nil {
+			return err
+		}
 	}
 	if e.forwarding, err = forwarding(bridge.Attrs().Index); err != nil {
 		return err
@@ -379,7 +398,7 @@ func protinfo(port netlink.Link) (netlink.Protinfo, error) {
 	return list[0], nil
 }
 
-// entries bind a slot's address to its MAC address, and that to its port.
+// entries bind a slot's MAC address to its port, and its address to that.
 func (e *ensuring) entries(bridge, port netlink.Link, slot int) error {
 	mac, name := clusterctrl.NodeMAC(slot), port.Attrs().Name
 	if !slices.ContainsFunc(e.forwarding, func(n netlink.Neigh) bool {
@@ -392,7 +411,15 @@ func (e *ensuring) entries(bridge, port netlink.Link, slot int) error {
 		}
 		e.repaired("bound %s to %s", mac, name)
 	}
-	addr := SlotAddr(slot)
+	if slices.Contains(e.Slots, slot) {
+		return nil // it was bound before the first port was there
+	}
+	return e.neighbour(bridge, slot)
+}
+
+// neighbour binds a slot's address to its MAC address.
+func (e *ensuring) neighbour(bridge netlink.Link, slot int) error {
+	addr, mac := SlotAddr(slot), clusterctrl.NodeMAC(slot)
 	if slices.ContainsFunc(e.neighbours, func(n netlink.Neigh) bool {
 		ip, ok := netip.AddrFromSlice(n.IP)
 		return ok && ip.Unmap() == addr && bytes.Equal(n.HardwareAddr, mac) && n.State&unix.NUD_PERMANENT != 0
@@ -475,7 +502,8 @@ func SlotOf(ctx context.Context, addr netip.Addr) (slot int, known bool, err err
 			return 0, false, fmt.Errorf("cannot read port %d of %s: %w", n.LinkIndex, clusterctrl.InternalBridge, err)
 		}
 		link, ok := strings.CutSuffix(port.Attrs().Name, fmt.Sprintf(".%d", VLAN))
-		if slot, isSlot := slotOfLink(link); ok && isSlot {
+		// All three must name one slot: no single table is believed.
+		if slot, isSlot := slotOfLink(link); ok && isSlot && addr == SlotAddr(slot) && bytes.Equal(mac, clusterctrl.NodeMAC(slot)) {
 			return slot, true, nil
 		}
 	}

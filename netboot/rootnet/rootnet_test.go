@@ -28,7 +28,11 @@ func options(args []string) rootnet.Options {
 	if len(args) > 0 && args[0] == "real" {
 		return rootnet.Options{}
 	}
-	return rootnet.Wires(rootnet.Options{})
+	opt := rootnet.Options{}
+	if len(args) > 0 && args[0] == "slots" {
+		opt.Slots = []int{2, 3}
+	}
+	return rootnet.Wires(opt)
 }
 
 // ensure says what Ensure did, found and complained of.
@@ -432,6 +436,34 @@ func TestKeep(t *testing.T) {
 	s.ctl.IP("link del brint")
 	works("brint was deleted", n1, "172.19.180.1")
 	works("brint was deleted", s.nodes[2], "172.19.180.2")
+}
+
+// TestSlots: nobody can answer for a slot whose link was never there.
+func TestSlots(t *testing.T) {
+	s := newSite(t)
+	n3 := s.plug(3)
+	s.say("ensure", "slots")
+	s.ctl.Start(func(ctx context.Context) *exec.Cmd { return s.ctl.Self(ctx, "serve", ":10809") })
+	n3.IP("addr add 172.19.180.2/24 dev root")
+	netspace.Eventually(t, "the slot itself", func() error {
+		if got := n3.Output(n3.Self(t.Context(), "ask", "172.19.180.3", controller)); got != "172.19.180.3" {
+			return errors.New(got)
+		}
+		return nil
+	})
+	s.answers("with the address of one that is off", 3, "172.19.180.2", controller, "no answer")
+	if got, want := s.say("slot-of", "172.19.180.2", "172.19.180.3"), "0 false; 3 true; "; got != want {
+		t.Errorf("slot-of: %s, want %s", got, want)
+	}
+	s.ctl.IP("neigh del 172.19.180.2 dev brint")
+	if got := s.say("ensure", "slots"); !strings.Contains(got, "+ bound 172.19.180.2 to 00:22:82:ff:ff:02") {
+		t.Errorf("its entry was removed:\n%s", got)
+	}
+	// An entry that binds one slot's address to another's port is nobody's.
+	s.ctl.IP("neigh replace 172.19.180.2 lladdr 00:22:82:ff:ff:03 dev brint nud permanent")
+	if got := s.say("slot-of", "172.19.180.2"); got != "0 false; " {
+		t.Errorf("slot-of by another's MAC address: %s", got)
+	}
 }
 
 // TestVLAN is with the kernel's own VLANs, or the error that says that there
