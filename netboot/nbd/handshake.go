@@ -19,7 +19,11 @@ type handshake struct {
 	structured bool
 	context    *string
 	options    int
+	refused    int // of them
 }
+
+// maxRefused is how many options may be refused before the handshake ends.
+const maxRefused = 16
 
 // An optionError ends an option, not the handshake.
 type optionError struct {
@@ -93,7 +97,13 @@ func (h *handshake) option() (*session, error) {
 	}
 	s, err := h.do(opt, data)
 	if refused, ok := errors.AsType[*optionError](err); ok {
-		return nil, h.reply(opt, refused.reply, []byte(refused.text))
+		if err := h.reply(opt, refused.reply, []byte(refused.text)); err != nil {
+			return nil, err
+		}
+		if h.refused++; h.refused >= maxRefused {
+			return nil, violation("%d options were refused", h.refused)
+		}
+		return nil, nil
 	}
 	return s, err
 }

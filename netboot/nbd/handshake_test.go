@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"hatchery/netboot/nbd"
 )
@@ -204,11 +207,11 @@ func TestHandshakeFaults(t *testing.T) {
 		p := s.dial()
 		p.t = t
 		for range 255 {
-			if kind, _ := p.option(55); kind != errUnsup {
+			if kind, _ := p.option(optStructured); kind != repAck {
 				t.Fatalf("%#x", kind)
 			}
 		}
-		p.option(56)
+		p.option(optStructured)
 		p.ends()
 	})
 	t.Run("abort", func(t *testing.T) {
@@ -233,4 +236,37 @@ func TestContextOfAnotherExport(t *testing.T) {
 			t.Errorf("%s: %s, want %s", test.name, got, test.want)
 		}
 	}
+}
+
+// TestRefusalsAreFew: who is refused again and again is cut off, and fills no log.
+func TestRefusalsAreFew(t *testing.T) {
+	var log lines
+	s := newSite(t, &nbd.Server{Log: slog.New(slog.NewTextHandler(&log, nil))}, exports{})
+	name := strings.Repeat("n", 4096)
+	began := time.Now()
+	for range 20 {
+		p := s.dial()
+		for range 16 {
+			if kind, _ := p.option(optInfo, len(name), name, uint16(0)); kind != errUnknown {
+				t.Fatalf("%#x", kind)
+			}
+		}
+		p.ends()
+	}
+	most := int64(time.Since(began)/time.Second) + 1
+	if n := log.n.Load(); n < 1 || n > most {
+		t.Errorf("%d lines, want up to %d", n, most)
+	}
+	if n := log.longest.Load(); n > 400 {
+		t.Errorf("a line of %d bytes", n)
+	}
+}
+
+// lines counts a log's lines.
+type lines struct{ n, longest atomic.Int64 }
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.n.Add(1)
+	l.longest.Store(max(l.longest.Load(), int64(len(p)))) // a handler writes one at a time
+	return len(p), nil
 }

@@ -41,12 +41,13 @@ type Server struct {
 	Stall          time.Duration // how long a client may take to take an answer, or to send what it announced: 1 min
 	Drain          time.Duration // how long the end of Serve waits for requests: 10 s
 
-	once    sync.Once
-	failure error
-	tls     *tls.Config
-	pool    pool
-	seldom  limiter // of lines about failing devices
-	crowded limiter // and about refused connections
+	once     sync.Once
+	failure  error
+	tls      *tls.Config
+	pool     pool
+	seldom   limiter  // of lines about failing devices
+	crowded  limiter  // and about refused connections
+	refusals refusals // and about refused exports and handshakes
 
 	mu      sync.Mutex
 	conns   map[*conn]struct{}
@@ -93,6 +94,51 @@ func (l *limiter) ready() bool {
 	}
 	l.last = time.Now()
 	return true
+}
+
+// refusals keep each peer to a line a second.
+type refusals struct {
+	mu    sync.Mutex
+	peers map[netip.Addr]*refusal
+}
+
+type refusal struct {
+	last   time.Time
+	unsaid int // lines since
+}
+
+const (
+	refusalPause = time.Second
+	// mostRefusals is how many peers are remembered; those beyond it share one.
+	mostRefusals = 256
+)
+
+// ready says whether it is time for another line of a peer, and how many were
+// not written since the last.
+func (r *refusals) ready(peer netip.Addr) (unsaid int, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.peers == nil {
+		r.peers = map[netip.Addr]*refusal{}
+	}
+	if r.peers[peer] == nil && len(r.peers) >= mostRefusals {
+		maps.DeleteFunc(r.peers, func(_ netip.Addr, p *refusal) bool { return p.unsaid == 0 && time.Since(p.last) >= refusalPause })
+		if len(r.peers) >= mostRefusals {
+			peer = netip.Addr{}
+		}
+	}
+	p := r.peers[peer]
+	if p == nil {
+		p = &refusal{}
+		r.peers[peer] = p
+	}
+	if !p.last.IsZero() && time.Since(p.last) < refusalPause {
+		p.unsaid++
+		return 0, false
+	}
+	unsaid = p.unsaid
+	*p = refusal{last: time.Now()}
+	return unsaid, true
 }
 
 // setup completes the configuration, once.
@@ -336,7 +382,9 @@ func (s *Server) tell(e Event) {
 
 // refused tells that an export was not opened.
 func (s *Server) refused(c *conn, name string, err error) {
-	s.Log.Info("an export was refused", "export", name, "peer", c.peer.Addr, "error", err)
+	if unsaid, ok := s.refusals.ready(c.peer.Addr.Addr()); ok {
+		s.Log.Info("an export was refused", "export", fmt.Sprintf("%.64q", name), "peer", c.peer.Addr, "error", err, "more_before", unsaid)
+	}
 	s.tell(Event{Kind: Refused, Export: name, Peer: c.peer, TLS: c.secure, Reason: err})
 }
 
@@ -448,7 +496,9 @@ func (c *conn) serve() {
 		session.run()
 		session.count.connections.Add(-1)
 	} else if err != nil && !errors.Is(err, ErrDisconnected) && !errors.Is(err, io.EOF) && c.ctx.Err() == nil {
-		c.server.Log.Info("a handshake failed", "peer", c.peer.Addr, "error", err)
+		if unsaid, ok := c.server.refusals.ready(c.peer.Addr.Addr()); ok {
+			c.server.Log.Info("a handshake failed", "peer", c.peer.Addr, "error", err, "more_before", unsaid)
+		}
 	}
 	if c.before != nil {
 		<-c.before.drained
