@@ -18,8 +18,21 @@ import (
 // Path is where the file lies on a node.
 const Path = ConfigDir + "/node.json"
 
-// maxSize is more than the file of 252 slots takes, in bytes.
-const maxSize = 4 << 20
+// MaxSize is more than the file of 252 slots takes, in bytes: there are some 800
+// for each with its labels. A longer one is none.
+const MaxSize = 256 << 10
+
+// maxTargets is more than there are: 252 slots, and the controller.
+const maxTargets = 300
+
+// A LargeError says that a file is no node file, since those are shorter.
+type LargeError struct {
+	Size int64 // bytes
+}
+
+func (e *LargeError) Error() string {
+	return fmt.Sprintf("it has %d bytes, and a node file has at most %d: this is none, or the labels in cluster.yaml are too many", e.Size, MaxSize)
+}
 
 // The roles.
 const (
@@ -115,8 +128,8 @@ func Read(path string) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read who this node is: %w", err)
 	}
-	if info.Size() > maxSize {
-		return nil, fmt.Errorf("%s has %d bytes: this is no node file", path, info.Size())
+	if info.Size() > MaxSize {
+		return nil, fmt.Errorf("%s: %w", path, &LargeError{info.Size()})
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -129,8 +142,20 @@ func Read(path string) (*Node, error) {
 	return n, nil
 }
 
-// Parse reads the content of a node file. What it does not know it ignores.
+// Parse reads the content of a node file. What it does not know it ignores. One
+// of more than MaxSize bytes is a *LargeError.
 func Parse(data []byte) (*Node, error) {
+	if len(data) > MaxSize {
+		return nil, &LargeError{int64(len(data))}
+	}
+	// Three bytes are enough for a target, which takes sixty times as many in
+	// memory: they are counted before there is room for one.
+	var count struct {
+		Targets targetCount `json:"targets"`
+	}
+	if err := json.Unmarshal(data, &count); errors.Is(err, errTargets) {
+		return nil, err
+	}
 	n := new(Node)
 	if err := json.Unmarshal(data, n); err != nil {
 		var syntax *json.SyntaxError
@@ -140,6 +165,20 @@ func Parse(data []byte) (*Node, error) {
 		return nil, err
 	}
 	return n, n.check()
+}
+
+var errTargets = fmt.Errorf("names more than %d targets", maxTargets)
+
+// targetCount takes the place of targets that are counted only.
+type targetCount struct{}
+
+func (targetCount) UnmarshalJSON(list []byte) error {
+	var targets []struct{}
+	// Parse says what else is wrong with them.
+	if _ = json.Unmarshal(list, &targets); len(targets) > maxTargets {
+		return errTargets
+	}
+	return nil
 }
 
 func (n *Node) check() error {
@@ -217,12 +256,18 @@ func (s *Swarm) Pool() (netip.Prefix, error) {
 	return p.Masked(), nil
 }
 
-// Marshal is the file's content.
+// Marshal is the file's content. Where it would not be read again, for its
+// length, it is a *LargeError.
 func (n *Node) Marshal() ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
-	err := e.Encode(n)
-	return b.Bytes(), err
+	if err := e.Encode(n); err != nil {
+		return nil, err
+	}
+	if b.Len() > MaxSize {
+		return nil, &LargeError{int64(b.Len())}
+	}
+	return b.Bytes(), nil
 }

@@ -1,9 +1,12 @@
 package nodefile_test
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -80,6 +83,63 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestLarge reads the file of as many nodes as there can be, and refuses what
+// takes more memory than that.
+func TestLarge(t *testing.T) {
+	n := example()
+	n.Targets = nil
+	for i := range 253 {
+		labels := map[string]string{}
+		for k := range 8 {
+			labels[fmt.Sprintf("example.org/a-label-of-a-node-%d", k)] = "and what it is worth"
+		}
+		n.Targets = append(n.Targets, nodefile.Target{
+			Name: fmt.Sprintf("p%d", i), Slot: i, Hostname: strings.Repeat("h", 63), Address: netip.MustParseAddr("172.19.181.1"),
+			Model: "zero-2-w", Arch: "arm64", Root: nodefile.RootEphemeral, Generation: 1000, Labels: labels,
+		})
+	}
+	data, err := n.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(len(data), "bytes")
+	if got, err := nodefile.Parse(data); err != nil || len(got.Targets) != 253 {
+		t.Error(err)
+	}
+	large := new(nodefile.LargeError)
+	n.Domain = strings.Repeat("d", nodefile.MaxSize)
+	if _, err := n.Marshal(); !errors.As(err, &large) {
+		t.Error(err)
+	}
+	long := append(data, strings.Repeat(" ", nodefile.MaxSize)...)
+	if _, err := nodefile.Parse(long); !errors.As(err, &large) || large.Size != int64(len(long)) {
+		t.Error(err)
+	}
+	path := filepath.Join(t.TempDir(), "node.json")
+	if err := os.WriteFile(path, long, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := nodefile.Read(path); !errors.As(err, &large) {
+		t.Error(err)
+	}
+	for summary, text := range map[string]string{
+		"many":            `{"targets": [{}` + strings.Repeat(",{}", 80_000) + `]}`,
+		"many, then none": `{"Targets": [{}` + strings.Repeat(",{}", 80_000) + `], "targets": []}`,
+		"many numbers":    `{"targets": [0` + strings.Repeat(",0", 120_000) + `]}`,
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := nodefile.Parse([]byte(text))
+		runtime.ReadMemStats(&after)
+		if err == nil || !strings.Contains(err.Error(), "more than 300 targets") {
+			t.Error(summary, err)
+		}
+		if taken := after.TotalAlloc - before.TotalAlloc; taken > 16<<20 {
+			t.Errorf("%s: %d bytes of memory", summary, taken)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	data, err := example().Marshal()
 	if err != nil {
@@ -93,6 +153,9 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		again, err := n.Marshal()
+		if large := new(nodefile.LargeError); errors.As(err, &large) {
+			return // with the spaces of ours
+		}
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -20,6 +20,7 @@ import (
 	"hatchery/internal/bootpart"
 	"hatchery/internal/ext4"
 	"hatchery/internal/imagetest"
+	"hatchery/internal/nodefile"
 	"hatchery/internal/parttable"
 	"hatchery/internal/testtool"
 
@@ -484,6 +485,10 @@ func TestNode(t *testing.T) {
 	}
 	if err := with("{").fails(t); !strings.Contains(err.Error(), "build the image again") {
 		t.Error(err)
+	}
+	large := as[*nodefile.LargeError](t, with(nodeJSON("node", 2, "zero-w", "")+strings.Repeat(" ", 1<<20)).fails(t))
+	if large.Size < 1<<20 {
+		t.Error(large)
 	}
 }
 

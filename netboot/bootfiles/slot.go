@@ -115,7 +115,7 @@ func (s *slot) openRoot(number int) error {
 func (s *slot) identify() error {
 	b := s.boot
 	b.model, b.gadget = s.o.Model, s.o.Gadget
-	data, err := s.root.ReadFile(nodefile.Path)
+	data, err := s.readNode()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		b.note("the image has no %s: it was not built by hatchery, and the node is what the image makes of it", nodefile.Path)
@@ -150,6 +150,23 @@ func (s *slot) identify() error {
 		return fmt.Errorf("a model %q does not boot over the USB link of a HAT: say in cluster.yaml that it is a zero, zero-w or zero-2-w", b.model)
 	}
 	return nil
+}
+
+// readNode reads node.json, which is the node's to write: not more of it than
+// there can be.
+func (s *slot) readNode() ([]byte, error) {
+	f, err := s.root.OpenFile(nodefile.Path)
+	if err != nil {
+		return nil, err
+	}
+	if f.Size() > nodefile.MaxSize {
+		return nil, &nodefile.LargeError{Size: f.Size()}
+	}
+	data := make([]byte, f.Size())
+	if _, err := f.ReadAt(data, 0); err != nil && err != io.EOF {
+		return nil, err
+	}
+	return data, nil
 }
 
 // readConfig reads config.txt and adapts it.
