@@ -80,7 +80,7 @@ func openNetboot(ctx context.Context, o Options, node *nodefile.Node, id *enrol.
 		Node: node, Store: n.store, NodeInit: nodeInit, Firmware: firmware, Power: power,
 		Run:     filepath.Join(o.RunDir, nodefile.NetbootDir),
 		Wiring:  filepath.Join(o.StateDir, nodefile.ServiceDir, "wiring.json"),
-		Network: rootNetwork(o.Log), PortOf: rootSlotOf,
+		Network: rootNetwork(node, o.Log), PortOf: rootSlotOf,
 		TLS: enrol.ServerTLS(id), SlotOf: slotOfCertificate,
 		Log: o.Log, Told: n.told,
 	})

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"hatchery/internal/bridgeport"
+	"hatchery/internal/nodefile"
 	"hatchery/netboot/rootnet"
 )
 
@@ -20,8 +21,14 @@ func rootSlotOf(ctx context.Context, addr netip.Addr) (slot int, known bool, err
 }
 
 // rootNetwork keeps that bridge.
-func rootNetwork(log *slog.Logger) func(context.Context, func(error)) {
+func rootNetwork(node *nodefile.Node, log *slog.Logger) func(context.Context, func(error)) {
+	var slots []int
+	for _, t := range node.Targets {
+		if t.Slot > 0 {
+			slots = append(slots, t.Slot)
+		}
+	}
 	return func(ctx context.Context, told func(error)) {
-		rootnet.Keep(ctx, rootnet.Options{Log: log}, func(_ rootnet.Status, err error) { told(err) })
+		rootnet.Keep(ctx, rootnet.Options{Slots: slots, Log: log}, func(_ rootnet.Status, err error) { told(err) })
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+
+	"hatchery/internal/nodefile"
 )
 
 // slotOf knows nothing: controllers run Linux.
@@ -15,4 +17,4 @@ func slotOf(context.Context, netip.Addr) (slot int, known bool, err error) { ret
 func rootSlotOf(context.Context, netip.Addr) (slot int, known bool, err error) { return 0, false, nil }
 
 // rootNetwork is none.
-func rootNetwork(*slog.Logger) func(context.Context, func(error)) { return nil }
+func rootNetwork(*nodefile.Node, *slog.Logger) func(context.Context, func(error)) { return nil }
