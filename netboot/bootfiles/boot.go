@@ -202,7 +202,7 @@ func (b *Boot) Open(name string) (*io.SectionReader, error) {
 // clean gives a name as it is kept: without slashes in front or twice; false
 // for what leads elsewhere.
 func clean(name string) (string, bool) {
-	if len(name) > 1024 {
+	if len(name) > 4*maxPath {
 		return "", false
 	}
 	var parts []string

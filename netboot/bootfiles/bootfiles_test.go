@@ -196,6 +196,18 @@ func TestMissing(t *testing.T) {
 	}
 }
 
+// TestManyMissing sees that a config.txt cannot make a message long.
+func TestManyMissing(t *testing.T) {
+	e := &bootfiles.MissingError{Slot: 2, Model: "zero-w"}
+	for n := range 1000 {
+		e.Files = append(e.Files, bootfiles.Missing{Name: fmt.Sprintf("%03d-", n) + strings.Repeat("n", 60) + "ü" + strings.Repeat("x", 1000), Why: "why"})
+	}
+	text := e.Error()
+	if !strings.Contains(text, "1000 files") || !strings.Contains(text, "015-"+strings.Repeat("n", 60)+"… (why) and 984 more: put") || strings.Contains(text, "016-") || len(text) > 2048 {
+		t.Error(text)
+	}
+}
+
 func TestConfig(t *testing.T) {
 	i := miniature(t, "bookworm")
 	const ours = `[all]

@@ -13,6 +13,13 @@ type Missing struct {
 	Why  string // "gpu_mem=16, line 12 of config.txt"
 }
 
+// What a text lists: files, and bytes of the name of each. A config.txt can ask
+// for thousands.
+const (
+	maxListed     = 16
+	maxListedName = 64
+)
+
 // A MissingError lists the files that the slot's config.txt implies and that
 // neither the boot partition nor the pinned firmware has.
 type MissingError struct {
@@ -28,11 +35,18 @@ func (e *MissingError) Error() string {
 	} else {
 		fmt.Fprintf(&s, "%d files that %s (%s) boots from are missing:", len(e.Files), clusterctrl.SlotName(e.Slot), e.Model)
 	}
-	for i, f := range e.Files {
+	for i, f := range e.Files[:min(len(e.Files), maxListed)] {
 		if i > 0 {
 			s.WriteByte(';')
 		}
-		fmt.Fprintf(&s, " %s (%s)", f.Name, f.Why)
+		name := f.Name
+		if len(name) > maxListedName {
+			name = strings.ToValidUTF8(name[:maxListedName], "") + "…"
+		}
+		fmt.Fprintf(&s, " %s (%s)", name, f.Why)
+	}
+	if more := len(e.Files) - maxListed; more > 0 {
+		fmt.Fprintf(&s, " and %d more", more)
 	}
 	s.WriteString(": put them on the image's boot partition (they come with Raspberry Pi OS's firmware and kernel packages), or take out what asks for them, in config: of cluster.yaml or in config.txt")
 	return s.String()

@@ -52,13 +52,16 @@ type extent struct {
 
 // Limits of what a partition may have. A boot partition has some 400 files.
 const (
-	maxEntries  = 1 << 16   // in all folders
-	maxDepth    = 16        // of folders in each other
-	maxFolder   = 2 << 20   // bytes: FAT's own, 65,536 entries
-	maxClusters = 4 << 20   // 2 GiB of the smallest
-	maxExtents  = 1 << 19   // of all files
-	fatWindow   = 32 << 10  // bytes of the FAT that are read at once
-	maxMade     = 128 << 20 // bytes of a file that is read whole
+	maxEntries  = 4096     // in all folders
+	maxDepth    = 16       // of folders in each other
+	maxPath     = 255      // bytes: what the firmware can ask for over USB
+	maxNames    = 4 << 20  // bytes of all paths
+	maxFolder   = 2 << 20  // bytes: FAT's own, 65,536 entries
+	maxFolders  = 16 << 20 // bytes of all folders
+	maxClusters = 4 << 20  // 2 GiB of the smallest
+	maxExtents  = 1 << 17  // of all files
+	fatWindow   = 32 << 10 // bytes of the FAT that are read at once
+	maxKernel   = 48 << 20 // bytes of a kernel, which is read whole
 )
 
 func broken(structure, format string, args ...any) error {
@@ -72,49 +75,75 @@ func openVolume(disk io.ReaderAt, start, size int64) (*volume, error) {
 	if err != nil {
 		return nil, err
 	}
+	// A path begins with a slash, and is "" where it is longer than any that is
+	// asked for.
 	type folder struct {
 		path, short string
 		first       uint32
 		depth       int
 	}
-	entries, extents := 0, 0
+	entries, extents, names, folders := 0, 0, 0, 0
 	seen := map[uint32]bool{root: true}
-	for todo := []folder{{first: root}}; len(todo) > 0; {
+	for todo := []folder{{path: "/", short: "/", first: root}}; len(todo) > 0; {
 		at := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
 		raw, err := v.readFolder(at.first)
 		if err != nil {
-			if at.path == "" {
+			if at.depth == 0 {
 				return nil, fmt.Errorf("cannot read the boot partition's root folder: %w", err)
 			}
 			continue // what is in it is not there
 		}
-		for _, e := range parseFolder(raw) {
+		if folders += len(raw); folders > maxFolders {
+			return nil, broken("directories", "more than %d bytes of folders", maxFolders)
+		}
+		for _, e := range parseFolder(raw, maxEntries-entries+1) {
 			if entries++; entries > maxEntries {
 				return nil, broken("directories", "more than %d entries", maxEntries)
 			}
 			if e.folder {
-				if at.depth < maxDepth && !seen[e.first] && v.holds(e.first) {
+				path, short := below(at.path, e.name+"/"), below(at.short, e.short+"/")
+				if at.depth < maxDepth && path+short != "" && !seen[e.first] && v.holds(e.first) {
 					seen[e.first] = true
-					todo = append(todo, folder{at.path + e.name + "/", at.short + e.short + "/", e.first, at.depth + 1})
+					todo = append(todo, folder{path, short, e.first, at.depth + 1})
+					names += len(path) + len(short)
 				}
 				continue
 			}
-			f := &stored{name: at.path + e.name, size: int64(e.size)}
-			if f.at, f.err = v.chain(e.first, f.size, f.name); f.err == nil {
-				if extents += len(f.at); extents > maxExtents {
-					return nil, broken("FAT", "more than %d pieces of files", maxExtents)
+			var f *stored
+			for _, name := range []string{below(at.path, e.name), below(at.path, e.short), below(at.short, e.name), below(at.short, e.short)} {
+				if name == "" {
+					continue
+				}
+				if f == nil {
+					f = &stored{name: name[1:], size: int64(e.size)}
+					if f.at, f.err = v.chain(e.first, f.size, f.name, maxExtents-extents+1); f.err == nil {
+						if extents += len(f.at); extents > maxExtents {
+							return nil, broken("FAT", "more than %d pieces of files", maxExtents)
+						}
+					}
+					names += len(f.name)
+				}
+				if key := fold(name[1:]); len(key) <= maxPath && v.files[key] == nil {
+					v.files[key] = f
+					names += len(key)
 				}
 			}
-			for _, name := range []string{at.path + e.name, at.path + e.short, at.short + e.name, at.short + e.short} {
-				if key := fold(name); v.files[key] == nil {
-					v.files[key] = f
-				}
+			if names > maxNames {
+				return nil, broken("directories", "names and paths have more than %d bytes", maxNames)
 			}
 		}
 	}
 	v.window = nil
 	return v, nil
+}
+
+// below gives the path of a name in a folder; "" for one that is too long.
+func below(folder, name string) string {
+	if folder == "" || len(folder)+len(name)-1 > maxPath {
+		return ""
+	}
+	return folder + name
 }
 
 // fold makes names comparable, as FAT compares them.
@@ -188,8 +217,8 @@ func (v *volume) next(cluster uint32) (uint32, error) {
 	return next, nil
 }
 
-// chain finds where the size bytes of a file lie.
-func (v *volume) chain(first uint32, size int64, name string) ([]extent, error) {
+// chain finds where the size bytes of a file lie, up to so many pieces.
+func (v *volume) chain(first uint32, size int64, name string, pieces int) ([]extent, error) {
 	if size == 0 {
 		return nil, nil
 	}
@@ -209,7 +238,7 @@ func (v *volume) chain(first uint32, size int64, name string) ([]extent, error) 
 		} else {
 			all = append(all, extent{at, physical, length})
 		}
-		if at+v.clusterSize >= size {
+		if at+v.clusterSize >= size || len(all) >= pieces {
 			break
 		}
 		next, err := v.next(c)
@@ -254,14 +283,15 @@ type entry struct {
 }
 
 // parseFolder reads a folder's entries: long names in slots of their own before
-// the short one, tied to it by a checksum.
-func parseFolder(raw []byte) []entry {
+// the short one, tied to it by a checksum. There are at most so many.
+func parseFolder(raw []byte, most int) []entry {
 	const slotSize, chars = 32, 13
 	le16 := binary.LittleEndian.Uint16
 	var all []entry
 	var long []uint16
+	var room [20 * chars]uint16
 	want, sum := 0, byte(0)
-	for ; len(raw) >= slotSize && raw[0] != 0; raw = raw[slotSize:] {
+	for ; len(raw) >= slotSize && raw[0] != 0 && len(all) < most; raw = raw[slotSize:] {
 		slot := raw[:slotSize]
 		attr := slot[11] & 0x3f
 		if slot[0] == 0xe5 {
@@ -271,7 +301,7 @@ func parseFolder(raw []byte) []entry {
 		if attr == 0x0f {
 			number := int(slot[0] &^ 0x40)
 			if slot[0]&0x40 != 0 && number >= 1 && number <= 20 {
-				long, want, sum = make([]uint16, number*chars), number, slot[13]
+				long, want, sum = room[:number*chars], number, slot[13]
 			}
 			if long == nil || number != want || number == 0 || slot[13] != sum {
 				long = nil

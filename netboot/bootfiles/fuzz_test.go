@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -133,6 +134,77 @@ func FuzzTree(f *testing.F) {
 	f.Fuzz(func(t *testing.T, tree []byte, name string) {
 		bootfiles.ParseTree(tree, name)
 	})
+}
+
+// TestVolumeLimits reads file systems whose names would take much memory.
+func TestVolumeLimits(t *testing.T) {
+	put := binary.LittleEndian
+	const cluster, fat, data = 32 << 10, 512, 1024
+	disk := make([]byte, data+100*cluster)
+	put.PutUint16(disk[11:], 512)
+	disk[13], disk[14], disk[16] = cluster/512, 1, 1
+	put.PutUint32(disk[32:], uint32(len(disk)/512))
+	put.PutUint32(disk[36:], 1)
+	put.PutUint32(disk[44:], 2)
+	put.PutUint16(disk[510:], 0xaa55)
+	// A name of 250 characters, and of its eleven.
+	entry := func(short string, long bool, attr byte, first int) []byte {
+		check := byte(0)
+		for _, c := range []byte(short) {
+			check = check<<7 | check>>1
+			check += c
+		}
+		var all []byte
+		for n := 20; long && n > 0; n-- {
+			s := bytes.Repeat([]byte{0, 0x4e}, 16) // U+4E00
+			for _, at := range []int{1, 3, 5, 7, 9, 14, 16, 18, 20, 22, 24, 28, 30} {
+				put.PutUint16(s[at:], 0x4e00)
+			}
+			s[0], s[11], s[12], s[13] = byte(n), 0x0f, 0, check
+			if n == 20 {
+				s[0] |= 0x40
+			}
+			all = append(all, s...)
+		}
+		s := make([]byte, 32)
+		copy(s, short)
+		s[11] = attr
+		put.PutUint16(s[26:], uint16(first))
+		return append(all, s...)
+	}
+	content := func(first int, entries []byte) {
+		copy(disk[data+(first-2)*cluster:], entries)
+		for ; len(entries) > cluster; entries = entries[cluster:] {
+			put.PutUint32(disk[fat+4*first:], uint32(first+1))
+			first++
+		}
+		put.PutUint32(disk[fat+4*first:], 0x0fffffff)
+	}
+	files := func(n int) (all []byte) {
+		for i := range n {
+			all = append(all, entry(fmt.Sprintf("F%07d   ", i), false, 0x20, 0)...)
+		}
+		return all
+	}
+	// Folders in each other, by long names: their paths are too long, and the
+	// short ones are not.
+	for depth := range 14 {
+		content(2+depth, entry(fmt.Sprintf("D%07d   ", depth), true, 0x10, 3+depth))
+	}
+	content(16, files(4000))
+	all, err := bootfiles.ReadVolume(bytes.NewReader(disk), int64(len(disk)))
+	if err != nil || len(all) != 4000 {
+		t.Error(len(all), err)
+	}
+	for name := range all {
+		if len(name) > 255 {
+			t.Fatalf("a path of %d bytes", len(name))
+		}
+	}
+	content(16, files(5000))
+	if _, err := bootfiles.ReadVolume(bytes.NewReader(disk), int64(len(disk))); err == nil || !strings.Contains(err.Error(), "more than 4096 entries") {
+		t.Error(err)
+	}
 }
 
 // FuzzVolume reads small file systems: 64 KiB, of clusters of 512 bytes.

@@ -274,7 +274,7 @@ func (s *slot) chooseKernel() error {
 // readKernel finds the kernel's release and processor.
 func (s *slot) readKernel() error {
 	b := s.boot
-	content, err := b.read(b.kernel.Name, maxMade)
+	content, err := b.read(b.kernel.Name, maxKernel)
 	if err != nil {
 		return fmt.Errorf("cannot read its kernel %s: %w", b.kernel.Name, err)
 	}
