@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"hatchery/controller"
 	"hatchery/internal/atomicfile"
@@ -118,9 +119,25 @@ func TestARegistryThatIsReplaced(t *testing.T) {
 			if err := os.Rename(restored, c.options.StateDir); err != nil {
 				t.Fatal(err)
 			}
-			k.reboot() // a change
-			k.tell("link")
-			if err := <-c.done; err == nil || !strings.Contains(err.Error(), "replaced") {
+			// Changes, until one is written: a report may be refused for its haste.
+			ended := make(chan struct{})
+			told := make(chan struct{})
+			go func() {
+				defer close(told)
+				for {
+					k.reboot()
+					k.tell("link")
+					select {
+					case <-ended:
+						return
+					case <-time.After(time.Second):
+					}
+				}
+			}()
+			err := <-c.done
+			close(ended)
+			<-told
+			if err == nil || !strings.Contains(err.Error(), "replaced") {
 				t.Errorf("the service ends with %v", err)
 			}
 			c.stop = nil
