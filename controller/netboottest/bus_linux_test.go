@@ -31,6 +31,7 @@ type bus struct {
 	mu      sync.Mutex
 	boards  map[int]*usbboottest.Board
 	devices map[string]attached // by path
+	on      map[int]int         // how often a slot was switched on
 	number  int
 	changed chan struct{} // closed when devices changes
 }
@@ -43,7 +44,7 @@ type attached struct {
 }
 
 func newBus(world *worldClient, dir string, log *slog.Logger) *bus {
-	return &bus{world: world, dir: dir, log: log, boards: map[int]*usbboottest.Board{}, devices: map[string]attached{}, changed: make(chan struct{})}
+	return &bus{world: world, dir: dir, log: log, boards: map[int]*usbboottest.Board{}, devices: map[string]attached{}, on: map[int]int{}, changed: make(chan struct{})}
 }
 
 // On is slots.Power.
@@ -58,6 +59,7 @@ func (b *bus) On(ctx context.Context, slot int) error {
 	board := usbboottest.New(usbboottest.Options{})
 	b.mu.Lock()
 	b.boards[slot] = board
+	b.on[slot]++
 	b.mu.Unlock()
 	board.Power(true)
 	go b.follow(slot, board)
@@ -80,6 +82,13 @@ func (b *bus) Off(ctx context.Context, slot int) error {
 // Powered is slots.Power.
 func (b *bus) Powered(ctx context.Context, slot int) (bool, error) {
 	return b.world.powered(ctx, slot)
+}
+
+// switchedOn is how often a slot was switched on by this process.
+func (b *bus) switchedOn(slot int) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.on[slot]
 }
 
 // follow has the bus show a board's attachments, until it has booted.

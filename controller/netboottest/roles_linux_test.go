@@ -105,7 +105,7 @@ func (r role) netboot(ctx context.Context, log *slog.Logger) error {
 	defer stock.Close()
 	hat := newBus(dialWorld(r.World), r.Boots, log)
 	service, err := netboot.New(ctx, netboot.Options{
-		Node: node, Store: stock, Bus: hat, Power: hat, Log: log,
+		Node: node, Store: stock, Run: r.StoreRun, Bus: hat, Power: hat, Log: log,
 		NodeInit: func(string) ([]byte, error) { return os.ReadFile(r.NodeInit) },
 		// What the emulated board has in place of a Zero's USB port, and its
 		// console.
@@ -129,14 +129,21 @@ func (r role) netboot(ctx context.Context, log *slog.Logger) error {
 	calls := &http.Server{Handler: service.Calls()}
 	go calls.Serve(l)
 	defer calls.Close()
-	go r.hear(ctx, service)
+	go r.hear(ctx, service, hat)
 	return service.Run(ctx)
 }
 
-// hear tells the service what the slots' agents say to the enrolment service.
-func (r role) hear(ctx context.Context, service *netboot.Service) {
+// hear tells the service what the slots' agents say to the enrolment service,
+// which does so itself where both are one process. Here it is asked every second,
+// and what it answers may be of the boot before.
+func (r role) hear(ctx context.Context, service *netboot.Service, hat *bus) {
 	enrolment := controller.Dial(r.Socket)
-	last := map[int]time.Time{}
+	type report struct {
+		at   time.Time
+		boot string // a boot that is over
+		on   int    // how often the slot was switched on
+	}
+	last := map[int]report{}
 	for ; ctx.Err() == nil; time.Sleep(time.Second) {
 		asking, done := context.WithTimeout(ctx, 10*time.Second)
 		view, err := enrolment.Cluster(asking)
@@ -148,10 +155,13 @@ func (r role) hear(ctx context.Context, service *netboot.Service) {
 			if s.LastSeen == nil {
 				continue
 			}
-			before, known := last[s.Slot]
-			last[s.Slot] = *s.LastSeen
-			// What was said before this process began may be of an earlier boot.
-			if known && !before.Equal(*s.LastSeen) {
+			was, known := last[s.Slot]
+			now := report{*s.LastSeen, was.boot, hat.switchedOn(s.Slot)}
+			if known && now.on != was.on {
+				now.boot = s.BootID // no board boots within a second
+			}
+			last[s.Slot] = now
+			if known && !was.at.Equal(now.at) && s.BootID != now.boot {
 				service.Heard(ctx, s.Slot, s.NodeID != "" && s.Step == firstboot.Steady, s.Step+" "+s.State)
 			}
 		}
