@@ -127,13 +127,14 @@ func (s *search) look(r io.Reader) {
 // A packing is how a kernel may be compressed.
 type packing struct {
 	magic string
+	tries int // how many that look right are unpacked: each takes its memory
 	open  func([]byte) (io.Reader, func(), error)
 }
 
 func nothing() {}
 
 var packings = []packing{
-	{"\x1f\x8b\x08", func(b []byte) (io.Reader, func(), error) {
+	{"\x1f\x8b\x08", 16, func(b []byte) (io.Reader, func(), error) {
 		r, err := gzip.NewReader(bytes.NewReader(b))
 		if err != nil {
 			return nil, nothing, err
@@ -141,9 +142,9 @@ var packings = []packing{
 		r.Multistream(false)
 		return r, nothing, nil
 	}},
-	{"\xfd7zXZ\x00", openXZ},
-	{"\x02\x21\x4c\x18", func(b []byte) (io.Reader, func(), error) { return lz4.NewReader(bytes.NewReader(b)), nothing, nil }},
-	{"\x28\xb5\x2f\xfd", func(b []byte) (io.Reader, func(), error) {
+	{"\xfd7zXZ\x00", 2, openXZ},
+	{"\x02\x21\x4c\x18", 4, func(b []byte) (io.Reader, func(), error) { return lz4.NewReader(bytes.NewReader(b)), nothing, nil }},
+	{"\x28\xb5\x2f\xfd", 4, func(b []byte) (io.Reader, func(), error) {
 		z, err := newZstd(bytes.NewReader(b))
 		if err != nil {
 			return nil, nothing, err
@@ -165,6 +166,7 @@ func (s *search) unpack(b []byte) {
 	for i := range packings {
 		find(i, 0)
 	}
+	opened := make([]int, len(packings))
 	for range maxTries {
 		first := 0
 		for i := range next {
@@ -176,9 +178,12 @@ func (s *search) unpack(b []byte) {
 		if at >= len(b) || s.budget <= 0 {
 			return
 		}
-		if r, done, err := packings[first].open(b[at:]); err == nil {
-			s.look(r)
-			done()
+		if opened[first] < packings[first].tries {
+			if r, done, err := packings[first].open(b[at:]); err == nil {
+				opened[first]++
+				s.look(r)
+				done()
+			}
 		}
 		if s.release != "" {
 			return

@@ -2,15 +2,19 @@ package initramfs_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/binary"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/pierrec/lz4/v4"
+	"github.com/ulikunitz/xz"
 
 	"hatchery/internal/testtool"
 
@@ -109,5 +113,44 @@ func TestKernelsOfBombs(t *testing.T) {
 	file := bytes.Repeat(bomb, 20)
 	if k, err := initramfs.ReadKernel(file); err != initramfs.ErrNoRelease {
 		t.Error(k, err)
+	}
+}
+
+// TestDecoys: what looks like a packed kernel and is none is unpacked a few times
+// and no more, since each try takes its memory; other ways of packing have tries
+// of their own.
+func TestDecoys(t *testing.T) {
+	packed := func(text string) []byte {
+		var b bytes.Buffer
+		w, err := xz.NewWriter(&b)
+		if err == nil {
+			_, err = io.WriteString(w, text)
+		}
+		if err == nil {
+			err = w.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b.Bytes()
+	}
+	decoy, kernel := packed("nothing to see"), packed(strings.Repeat("Linux version 6.1.0-1-rpi (gcc)\n", 100))
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	z.Write([]byte("Linux version 6.1.0-2-rpi (gcc)"))
+	z.Close()
+	for _, c := range []struct {
+		summary string
+		parts   [][]byte
+		want    string
+	}{
+		{"one decoy", [][]byte{decoy, kernel}, "6.1.0-1-rpi"},
+		{"forty decoys", append(slices.Repeat([][]byte{decoy}, 40), kernel), ""},
+		{"forty decoys, and one in gzip", append(slices.Repeat([][]byte{decoy}, 40), zipped.Bytes()), "6.1.0-2-rpi"},
+	} {
+		got, err := initramfs.KernelRelease(bytes.Join(c.parts, nil))
+		if got != c.want || (err == nil) != (c.want != "") {
+			t.Errorf("%s: %q, %v, want %q", c.summary, got, err, c.want)
+		}
 	}
 }
