@@ -57,6 +57,7 @@ echo "open, seen on the LAN: $(seen lan)"
 at ctl nft -c -f "$CONTROLLER/etc/hatchery/firewall.nft"
 at ctl nft -f "$CONTROLLER/etc/hatchery/firewall.nft"
 at ctl nft -f "$CONTROLLER/etc/hatchery/firewall.nft"
+at ctl nft -f "$CONTROLLER/etc/hatchery/firewall-root.nft"
 for ns in lan n1; do ip -n "$ns" neigh flush all; done
 ip -n ctl neigh flush all
 at lan nft flush ruleset

@@ -32,6 +32,7 @@ at ctl /lib/systemd/systemd-sysctl "$CONTROLLER/etc/sysctl.d/90-hatchery.conf"
 echo "ip_forward: $(at ctl cat /proc/sys/net/ipv4/ip_forward)"
 at ctl nft -c -f "$CONTROLLER/etc/hatchery/firewall.nft"
 at ctl nft -f "$CONTROLLER/etc/hatchery/firewall.nft"
+at ctl nft -f "$CONTROLLER/etc/hatchery/firewall-root.nft"
 at ctl sh -c 'echo 1 >/proc/sys/net/bridge/bridge-nf-call-iptables'
 at ctl iptables -w -P FORWARD DROP
 at ctl iptables -w -N DOCKER-USER
