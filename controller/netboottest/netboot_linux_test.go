@@ -170,9 +170,6 @@ func (s *scenario) until(t *testing.T, what string, limit time.Duration, so func
 		if time.Since(began) > limit {
 			t.Fatalf("after %v, not yet: %s; but: %s", limit, what, there)
 		}
-		if now, most := memory(s.pid()); now > 0 {
-			s.peak = max(s.peak, most)
-		}
 	}
 }
 
@@ -225,6 +222,22 @@ func (s *scenario) ready(t *testing.T, slot int) {
 		all, err := s.members(s.ctx, slot)
 		return err == nil && len(all) == 1 && all[0] == want, fmt.Sprint(all, err)
 	})
+}
+
+// unsaved waits for a moment in which the server has taken what p1 has written,
+// and not made it durable.
+func (s *scenario) unsaved(t *testing.T) {
+	for began := time.Now(); time.Since(began) < writeLimit; time.Sleep(5 * time.Millisecond) {
+		v, err := s.slot(s.ctx, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v.Disk != nil && v.Disk.Unsaved > 0 {
+			s.told("%d bytes of p1's are taken and not durable", v.Disk.Unsaved)
+			return
+		}
+	}
+	t.Fatal("p1 writes nothing that is not durable at once")
 }
 
 // boot switches both on.
@@ -351,6 +364,8 @@ sync; echo "hatchery-test: written all" >/dev/console`, written, writtenSize, wr
 		}
 	}
 	s.until(t, "p1 is writing", writeLimit, says("written 3"))
+	s.unsaved(t)
+	_, s.peak = memory(s.pid())
 	s.service.Kill()
 	said := s.guests.said(1)
 	s.told("the netboot service is killed (-9), and p1 says last: %s", said[strings.LastIndex(said, "hatchery-test"):])
@@ -361,6 +376,17 @@ sync; echo "hatchery-test: written all" >/dev/console`, written, writtenSize, wr
 	s.service = s.start(t, roleNetboot)
 	s.told("and started again")
 	s.until(t, "p1 has written everything", writeLimit, says("written all"))
+	// Else nothing was shown of what the server had taken and not made durable.
+	log, err := os.ReadFile(s.controller.Log(roleNetboot))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, again, ok := strings.Cut(string(log), "what a node wrote was found again")
+	if !ok {
+		t.Error("the second server found nothing that the first had taken and not made durable")
+	}
+	again, _, _ = strings.Cut(again, "\n")
+	t.Logf("found again by the second server: %s", again)
 	out := s.run(t, 1, `sudo sh -ec '
 sync; echo 3 >/proc/sys/vm/drop_caches
 cd /var/lib/written
@@ -400,7 +426,7 @@ func (s *scenario) reset(t *testing.T) {
 // figures tells what it took, and sees that the base is what it was.
 func (s *scenario) figures(t *testing.T) {
 	now, most := memory(s.pid())
-	t.Logf("netboot service, two nodes: %d KiB resident, %d KiB at most since it was started (%d KiB in the one before)", now, most, s.peak)
+	t.Logf("netboot service, two nodes: %d KiB resident, %d KiB at most since it was started (%d KiB at most in the one before)", now, most, s.peak)
 	for slot := 1; slot <= 2; slot++ {
 		v, err := s.slot(s.ctx, slot)
 		if err != nil {
