@@ -22,6 +22,10 @@ func (s *Service) Enable(ctx context.Context, n int, mode store.Mode) error {
 		return err
 	}
 	s.board.Enable(n, true)
+	select {
+	case s.wanted <- struct{}{}:
+	default:
+	}
 	return nil
 }
 

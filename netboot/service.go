@@ -30,6 +30,8 @@ type Service struct {
 	devices  []usbhost.Device
 	wiring   *usbhost.Wiring
 	problems map[string]string // what a person should know, by subject
+
+	wanted chan struct{} // gets a word when a slot was enabled
 }
 
 // New makes a service. Slots that cluster.yaml has without a card are enabled,
@@ -39,7 +41,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		return nil, err
 	}
 	o = o.withDefaults()
-	s := &Service{o: o, slots: map[int]*slot{}, problems: map[string]string{}}
+	s := &Service{o: o, slots: map[int]*slot{}, problems: map[string]string{}, wanted: make(chan struct{}, 1)}
 	var numbers []int
 	for _, t := range o.Node.Targets {
 		if t.Slot == 0 {
@@ -98,9 +100,43 @@ func (s *Service) configure(ctx context.Context, n int, mode store.Mode, chosen 
 	return nil
 }
 
+// lookEvery is how often it is looked whether a push has enabled a slot.
+const lookEvery = 30 * time.Second
+
+// awaitSlots waits until a slot boots without a card: a controller whose nodes
+// all have cards does nothing here, and makes no bridge.
+func (s *Service) awaitSlots(ctx context.Context) {
+	ticker := time.NewTicker(lookEvery)
+	defer ticker.Stop()
+	for {
+		found := false
+		for n, sl := range s.slots {
+			state, err := s.o.Store.State(n)
+			if err != nil || sl.broken != "" {
+				continue
+			}
+			on := state.Mode == store.Netboot || state.Mode == store.Ephemeral
+			s.board.Enable(n, on)
+			found = found || on
+		}
+		if found {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.wanted:
+		case <-ticker.C:
+		}
+	}
+}
+
 // Run serves until ctx ends, which is no error. Nodes that run then wait for
 // the next service.
 func (s *Service) Run(ctx context.Context) error {
+	if s.awaitSlots(ctx); ctx.Err() != nil {
+		return nil
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var beside sync.WaitGroup

@@ -136,6 +136,30 @@ func TestLeftOff(t *testing.T) {
 	}
 }
 
+// TestNoneWanted: a controller whose slots all have cards listens for nothing and
+// makes no network, until one is enabled.
+func TestNoneWanted(t *testing.T) {
+	w := newWorld(t)
+	for i := range w.node.Targets {
+		w.node.Targets[i].Root = ""
+	}
+	began := make(chan struct{})
+	w.change = func(o *netboot.Options) {
+		o.Network = func(ctx context.Context, _ func(error)) { close(began); <-ctx.Done() }
+	}
+	w.serve()
+	select {
+	case <-began:
+		t.Error("the network was made for nobody")
+	case <-time.After(100 * time.Millisecond):
+	}
+	if err := w.service.Enable(t.Context(), 1, store.Netboot); err != nil {
+		t.Fatal(err)
+	}
+	<-began
+	w.booted(1)
+}
+
 // TestOneIsBroken: a slot of which the store cannot tell how it boots keeps no
 // other from booting.
 func TestOneIsBroken(t *testing.T) {
