@@ -50,6 +50,16 @@ func (s *service) nodeCalls() http.Handler {
 	mux.HandleFunc("GET "+enrol.PathTime, answer(s.timeCall))
 	mux.HandleFunc("POST "+enrol.PathJoin, answer(s.joinCall))
 	mux.HandleFunc("POST "+enrol.PathStatus, answer(s.statusCall))
+	for pattern, call := range s.Options.Calls {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			slot, _, refused := s.judge(r)
+			if refused != nil {
+				enrol.WriteError(w, refused)
+				return
+			}
+			call(w, r, slot.target.Slot)
+		})
+	}
 	mux.HandleFunc("GET "+enrol.PathCluster, answer(s.clusterCall))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		enrol.WriteError(w, &enrol.Error{Status: http.StatusNotFound, Code: enrol.BadRequest, Detail: "there is no such call"})

@@ -70,6 +70,13 @@ type Options struct {
 	// Heard is told of every report that counts: member says that the node is
 	// the member of the swarm that the controller takes it for. It does not wait.
 	Heard func(slot int, r enrol.StatusReport, member bool)
+	// Beside fills in what others than the node say of a slot, for what people are
+	// shown. It does not wait.
+	Beside func(v *enrol.SlotView)
+	// Calls are more calls of nodes, by method and path as http.ServeMux has them.
+	// Who calls has been let through as for every other call: a slot of this
+	// cluster, by its certificate, its address and its port.
+	Calls map[string]func(w http.ResponseWriter, r *http.Request, slot int)
 	Log   *slog.Logger
 	// Ready is called once, when the service listens on both addresses.
 	Ready func(listen net.Addr)

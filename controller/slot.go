@@ -46,8 +46,9 @@ type slot struct {
 
 	report   enrol.StatusReport // the latest
 	reported time.Time
-	refused  *enrol.Error // why its last call was refused
-	told     time.Time    // when that was last logged
+	health   *enrol.Health // the latest that a report carried
+	refused  *enrol.Error  // why its last call was refused
+	told     time.Time     // when that was last logged
 
 	answer   string // to its last join, and when
 	answered time.Time

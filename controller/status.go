@@ -30,6 +30,7 @@ func (s *service) statusCall(w http.ResponseWriter, r *http.Request) (any, *enro
 	body.AgentVersion = hearsay.Line(body.AgentVersion, maxWord)
 	body.Step, body.State = hearsay.Line(body.Step, maxWord), hearsay.Line(body.State, maxWord)
 	body.Detail = hearsay.Line(body.Detail, maxDetail)
+	health(body.Health)
 
 	ctx, now := r.Context(), time.Now()
 	v, refused := s.hear(ctx, slot, body.BootID, body.Swarm, now)
@@ -44,6 +45,9 @@ func (s *service) statusCall(w http.ResponseWriter, r *http.Request) (any, *enro
 	}
 	news := body.Step != slot.report.Step || body.State != slot.report.State
 	slot.report, slot.reported = body, now
+	if body.Health != nil {
+		slot.health = body.Health
+	}
 	slot.refused = nil
 	s.mu.Unlock()
 	if news && body.Step != "" {

@@ -34,6 +34,11 @@ func (s *service) view(ctx context.Context) *enrol.ClusterView {
 		v.Slots = append(v.Slots, s.slots[number].view(st, now))
 	}
 	v.Alarms = slices.Clone(s.registry.Alarms)
+	if s.Beside != nil {
+		for i := range v.Slots {
+			s.Beside(&v.Slots[i])
+		}
+	}
 	return v
 }
 
@@ -42,7 +47,7 @@ func (s *slot) view(st *standing, now time.Time) enrol.SlotView {
 		Slot: s.target.Slot, Name: s.target.Name, Hostname: s.target.Hostname, Model: s.target.Model,
 		Generation: s.Generation, MinGeneration: s.minGeneration(), BootID: s.BootID,
 		AgentVersion: s.report.AgentVersion, Step: s.report.Step, State: s.report.State, Detail: s.report.Detail,
-		NodeID: s.NodeID,
+		NodeID: s.NodeID, Root: s.target.Root, Health: s.health,
 	}
 	if !s.reported.IsZero() {
 		// By the clock as it is now, whatever it was when the report came.

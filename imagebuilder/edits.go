@@ -402,7 +402,7 @@ func overlayData(c *spec.Cluster, t spec.Target, p personality, architecture str
 		Timezone: c.Timezone, Locale: c.Locale,
 		MachineID: p.machineID, Epoch: p.epoch,
 		Swarm:  overlays.Swarm{CertExpiry: c.Swarm.CertExpiry, Offline: c.Swarm.Offline, AddressPool: c.Swarm.AddressPool},
-		Gadget: c.Gadget, HAT: hatOf(c), Netboot: netbootOf(c),
+		Gadget: c.Gadget, HAT: hatOf(c), Netboot: netbootOf(c), Keep: c.Keep, Serve: serveOf(c),
 		Identity: overlays.Identity{
 			Generation: p.identity.Generation, Certificate: p.identity.Certificate, Key: p.identity.Key, CA: p.identity.CA,
 			HostKey: p.identity.HostKey, HostKeyPublic: p.identity.HostKeyPublic,

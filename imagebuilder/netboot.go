@@ -28,7 +28,18 @@ func hatOf(c *spec.Cluster) (h nodefile.HAT) {
 	if c.HAT.Hub != "auto" {
 		h.Hub = c.HAT.Hub
 	}
+	if c.HAT.PowerOn == nodefile.PowerOnNone {
+		h.PowerOn = c.HAT.PowerOn
+	}
 	return h
+}
+
+// serveOf says who reaches the controller's page.
+func serveOf(c *spec.Cluster) (s nodefile.Serve) {
+	if c.Serve.Listen == nodefile.ListenLAN {
+		s.Listen = c.Serve.Listen
+	}
+	return s
 }
 
 // netbootOf is what the controller gives to slots without cards.

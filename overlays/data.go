@@ -53,6 +53,8 @@ type Data struct {
 
 	HAT     nodefile.HAT     // what the user said of it
 	Netboot nodefile.Netboot // what slots without cards get
+	Keep    []string         // what outlives a new root
+	Serve   nodefile.Serve   // who reaches the controller's page
 
 	Timezone string // a name of the zone database
 	Locale   string // en_GB.UTF-8
@@ -252,7 +254,7 @@ func (d *Data) NodeJSON() (string, error) {
 		Hostname: d.Hostname, Model: d.Model, Root: d.Root, Labels: d.Labels,
 		Generation: d.Identity.Generation, Network: d.Network,
 		Address: d.AddrPrefix(), ControllerAddr: clusterctrl.ControllerAddr(),
-		Epoch: d.Epoch.Unix(), Docker: d.HasDocker(), Gadget: d.Gadget,
+		Epoch: d.Epoch.Unix(), Docker: d.HasDocker(), Gadget: d.Gadget, Keep: d.Keep,
 	}
 	if d.Controller() {
 		n.Role = nodefile.Controller
@@ -268,6 +270,9 @@ func (d *Data) NodeJSON() (string, error) {
 		}
 		if d.Netboot.Disk > 0 {
 			n.Netboot = &d.Netboot
+		}
+		if d.Serve != (nodefile.Serve{}) {
+			n.Serve = &d.Serve
 		}
 	}
 	for _, h := range d.Hosts {

@@ -98,6 +98,28 @@ type StatusReport struct {
 	Detail       string     `json:"detail,omitempty"` // for people
 	Since        time.Time  `json:"since"`            // when the step came into this state, by the node's clock
 	Swarm        SwarmState `json:"swarm"`
+	Health       *Health    `json:"health,omitempty"` // with some of the reports: it changes slowly
+}
+
+// Health is what a machine finds of itself. Reports carry it at most every few
+// minutes, and when a finding is new.
+type Health struct {
+	Kernel   string    `json:"kernel,omitempty"` // uname -r
+	Engine   string    `json:"engine,omitempty"` // Docker's version
+	System   string    `json:"system,omitempty"` // PRETTY_NAME of os-release
+	UptimeS  int64     `json:"uptime_s,omitempty"`
+	Memory   int64     `json:"memory,omitempty"` // bytes, of them available:
+	Free     int64     `json:"free,omitempty"`
+	Disk     int64     `json:"disk,omitempty"` // the root's size in bytes, of them available:
+	DiskFree int64     `json:"disk_free,omitempty"`
+	Findings []Finding `json:"findings,omitempty"`
+}
+
+// A Finding is something that a person should know, and what to do about it.
+type Finding struct {
+	Code   string `json:"code"`             // cgroup-memory, low-voltage: a word for programs
+	Detail string `json:"detail"`           // what was found
+	Remedy string `json:"remedy,omitempty"` // what to do
 }
 
 // The states of a step.
@@ -149,6 +171,30 @@ type SlotView struct {
 	Availability  string            `json:"availability,omitempty"` // active, pause, drain
 	Labels        map[string]string `json:"labels,omitempty"`
 	Refused       string            `json:"refused,omitempty"` // why its last call was refused
+	Root          string            `json:"root,omitempty"`    // netboot, ephemeral; "" for a card
+	Health        *Health           `json:"health,omitempty"`  // what the node found of itself
+	// What others than the node say of the slot; "" where nobody knows.
+	Power     string         `json:"power,omitempty"` // on, off
+	Link      string         `json:"link,omitempty"`  // of the USB link: up, down
+	Boot      string         `json:"boot,omitempty"`  // of one that boots over USB: rom, files … as netboot has it
+	BootInfo  string         `json:"boot_info,omitempty"`
+	Operation *OperationView `json:"operation,omitempty"` // what is being done with it
+	LastError *Told          `json:"last_error,omitempty"`
+}
+
+// An OperationView says what is being done with a slot: a rebuild, an upgrade.
+type OperationView struct {
+	ID     string    `json:"id"`
+	Kind   string    `json:"kind"` // rebuild, upgrade, undo
+	Step   string    `json:"step"` // drain, write, boot …
+	Detail string    `json:"detail,omitempty"`
+	Since  time.Time `json:"since"`
+}
+
+// Told is something that was said at a time.
+type Told struct {
+	Time time.Time `json:"time"`
+	Text string    `json:"text"`
 }
 
 // A BackupView says where the swarm's newest backup is.

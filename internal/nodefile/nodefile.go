@@ -64,8 +64,21 @@ type Node struct {
 	Swarm   *Swarm   `json:"swarm,omitempty"`   // on the controller, how the swarm is made
 	HAT     *HAT     `json:"hat,omitempty"`     // on the controller, what the user said of the HAT
 	Netboot *Netboot `json:"netboot,omitempty"` // on the controller, what slots without cards get
+	Keep    []string `json:"keep,omitempty"`    // what outlives a new root: KeepVolumes, and absolute paths
+	Serve   *Serve   `json:"serve,omitempty"`   // on the controller, who reaches its page
 	Targets []Target `json:"targets"`
 }
+
+// KeepVolumes stands in Node.Keep for Docker's named volumes.
+const KeepVolumes = "volumes"
+
+// Serve is where the controller's page is had.
+type Serve struct {
+	Listen string `json:"listen"` // ListenLAN; "" for this machine and the slots' network
+}
+
+// ListenLAN has the page reached on all of the controller's networks.
+const ListenLAN = "lan"
 
 // The places where a node's root file system is.
 const (
@@ -78,7 +91,13 @@ const (
 type HAT struct {
 	Version string `json:"version,omitempty"` // 2.6
 	Hub     string `json:"hub,omitempty"`     // the USB path of its hub: 1-1.4
+	// PowerOn is PowerOnNone where slots are not switched on when the controller
+	// has booted.
+	PowerOn string `json:"power_on,omitempty"`
 }
+
+// PowerOnNone leaves the slots' power as it is.
+const PowerOnNone = "none"
 
 // Netboot is what slots without cards get from the controller.
 type Netboot struct {

@@ -98,6 +98,11 @@ func (c *Cluster) keys() []key {
 					about: "Where the HAT's USB hub hangs, as the kernel names it, such as 1-1.4.",
 					text:  func(d *decoder, v item) { c.HAT.Hub = d.hub(v) },
 				},
+				{
+					name: "power_on", syntax: "one of", example: "slots", choices: []string{"slots", "none"}, initial: "slots",
+					about: "What is switched on when the controller has booted: its `slots`, one after the other, except those that somebody switched off by hand; or `none`.",
+					text:  func(_ *decoder, v item) { c.HAT.PowerOn = v.text },
+				},
 			},
 		},
 		{
@@ -105,6 +110,22 @@ func (c *Cluster) keys() []key {
 			about: "What slots with `root: netboot` or `ephemeral` get from the controller.",
 			keys:  c.Netboot.keys(),
 			end:   func(d *decoder, at item) { d.checkNetboot(at, &c.Netboot) },
+		},
+		{
+			name: "keep", syntax: "a list of `volumes` and absolute paths", example: "[volumes, /srv/data]", initial: "volumes",
+			about: "What of a node outlives `hatchery upgrade`, which gives it a new root: `volumes` are Docker's named volumes (those of its own driver), a path is a folder or a file with all that is in it. Everything else that was written on the node is discarded. An empty list keeps nothing.",
+			items: func(d *decoder, v []item) { c.Keep = d.keep(v) },
+		},
+		{
+			name:  "serve",
+			about: "The page that the controller serves, and the calls behind it.",
+			keys: []key{
+				{
+					name: "listen", syntax: "one of", example: "inner", choices: []string{"inner", "lan"}, initial: "inner",
+					about: "Who reaches it: `inner` is the controller itself and the slots' network, to look at (`hatchery page --on HOST` opens it from elsewhere, through ssh); `lan` is everybody on the controller's networks, over HTTPS with a certificate of the cluster's own CA.",
+					text:  func(_ *decoder, v item) { c.Serve.Listen = v.text },
+				},
+			},
 		},
 		{
 			name: "gadget", syntax: "one of", example: "ecm", choices: []string{"ecm", "ncm"}, initial: "ecm",

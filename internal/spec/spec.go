@@ -31,6 +31,8 @@ type Cluster struct {
 	Slots      []Slot // sorted by number
 	HAT        HAT
 	Netboot    Netboot
+	Keep       []string // what outlives a new root: KeepVolumes, and absolute paths
+	Serve      Serve
 	Gadget     string // the network function of the nodes' USB gadgets: ecm or ncm
 	DNS        []netip.Addr
 	Timezone   string
@@ -121,6 +123,15 @@ type Slot struct {
 type HAT struct {
 	Version string // auto, or a version: 2.6
 	Hub     string // auto, or the USB path of its hub: 1-1.4
+	PowerOn string // slots: one after the other when the controller has booted; none
+}
+
+// KeepVolumes stands in Cluster.Keep for Docker's named volumes.
+const KeepVolumes = "volumes"
+
+// Serve is where the controller's page and its calls are had.
+type Serve struct {
+	Listen string // inner: this machine and the slots' network; lan: everywhere, over TLS
 }
 
 // Netboot is what slots that boot without a card get from the controller.
