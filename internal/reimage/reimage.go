@@ -23,7 +23,8 @@ const (
 	// to be written (any more).
 	PathImage = "/v1/image"
 	// PathDigests is GET PathImage + "/{digest}/digests": the list of pieces, as
-	// AppendList makes it; {digest} is Image.List.
+	// [AppendList] makes it; {digest} is Image.List. 404 means that the image is
+	// another one now: begin again.
 	PathDigests = "/digests"
 	// PathPieces is POST PathImage + "/{digest}/pieces" with a Wanted as the body: the
 	// bytes of the pieces in that order, one after the other, nothing between.
@@ -59,9 +60,8 @@ type Wanted struct {
 // MaxWanted is the most pieces of one call.
 const MaxWanted = 1024
 
-// Digests are the list of an image's pieces: SHA-256 of each, 32 bytes, in order. A
-// piece that the image's file systems do not use is 32 zero bytes: what the card has
-// there stays.
+// DigestSize is that of a piece's digest in a list, a SHA-256, in bytes. A piece that
+// the image's file systems do not use has 32 zero bytes: what the card has there stays.
 const DigestSize = 32
 
 // A Progress is where a node stands with its card.
