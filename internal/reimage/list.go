@@ -50,6 +50,12 @@ func (l *List) Sum(i int) [DigestSize]byte {
 // stays.
 func (l *List) Free(i int) bool { return l.Sum(i) == [DigestSize]byte{} }
 
+// HoldsOrder says whether a piece is where the order lies: such a one is always free.
+func HoldsOrder(i int) bool {
+	at := int64(i) * Piece
+	return at < OrderPlace+OrderSize && at+Piece > OrderPlace
+}
+
 // Span is a piece's place in bytes: Piece of them, but for the last one.
 func (l *List) Span(i int) (offset int64, length int) {
 	offset = int64(i) * Piece
@@ -92,6 +98,11 @@ func ParseList(raw []byte, image *Image) (*List, error) {
 	if len(l.Sums) != PieceCount(l.Size)*DigestSize {
 		return nil, fmt.Errorf("%w: %d bytes of digests are not those of an image of %d bytes", ErrBadList, len(l.Sums), l.Size)
 	}
+	for i := range l.Len() {
+		if HoldsOrder(i) && !l.Free(i) {
+			return nil, fmt.Errorf("%w: it has something where the order lies", ErrBadList)
+		}
+	}
 	if image == nil {
 		return l, nil
 	}
@@ -119,14 +130,13 @@ func (m *Image) Check() error {
 	return checkPlaces(m.Size, m.BootStart, m.BootSize)
 }
 
-// checkPlaces judges where a boot partition is, whose first sector is not that of the
-// card and lies behind the order.
+// checkPlaces judges where a boot partition is: in no piece that has the order.
 func checkPlaces(size, start, length int64) error {
 	const sector = 512
 	switch {
 	case size <= 0 || size > MaxSize || size%sector != 0:
 		return fmt.Errorf("an image cannot have %d bytes", size)
-	case start < OrderPlace+OrderSize || length <= 0 || start > size || length > size-start || start%sector != 0 || length%sector != 0:
+	case start < OrderPlace+max(OrderSize, Piece) || length <= 0 || start > size || length > size-start || start%sector != 0 || length%sector != 0:
 		return fmt.Errorf("a boot partition of %d bytes cannot be at byte %d of an image of %d bytes", length, start, size)
 	}
 	return nil

@@ -20,8 +20,12 @@ import (
 // to the slot itself, over its certificate.
 const (
 	// PathImage is GET: the Image that the slot is to have. 404 means that nothing is
-	// to be written (any more).
+	// to be written (any more), 503 with Retry-After that the list of its pieces is
+	// being made. A node whose card is begun says so with ?begun=1, and gets an
+	// image even of a controller that has forgotten why.
 	PathImage = "/v1/image"
+	// QueryBegun is the query's name for that.
+	QueryBegun = "begun"
 	// PathDigests is GET PathImage + "/{digest}/digests": the list of pieces, as
 	// [AppendList] makes it; {digest} is Image.List. 404 means that the image is
 	// another one now: begin again.
@@ -34,7 +38,7 @@ const (
 )
 
 // PathArm is a node's: POST with an Arm as the body, of the controller alone. The node
-// starts anew into cmd/reimage a moment after it has answered 202.
+// answers 202 with an Armed, and starts anew into cmd/reimage a moment after that.
 const PathArm = "/v1/arm"
 
 // Piece is the size of an image's pieces in bytes. The last may be shorter.
@@ -88,6 +92,20 @@ const (
 type Arm struct {
 	Operation string `json:"operation"`
 }
+
+// Armed is a node's answer to an Arm.
+type Armed struct {
+	BootID string `json:"boot_id"` // of the boot that ends now
+}
+
+// What lies in a card's boot partition, beside what boots. Both prepared files are the
+// builder's; arming keeps what they take the place of.
+const (
+	PreparedConfig  = "hatchery/config.txt"
+	PreparedCmdline = "hatchery/cmdline.txt"
+	SavedConfig     = "hatchery/saved-config.txt"
+	SavedCmdline    = "hatchery/saved-cmdline.txt"
+)
 
 // An Order lies on the card from arming until the card is whole. It is all that
 // cmd/reimage knows, since the root file system is what is written over.
