@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"hatchery/firstboot/arm"
 	"hatchery/firstboot/clock"
 	"hatchery/firstboot/gadget"
 	"hatchery/firstboot/keep"
@@ -18,6 +20,7 @@ import (
 	"hatchery/firstboot/member"
 	"hatchery/internal/enrol"
 	"hatchery/internal/nodefile"
+	"hatchery/internal/reimage"
 	"hatchery/internal/swarm"
 )
 
@@ -34,10 +37,17 @@ func (e *environment) workerSteps() ([]Step, *reports) {
 	if !e.SkipMachine {
 		steps = append(steps, e.growStep())
 	}
+	armer := e.armer()
+	serving := e.keepStep(armer.Handler(e.ctx))
 	if e.node.Docker {
 		steps = append(steps, e.dockerSteps()...)
-		steps = append(steps, e.joinStep(), e.keepStep())
+		steps = append(steps, e.joinStep(), serving)
 		steps = append(steps, e.lastSteps()...)
+	} else {
+		steps = append(steps, serving)
+	}
+	if !e.SkipMachine {
+		steps = append(steps, e.cardStep(armer))
 	}
 	return steps, &reports{
 		to: e.client,
@@ -179,14 +189,77 @@ func joined(s enrol.SwarmState) string {
 	return strings.TrimSuffix(fmt.Sprintf("node %s of swarm %s", s.NodeID, s.ClusterID), " of swarm ")
 }
 
-// keepStep serves /v1/backup: nodes keep the controller's backups.
-func (e *environment) keepStep() Step {
+// armer is what has this node's card written anew.
+func (e *environment) armer() *arm.Armer {
+	o := arm.Options{
+		Node: e.node, Identity: filepath.Join(e.ConfigDir, filepath.Base(enrol.IdentityDir)), BootID: e.BootID, Now: e.Now, Log: e.Log,
+		Restart: func(ctx context.Context) error { return e.Units.StartUnit(ctx, "reboot.target") },
+	}
+	if e.SkipMachine {
+		o.Find = func() (arm.Place, error) { return arm.Place{}, arm.ErrNoCard }
+	}
+	return arm.New(o)
+}
+
+// cardStep takes back that the card is to be written, where the controller has nothing to
+// be written any more.
+func (e *environment) cardStep(armer *arm.Armer) Step {
+	return Step{
+		Name: "card", Needs: []string{"link"},
+		Run: func(ctx context.Context, tell Tell) (string, error) {
+			_, err := armer.Armed()
+			var unprepared *arm.NotPreparedError
+			switch {
+			case errors.Is(err, arm.ErrNoCard), errors.As(err, &unprepared):
+				return err.Error(), nil
+			case errors.Is(err, reimage.ErrNoOrder):
+				// Files of one that was taken back may be left.
+				_, err := armer.Disarm()
+				return "nothing is to be written to it", err
+			}
+			if wanted, err := e.imageWanted(ctx); err != nil {
+				return "", e.calling(err)
+			} else if wanted {
+				return "is written at the next start", nil
+			}
+			if _, err := armer.Disarm(); err != nil {
+				return "", err
+			}
+			e.Log.InfoContext(ctx, "the card was to be written, and the controller has nothing for it any more")
+			return "nothing is to be written to it any more", nil
+		},
+	}
+}
+
+// imageWanted asks the controller whether this node's card is to be written.
+func (e *environment) imageWanted(ctx context.Context) (bool, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, e.client.URL(reimage.PathImage+"?"+reimage.QueryLook+"=1"), nil)
+	if err != nil {
+		return false, err
+	}
+	answer, err := e.client.HTTP().Do(request)
+	if err != nil {
+		return false, err
+	}
+	defer answer.Body.Close()
+	switch {
+	case answer.StatusCode == http.StatusNotFound:
+		return false, nil
+	case answer.StatusCode/100 == 2, answer.StatusCode == http.StatusServiceUnavailable: // its list is being made
+		return true, nil
+	}
+	return false, fmt.Errorf("the controller answered %s when asked whether the card is to be written", answer.Status)
+}
+
+// keepStep serves what the controller asks of a node: /v1/backup, since nodes keep the
+// controller's backups, and reimage.PathArm.
+func (e *environment) keepStep(armed http.Handler) Step {
 	return Step{
 		Name: "backups", Needs: []string{"link"}, Every: e.Intervals.Check,
 		Run: func(ctx context.Context, tell Tell) (string, error) {
 			address := netip.AddrPortFrom(e.node.Address.Addr(), enrol.Port)
 			if !e.keeping.Load() {
-				if err := e.keep(ctx, address); err != nil {
+				if err := e.keep(ctx, address, map[string]http.Handler{reimage.PathArm: armed}); err != nil {
 					return "", fmt.Errorf("cannot keep backups of the controller's: %w", err)
 				}
 			}
@@ -195,8 +268,8 @@ func (e *environment) keepStep() Step {
 	}
 }
 
-// keep serves backups until the agent ends.
-func (e *environment) keep(ctx context.Context, address netip.AddrPort) error {
+// keep serves backups, and the calls beside, until the agent ends.
+func (e *environment) keep(ctx context.Context, address netip.AddrPort, beside map[string]http.Handler) error {
 	store, err := keep.Open(filepath.Join(e.StateDir, nodefile.BackupsDir))
 	if err != nil {
 		return err
@@ -208,7 +281,7 @@ func (e *environment) keep(ctx context.Context, address netip.AddrPort) error {
 	}
 	e.keeping.Store(true)
 	go func() {
-		err := keep.Serve(e.ctx, listener, store, e.identity, e.Log)
+		err := keep.Serve(e.ctx, listener, store, e.identity, e.Log, beside)
 		e.keeping.Store(false)
 		if e.ctx.Err() == nil {
 			e.Log.WarnContext(e.ctx, "backups are not served any more", "error", err)

@@ -38,9 +38,17 @@ func Handler(store *Store, cluster string, log *slog.Logger) http.Handler {
 // has business here; others are told so.
 var limits = enrol.Limits{All: 24, PerAddress: 8, Strangers: 16, Known: func(a netip.Addr) bool { return a == clusterctrl.ControllerAddr() }}
 
-// Serve serves a store on a listener until the context ends.
-func Serve(ctx context.Context, listener net.Listener, store *Store, id *enrol.Identity, log *slog.Logger) error {
-	server := enrol.NewServer(id, Handler(store, id.Peer.Cluster, log), log)
+// Serve serves a store on a listener until the context ends, and beside it whatever else
+// the controller asks of a node, by patterns as http.ServeMux has them.
+func Serve(ctx context.Context, listener net.Listener, store *Store, id *enrol.Identity, log *slog.Logger, beside ...map[string]http.Handler) error {
+	mux := http.NewServeMux()
+	mux.Handle("/", Handler(store, id.Peer.Cluster, log))
+	for _, calls := range beside {
+		for pattern, handler := range calls {
+			mux.Handle(pattern, handler)
+		}
+	}
+	server := enrol.NewServer(id, mux, log)
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
 	err := server.ServeTLS(enrol.Gate(listener, limits), "", "")

@@ -238,3 +238,9 @@ func writeHalf(card Card, half int, raw []byte) error {
 	}
 	return nil
 }
+
+// Heads are where the copies of an order begin on a card, in bytes.
+func Heads() [2]int64 { return [2]int64{OrderPlace, OrderPlace + copySize} }
+
+// IsOrder says whether what was read from such a place begins an order, be it damaged.
+func IsOrder(head []byte) bool { return bytes.HasPrefix(head, []byte(orderMagic)) }

@@ -26,6 +26,9 @@ const (
 	PathImage = "/v1/image"
 	// QueryBegun is the query's name for that.
 	QueryBegun = "begun"
+	// QueryLook is the agent's: ?look=1 asks whether there is anything to be written,
+	// and is no sign that it has begun.
+	QueryLook = "look"
 	// PathDigests is GET PathImage + "/{digest}/digests": the list of pieces, as
 	// [AppendList] makes it; {digest} is Image.List. 404 means that the image is
 	// another one now: begin again.
