@@ -67,8 +67,8 @@ func TestStation(t *testing.T) {
 		calls  string
 	}{
 		{args: "status", stdout: []string{
-			"Cluster homelab: swarm active, time from ntp.\n", "p1     oneil           ready      active        4 s       steady     done\n",
-			`p2     carter          -          -             never     -          refused: revoked: use \x1b[31m--renew`, "two cards (clone)", `one ALARM (\x1b]0;x\a)`,
+			"Cluster homelab: swarm active, time from ntp.\n", "p1    oneil     -      -     ready  4 s    steady  -       -         done\n",
+			`p2    carter    -      -     -      never  -       -       -         refused: revoked: use \x1b[31m--renew`, "two cards (clone)", `one ALARM (\x1b]0;x\a)`,
 		}, calls: "GET /v1/cluster"},
 		{args: "status --json", stdout: []string{`"cluster": "homelab"`, `"node_state": "ready"`}, calls: "GET /v1/cluster"},
 		{args: "status --clear-alarms", stdout: []string{"homelab"}, calls: "DELETE /alarms GET /v1/cluster"},

@@ -4,25 +4,35 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"hatchery/internal/enrol"
 )
 
 func newStatus(s *settings) *cobra.Command {
 	st := &station{settings: s}
-	var clear bool
+	var clear, watch bool
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Show where every slot stands",
-		Long: `status shows, for each slot, which step its agent is at, what the swarm says of
-its node, when it was heard of last, and why it was refused, if it was. It asks
-the service on the controller. Alarms stay until they are cleared.`,
+		Long: `status shows, for each slot, whether it has power and a USB link, what the swarm
+says of its node, when it was heard of last, which step its boot or its agent is
+at, its Docker, how many things it found wrong with itself, and why it was
+refused, if it was; below that what is being done with it, what went wrong last,
+and what to do about what was found. It asks the service on the controller.
+Alarms stay until they are cleared.
+
+With --watch it goes on until it is interrupted: on a terminal the table is
+redrawn in place, elsewhere it is printed again whenever something has changed;
+with --json that is an object a line.`,
 		Example: `  hatchery status                  # on the controller
   hatchery status --on hammond     # from the workstation
+  hatchery status --watch
   hatchery status --json`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -30,11 +40,17 @@ the service on the controller. Alarms stay until they are cleared.`,
 			if clear {
 				args = append(args, "--clear-alarms")
 			}
-			return st.run(c, args, func(ctx context.Context) error {
+			if watch {
+				args = append(args, "--watch")
+			}
+			err := st.run(c, args, func(ctx context.Context) error {
 				if clear {
 					if err := st.service().ClearAlarms(ctx); err != nil {
 						return err
 					}
+				}
+				if watch {
+					return watchStatus(ctx, c.OutOrStdout(), s.json, st.service().Cluster)
 				}
 				view, err := st.service().Cluster(ctx)
 				if err != nil {
@@ -46,49 +62,38 @@ the service on the controller. Alarms stay until they are cleared.`,
 				printStatus(c.OutOrStdout(), view)
 				return nil
 			})
+			if watch && c.Context().Err() != nil {
+				return nil // that is how it ends
+			}
+			return err
 		},
 	}
 	st.flags(c)
 	c.Flags().BoolVar(&clear, "clear-alarms", false, "forget the alarms that were raised so far")
+	c.Flags().BoolVar(&watch, "watch", false, "go on showing it, until interrupted")
 	return c
 }
 
+// printStatus prints a view, as wide as the terminal is if it goes to one.
 func printStatus(w io.Writer, v *enrol.ClusterView) {
-	head := fmt.Sprintf("Cluster %s: swarm %s, time from %s", v.Cluster, orNone(v.Swarm.State), v.TimeSource)
-	if b := v.Backup; b != nil && !b.Taken.IsZero() {
-		head += fmt.Sprintf(", backup of %s on %s", b.Taken.Local().Format(time.DateTime), orNone(strings.Join(b.Nodes, ", ")))
-	}
-	printLine(w, "%s.", head)
-	if v.Swarm.Error != "" {
-		printLine(w, "The swarm says: %s", v.Swarm.Error)
-	}
-	if v.Backup != nil && v.Backup.Error != "" {
-		printLine(w, "The swarm's backup: %s", v.Backup.Error)
-	}
-	const row = "%-5s  %-14s  %-9s  %-12s  %-8s  %-9s  %s"
-	printLine(w, row, "SLOT", "HOSTNAME", "NODE", "AVAILABILITY", "HEARD", "STEP", "STATE")
-	for _, slot := range v.Slots {
-		heard := "never"
-		if slot.LastSeen != nil {
-			heard = ago(v.Time.Sub(*slot.LastSeen))
+	columns := 0
+	if onTerminal(w) {
+		if width, _, err := term.GetSize(int(fileOf(w).Fd())); err == nil {
+			columns = width
 		}
-		state := slot.State
-		if slot.Detail != "" {
-			state += ": " + slot.Detail
-		}
-		switch {
-		case slot.Refused != "":
-			state = "refused: " + slot.Refused
-		case slot.Generation > 0 && slot.MinGeneration > slot.Generation:
-			state = fmt.Sprintf("revoked: waits for generation %d (hatchery build %s --renew)", slot.MinGeneration, slot.Name)
-		case slot.LastSeen == nil && state == "":
-			state = "not heard of since the service started: is it powered?"
-		}
-		printLine(w, row, slot.Name, slot.Hostname, orNone(slot.NodeState), orNone(slot.Availability), heard, orNone(slot.Step), state)
 	}
-	for _, a := range v.Alarms {
-		printLine(w, "ALARM %s: %s (%s)", a.Time.Local().Format(time.DateTime), a.Detail, a.Code)
+	for _, line := range statusLines(v, columns) {
+		fmt.Fprintln(w, line)
 	}
+}
+
+// fileOf is the file that a command's result goes to, nil if it is none.
+func fileOf(w io.Writer) *os.File {
+	if o, ok := w.(*output); ok {
+		w = o.Writer
+	}
+	f, _ := w.(*os.File)
+	return f
 }
 
 // printLine prints one line: what nodes and engines say in it neither commands
