@@ -75,37 +75,37 @@ func (x *expander) transfer(ctx context.Context, do func() error) error {
 
 // start does what is to be done to a HAT that nobody has touched since it got
 // power: all its pins are inputs then.
-func (x *expander) start(ctx context.Context) error {
+func (x *expander) start(ctx context.Context) (fresh bool, err error) {
 	dir, err := x.read(ctx, RegDir)
 	if err != nil || dir != 0xff {
-		return err
+		return false, err
 	}
 	in, err := x.read(ctx, RegIn)
 	if err != nil {
-		return err
+		return false, err
 	}
 	out, err := x.read(ctx, RegOut)
 	if err != nil {
-		return err
+		return false, err
 	}
 	protect := true
 	if pulls, err := x.read(ctx, RegPullUp); err == nil { // an XRA1200P
 		// Whether a solder link protects the EEPROM shows without the pull-up.
 		if err := x.write(ctx, RegPullUp, pulls&^pinWP.mask()); err != nil {
-			return err
+			return false, err
 		}
 		level, err := x.read(ctx, RegIn)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if level&pinWP.mask() != 0 {
 			protect = false // the link does
 			if err := x.write(ctx, RegPullUp, pulls|pinWP.mask()); err != nil {
-				return err
+				return false, err
 			}
 		}
 	} else if ctx.Err() != nil {
-		return ctx.Err()
+		return false, ctx.Err()
 	}
 	// The slots have power already if the power-on-state link is cut: all four
 	// pins are high.
@@ -123,14 +123,14 @@ func (x *expander) start(ctx context.Context) error {
 		out = bit(out, pinWP, true)
 	}
 	if err := x.write(ctx, RegOut, out); err != nil {
-		return err
+		return false, err
 	}
 	if err := x.write(ctx, RegDir, 0); err != nil {
-		return err
+		return false, err
 	}
 	// Written once more, for expanders that take levels of outputs alone.
 	if err := x.write(ctx, RegOut, out); err != nil {
-		return err
+		return false, err
 	}
 	for _, register := range []struct {
 		number, want byte
@@ -138,14 +138,14 @@ func (x *expander) start(ctx context.Context) error {
 	}{{RegDir, 0, "direction"}, {RegOut, out, "output"}} {
 		is, err := x.read(ctx, register.number)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if is != register.want {
-			return fmt.Errorf("the HAT's expander (I²C address %#x) does not keep what is written to it (%s %#02x reads back as %#02x): something else answers at this address, or it is broken", Address, register.what, register.want, is)
+			return false, fmt.Errorf("the HAT's expander (I²C address %#x) does not keep what is written to it (%s %#02x reads back as %#02x): something else answers at this address, or it is broken", Address, register.what, register.want, is)
 		}
 	}
 	x.log.Info("the HAT was not used since it got power: set up", "version", x.version.String(), "slots on", in&slots == slots)
-	return nil
+	return true, nil
 }
 
 func bit(value byte, p pin, high bool) byte {

@@ -16,7 +16,7 @@ var ErrNotKept = errors.New("the kernel switches GPIO outputs off when the proce
 // direct is a v1, on the board's own GPIO lines.
 type direct struct{ lines Lines }
 
-func (d *direct) start(context.Context) error { return nil }
+func (d *direct) start(context.Context) (bool, error) { return false, nil }
 
 func (d *direct) get(_ context.Context, p pin) (bool, error) {
 	line, ok := lineOf[p]

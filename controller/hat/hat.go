@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"hatchery/internal/clusterctrl"
@@ -50,13 +51,15 @@ type HAT struct {
 	delay    time.Duration
 	log      *slog.Logger
 
+	fresh  atomic.Bool   // it was set up by this HAT
 	turn   chan struct{} // who switches slots on
 	lastOn time.Time     // of the one who has the turn
 }
 
 // board is how a version's pins are reached.
 type board interface {
-	start(ctx context.Context) error
+	// start says whether nobody had used the board since it got power.
+	start(ctx context.Context) (fresh bool, err error)
 	get(ctx context.Context, p pin) (bool, error)
 	set(ctx context.Context, p pin, high bool, what string) (changed bool, err error)
 	Close() error
@@ -129,6 +132,11 @@ func (h *HAT) UUID() string { return h.identity.UUID }
 func (h *HAT) Start(ctx context.Context) error {
 	return h.locked(ctx, func() error { return nil })
 }
+
+// Fresh says whether this HAT was the first, since the board got power, to set it
+// up: then the slots have got theirs just now too, if they have any. It is not
+// known of a v1.
+func (h *HAT) Fresh() bool { return h.fresh.Load() }
 
 // On switches a slot on, if it is not. It waits for the others' delay.
 func (h *HAT) On(ctx context.Context, slot int) error {
@@ -294,8 +302,12 @@ func (h *HAT) locked(ctx context.Context, do func() error) error {
 		return h.wrap(err)
 	}
 	defer unlock()
-	if err := h.board.start(ctx); err != nil {
+	fresh, err := h.board.start(ctx)
+	if err != nil {
 		return h.wrap(err)
+	}
+	if fresh {
+		h.fresh.Store(true)
 	}
 	return h.wrap(do())
 }
