@@ -19,6 +19,7 @@ import (
 	"hatchery/internal/atomicfile"
 	"hatchery/internal/identity"
 	"hatchery/internal/layer"
+	"hatchery/internal/nodefile"
 	"hatchery/internal/progress"
 	"hatchery/internal/spec"
 )
@@ -264,6 +265,7 @@ type identitySet struct {
 	machineIDs map[string]string
 	diskIDs    map[string]uint32
 	hostKeys   map[string]string // of all the cluster's targets
+	page       *identity.Page    // the controller's, nil where no browser reaches it
 	notices    []string
 }
 
@@ -271,6 +273,9 @@ func (ids *identitySet) personality(target string, epoch time.Time) personality 
 	p := personality{identity: ids.byName[target], machineID: ids.machineIDs[target], diskID: ids.diskIDs[target], epoch: epoch, generations: map[string]int{}}
 	for name, id := range ids.byName {
 		p.generations[name] = id.Generation
+	}
+	if p.identity.Slot == 0 {
+		p.page = ids.page
 	}
 	return p
 }
@@ -320,6 +325,12 @@ func identities(store *identity.Store, c *spec.Cluster, targets []spec.Target, r
 		ids.hostKeys[t.Name] = id.HostKeyPublic
 		ids.machineIDs[t.Name] = store.MachineID(t.Name)
 		ids.diskIDs[t.Name] = store.DiskID(t.Name)
+		if t.Slot == 0 && serveOf(c).Listen == nodefile.ListenLAN {
+			names, addrs := pageNames(c)
+			if ids.page, err = store.Page(id, names, addrs); err != nil {
+				return nil, err
+			}
+		}
 	}
 	return ids, nil
 }

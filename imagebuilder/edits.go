@@ -27,6 +27,7 @@ import (
 // cluster file.
 type personality struct {
 	identity  *identity.Identity
+	page      *identity.Page // of the controller, nil where no browser reaches it
 	machineID string
 	diskID    uint32
 	epoch     time.Time
@@ -413,6 +414,9 @@ func overlayData(c *spec.Cluster, t spec.Target, p personality, architecture str
 			Name: other.Name, Slot: other.Slot, Hostname: other.Hostname,
 			Model: other.Model, Root: other.Root, Arch: archOf(other, t, architecture), Labels: labelsOf(c, other), Generation: p.generations[other.Name],
 		})
+	}
+	if p.page != nil {
+		d.Identity.PageCertificate, d.Identity.PageKey = p.page.Certificate, p.page.Key
 	}
 	if w := c.Controller.Wifi; w != nil {
 		d.Wifi = &overlays.Wifi{SSID: w.SSID, PSK: w.PSK, Country: w.Country}

@@ -6,13 +6,16 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"hatchery/internal/bootpart"
+	"hatchery/internal/clusterctrl"
 	"hatchery/internal/nodefile"
 	"hatchery/internal/parttable"
 	"hatchery/internal/spec"
@@ -40,6 +43,22 @@ func serveOf(c *spec.Cluster) (s nodefile.Serve) {
 		s.Listen = c.Serve.Listen
 	}
 	return s
+}
+
+// pageNames are the names and addresses by which browsers reach the controller's
+// page: its own, those of mDNS and of the cluster's domain, and by a tunnel.
+func pageNames(c *spec.Cluster) (names []string, addrs []netip.Addr) {
+	host := strings.ToLower(c.Controller.Hostname)
+	names = []string{host, host + ".local"}
+	if c.Domain != "" && c.Domain != "local" {
+		names = append(names, host+"."+strings.ToLower(c.Domain))
+	}
+	names = append(names, "localhost")
+	addrs = []netip.Addr{clusterctrl.ControllerAddr(), netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+	if c.Controller.Address.IsValid() {
+		addrs = append(addrs, c.Controller.Address.Addr())
+	}
+	return names, addrs
 }
 
 // netbootOf is what the controller gives to slots without cards.

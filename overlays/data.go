@@ -118,6 +118,9 @@ type Identity struct {
 	CA            []byte // certificate of the cluster's CA
 	HostKey       []byte // OpenSSH's form
 	HostKeyPublic string // one line of authorized_keys
+	// What the controller shows to browsers; nil where they do not reach it.
+	PageCertificate []byte
+	PageKey         []byte
 }
 
 // Controller says whether the target is the controller.

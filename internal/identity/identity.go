@@ -12,6 +12,7 @@
 //	identity/p2/target.json              which generation and which host key are the present ones
 //	identity/p2/generation-7.key, .crt   the slot's key and certificate; older generations stay
 //	identity/p2/ssh_host_ed25519_key-1   the SSH host key
+//	identity/controller/page-1.key, .crt what the controller shows to browsers, where they reach it
 //
 // Files are written whole or not at all, in this order: identity.json, ca.key,
 // ca.crt; then for a target the keys, the certificate, and target.json last.
