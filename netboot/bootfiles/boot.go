@@ -61,12 +61,14 @@ import (
 const (
 	Netboot   = "netboot"   // written to, at the controller
 	Ephemeral = "ephemeral" // written to in the node's memory
+	// Reimage has none: the node's own card is written anew.
+	Reimage = "reimage"
 )
 
 // Options say which slot boots what.
 type Options struct {
 	Slot int
-	Mode string // Netboot or Ephemeral; "" for Netboot
+	Mode string // Netboot, Ephemeral or Reimage; "" for Netboot
 	// Model is zero, zero-w or zero-2-w; "" for what the image was built for.
 	Model string
 
@@ -84,6 +86,8 @@ type Options struct {
 
 	// NodeInit gives the program nodeinit for an architecture: armv6, arm64.
 	NodeInit func(architecture string) ([]byte, error)
+	// Writer gives the program reimage, which Reimage takes.
+	Writer func(architecture string) ([]byte, error)
 	// Modules are kernel modules that are needed beside initramfs.Needs.
 	Modules []string
 
@@ -93,6 +97,8 @@ type Options struct {
 
 	// Cache keeps what takes long to make; nil for none.
 	Cache *Cache
+
+	forCard bool // the files lie on the card: they do not come over the link
 }
 
 // Firmware is a pinned file.

@@ -94,8 +94,18 @@ func (s *slot) plan() (*initramfs.Plan, error) {
 		return nil, fmt.Errorf("there is no nodeinit for %s: %w", architecture, err)
 	}
 	needed, optional := initramfs.Needs(s.o.Mode == Ephemeral, b.gadget)
+	var programs map[string][]byte
+	if s.o.Mode == Reimage {
+		needed, optional = initramfs.NeedsCard(b.gadget)
+		writer, err := s.o.Writer(architecture)
+		if err != nil {
+			return nil, fmt.Errorf("there is no reimage for %s: %w", architecture, err)
+		}
+		programs = map[string][]byte{WriterName: writer}
+	}
 	o := initramfs.Options{
-		Root: s.root.IOFS(), KernelRelease: b.kernel.Release, NodeInit: program,
+		Programs: programs,
+		Root:     s.root.IOFS(), KernelRelease: b.kernel.Release, NodeInit: program,
 		Modules: append(needed, s.o.Modules...), Optional: optional,
 	}
 	if b.node != nil && b.node.Epoch > 0 {

@@ -54,12 +54,11 @@ func rootPartition(value string, table *parttable.Table) (int, error) {
 
 // wanted are the words that tell nodeinit what to do.
 func wanted(slot int, mode, gadget string, nbd netip.AddrPort, more []string) []string {
-	return append([]string{
-		"hatchery.slot=" + strconv.Itoa(slot),
-		"hatchery.root=" + mode,
-		"hatchery.nbd=" + nbd.String(),
-		"hatchery.gadget=" + gadget,
-	}, more...)
+	words := []string{"hatchery.slot=" + strconv.Itoa(slot), "hatchery.root=" + mode}
+	if mode != Reimage {
+		words = append(words, "hatchery.nbd="+nbd.String())
+	}
+	return append(append(words, "hatchery.gadget="+gadget), more...)
 }
 
 // slotCmdline makes the slot's command line of the image's: with the words in

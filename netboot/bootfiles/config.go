@@ -165,6 +165,30 @@ func (c *config) adapt() {
 	c.value, c.loose = index(c.lines)
 }
 
+// arm makes it the config.txt of a node with a card that is written anew: what
+// starts does so from memory, and everything else is as ever. The command line is
+// cmdline.txt, whatever it was.
+func (c *config) arm() {
+	overlays := false
+	for i := range c.lines {
+		l := &c.lines[i]
+		switch key, _ := setting(l.text); key {
+		case "initramfs", "auto_initramfs", "ramfsfile", "ramfsaddr", "cmdline":
+			l.text = "#" + l.text
+		case "dtoverlay":
+			overlays = true
+		}
+	}
+	add := func(text string) { c.lines = append(c.lines, configLine{text: text}) }
+	add("[all]")
+	add("# hatchery: the card is written anew")
+	if overlays {
+		add("dtoverlay=")
+	}
+	add("initramfs " + InitramfsName + " followkernel")
+	c.value, c.loose = index(c.lines)
+}
+
 // Bytes is the file.
 func (c *config) Bytes() []byte {
 	var s strings.Builder

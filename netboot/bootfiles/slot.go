@@ -80,7 +80,7 @@ func complete(o *Options) error {
 	if o.Mode == "" {
 		o.Mode = Netboot
 	}
-	if o.Mode != Netboot && o.Mode != Ephemeral {
+	if o.Mode != Netboot && o.Mode != Ephemeral && o.Mode != Reimage {
 		return fmt.Errorf("its root is %q, which is neither %s nor %s", o.Mode, Netboot, Ephemeral)
 	}
 	if o.Gadget != "" && o.Gadget != "ecm" && o.Gadget != "ncm" {
@@ -91,7 +91,7 @@ func complete(o *Options) error {
 		a[3] = 254
 		o.NBD = netip.AddrPortFrom(netip.AddrFrom4(a), nbdPort)
 	}
-	if o.Disk == nil || o.NodeInit == nil {
+	if o.Disk == nil || o.NodeInit == nil || o.Mode == Reimage && o.Writer == nil {
 		return errors.New("it has no disk, or there is no program for its initramfs")
 	}
 	return nil
@@ -181,7 +181,11 @@ func (s *slot) readConfig() error {
 	case err != nil:
 		return fmt.Errorf("cannot read config.txt: %w", err)
 	}
-	c.adapt()
+	if s.o.forCard {
+		c.arm()
+	} else {
+		c.adapt()
+	}
 	s.config = c
 	s.boot.config = c.Bytes()
 	s.boot.made[fold("config.txt")] = s.boot.config

@@ -5,6 +5,7 @@
 //
 // What is in it, beside /init:
 //
+//	/reimage                  what writes a card anew (cmd/reimage), in that of a card's image
 //	/etc/hatchery/initramfs   which kernel it is for, and the digest of what it was made of (Info)
 //	/etc/hatchery/modules     what /init loads, in that order: one absolute path a line
 //	/lib/modules/<release>/…  those modules, decompressed
@@ -24,6 +25,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -43,6 +45,8 @@ type Options struct {
 	KernelRelease string
 	// NodeInit is the program that becomes /init: a static one.
 	NodeInit []byte
+	// Programs are others, static too, by their names in the initramfs' root.
+	Programs map[string][]byte
 	// Modules are the names of those that must be there, in the image or in
 	// the kernel itself; Optional those that are taken along where they are
 	// there. - and _ are the same.
@@ -97,6 +101,11 @@ func NewPlan(ctx context.Context, o Options) (*Plan, error) {
 	if debarch.OfProgram(o.NodeInit) == "" {
 		return nil, errors.New("what is to be /init of the initramfs is no program for Linux: build hatchery with its nodeinit")
 	}
+	for name, program := range o.Programs {
+		if debarch.OfProgram(program) == "" || !validProgram(name) {
+			return nil, fmt.Errorf("what is to be /%s of the initramfs is no program for Linux: build hatchery with its programs", name)
+		}
+	}
 	tree, err := findTree(o.Root, o.KernelRelease)
 	if err != nil {
 		return nil, err
@@ -107,6 +116,9 @@ func NewPlan(ctx context.Context, o Options) (*Plan, error) {
 	}
 	sum := sha256.New()
 	fmt.Fprintf(sum, "hatchery initramfs 1\nkernel %s\ninit %s\n", p.Kernel, digest.FromBytes(o.NodeInit))
+	for _, name := range p.programs() {
+		fmt.Fprintf(sum, "program %s %s\n", name, digest.FromBytes(o.Programs[name]))
+	}
 	for i := range p.Modules {
 		m := &p.Modules[i]
 		if err := ctx.Err(); err != nil {
@@ -120,6 +132,14 @@ func NewPlan(ctx context.Context, o Options) (*Plan, error) {
 	p.Digest = digest.NewDigest(digest.SHA256, sum)
 	return p, nil
 }
+
+// validProgram says whether a name can be a program's beside what else there is.
+func validProgram(name string) bool {
+	return fs.ValidPath(name) && !strings.ContainsAny(name, "/ \n") && !slices.Contains([]string{".", "dev", "etc", "init", "lib", "proc", "run", "sys"}, name)
+}
+
+// programs are the names of the programs beside nodeinit.
+func (p *Plan) programs() []string { return slices.Sorted(maps.Keys(p.options.Programs)) }
 
 // unreadable says of a module that cannot be had what follows of it.
 func (p *Plan) unreadable(m *Module, err error) error {
@@ -175,6 +195,9 @@ func (p *Plan) Make(ctx context.Context) ([]byte, error) {
 	a.file(ModulesFile[1:], 0o644, []byte(list.String()))
 	for _, name := range []string{"lib", "lib/modules", "proc", "run", "sys"} {
 		a.directory(name)
+	}
+	for _, name := range p.programs() {
+		a.file(name, 0o755, p.options.Programs[name])
 	}
 	made, total := map[string]bool{"lib/modules": true}, 0
 	for _, m := range slices.SortedFunc(slices.Values(p.Modules), func(a, b Module) int { return strings.Compare(a.Path, b.Path) }) {

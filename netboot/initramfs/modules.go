@@ -30,3 +30,20 @@ func Needs(ephemeral bool, gadget string) (needed, optional []string) {
 	}
 	return needed, optional
 }
+
+// NeedsCard is Needs for a node whose card is written anew over its link, or else
+// boots from that card. What drives the card is part of most kernels; the drivers are
+// Raspberry Pi's own and mainline's, for every Zero.
+func NeedsCard(gadget string) (needed, optional []string) {
+	function, other := "usb_f_ecm", "usb_f_ncm"
+	if gadget == "ncm" {
+		function, other = other, function
+	}
+	needed = []string{"dwc2", "configfs", "libcomposite", function, "usb_f_acm", "ext4"}
+	optional = []string{
+		other,
+		"phy_generic", "crc32c_generic",
+		"mmc_block", "bcm2835_mmc", "bcm2835_sdhost", "bcm2835", "sdhci_iproc", "bcm2835_dma",
+	}
+	return needed, optional
+}

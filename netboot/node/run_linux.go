@@ -128,6 +128,9 @@ func (b *boot) start(arguments []string) error {
 	if err != nil {
 		return fmt.Errorf("the kernel's command line is not complete: %w (cmdline.txt of the slot's boot files)", err)
 	}
+	if b.line.Root == bootline.Reimage {
+		return b.reimage(arguments)
+	}
 	if b.keeper != nil && !b.keeper.alive() {
 		return errors.New("the process that keeps the connection has ended: power-cycle the node")
 	}
@@ -165,6 +168,11 @@ func (b *boot) start(arguments []string) error {
 	}
 	b.say("root file system: %s (%s), mounted after %.2f s; starting %s", node, b.root, b.mounted.Seconds(), program)
 	b.writeStatus(node, program)
+	return b.enter(program, arguments)
+}
+
+// enter makes the mounted root the root, and becomes its init.
+func (b *boot) enter(program string, arguments []string) error {
 	b.shell.stop()
 	if b.printk != "" {
 		os.WriteFile("/proc/sys/kernel/printk_devkmsg", []byte(b.printk+"\n"), 0o644)
@@ -173,7 +181,7 @@ func (b *boot) start(arguments []string) error {
 		return err
 	}
 	environment := append(os.Environ(), "HOME=/", "TERM=linux")
-	err = unix.Exec(program, append([]string{program}, arguments...), environment)
+	err := unix.Exec(program, append([]string{program}, arguments...), environment)
 	return fmt.Errorf("cannot start %s: %w (is it built for this processor?)", program, err)
 }
 
@@ -218,13 +226,17 @@ func (b *boot) loadModules() error {
 
 // makeGadget makes the USB gadget, if the board can be one.
 func (b *boot) makeGadget() error {
-	controller, made, err := gadget.Ensure(b.line.Slot, b.line.Gadget, gadget.System())
+	product := gadget.Product
+	if b.line.Root == bootline.Reimage {
+		product = gadget.CardProduct
+	}
+	controller, made, err := gadget.Ensure(b.line.Slot, b.line.Gadget, product, gadget.System())
 	if err != nil {
 		return err
 	}
 	b.gadget = true
 	if made {
-		b.say("USB gadget %s (%s), serial %d, at %s", gadget.Product, b.line.Gadget, b.line.Slot, controller)
+		b.say("USB gadget %s (%s), serial %d, at %s", product, b.line.Gadget, b.line.Slot, controller)
 	}
 	if console, err := openConsole(gadgetConsole); err == nil {
 		b.shell.offer(gadgetConsole, console)

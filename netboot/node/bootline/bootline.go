@@ -18,6 +18,9 @@ import (
 const (
 	Netboot   = "netboot"   // written to, at the controller
 	Ephemeral = "ephemeral" // written to in this node's memory
+	// Reimage has none over the link: the node's own card is written anew, or else
+	// the root that is on it is started.
+	Reimage = "reimage"
 )
 
 // Port is NBD's.
@@ -29,7 +32,7 @@ const maxLine = 64 << 10
 // A Line is what the command line says.
 type Line struct {
 	Slot   int            // hatchery.slot=
-	Root   string         // hatchery.root=: Netboot or Ephemeral
+	Root   string         // hatchery.root=: Netboot, Ephemeral or Reimage
 	Server netip.AddrPort // hatchery.nbd=
 	Export string         // "p1"; hatchery.export= names another
 	Gadget string         // hatchery.gadget=: ecm, ncm
@@ -115,8 +118,8 @@ func (l *Line) word(name, value string) error {
 		}
 		l.Slot = n
 	case "hatchery.root":
-		if value != Netboot && value != Ephemeral {
-			return fmt.Errorf("it is %s or %s", Netboot, Ephemeral)
+		if value != Netboot && value != Ephemeral && value != Reimage {
+			return fmt.Errorf("it is %s, %s or %s", Netboot, Ephemeral, Reimage)
 		}
 		l.Root = value
 	case "hatchery.nbd":

@@ -42,6 +42,7 @@ func TestParse(t *testing.T) {
 				l.Modules = map[string][]string{"nbd": {"max_part=4"}, "usb_f_ecm": {"x=1"}}
 			}),
 		},
+		{summary: "a card that is written anew", text: "hatchery.slot=3 hatchery.root=reimage root=/dev/mmcblk0p2", want: base(func(l *bootline.Line) { l.Root = "reimage" })},
 		{summary: "the last one counts", text: "hatchery.slot=1 hatchery.slot=3 root=/dev/sda1 root=/dev/mmcblk0p2 rw ro", want: base(nil)},
 		{summary: "a server without its port", text: "hatchery.slot=3 root=/dev/mmcblk0p2 hatchery.nbd=172.19.180.254", want: base(nil)},
 		{summary: "quoted", text: `hatchery.slot=3 "root=/dev/mmcblk0p2" dyndbg="file x +p"`, want: base(nil)},
@@ -49,7 +50,7 @@ func TestParse(t *testing.T) {
 		{summary: "no slot", text: "root=/dev/mmcblk0p2", want: base(func(l *bootline.Line) { l.Slot, l.Export = 0, "" }), err: "hatchery.slot=N is missing"},
 		{summary: "a slot that is none", text: "hatchery.slot=253 root=/dev/mmcblk0p2", want: base(func(l *bootline.Line) { l.Slot, l.Export = 0, "" }), err: "slots are 1 to 252"},
 		{summary: "no root", text: "hatchery.slot=3", want: base(func(l *bootline.Line) { l.Device = "" }), err: "root= is missing"},
-		{summary: "all mistakes at once", text: "hatchery.slot=3 root=/dev/mmcblk0p2 hatchery.root=nfs hatchery.gadget=rndis", want: base(nil), err: "hatchery.root=nfs: it is netboot or ephemeral\nhatchery.gadget=rndis: it is ecm or ncm"},
+		{summary: "all mistakes at once", text: "hatchery.slot=3 root=/dev/mmcblk0p2 hatchery.root=nfs hatchery.gadget=rndis", want: base(nil), err: "hatchery.root=nfs: it is netboot, ephemeral or reimage\nhatchery.gadget=rndis: it is ecm or ncm"},
 		{summary: "a server by name", text: "hatchery.slot=3 root=/dev/mmcblk0p2 hatchery.nbd=controller:10809", want: base(nil), err: "an IPv4 address and a port"},
 		{summary: "a server of the other kind", text: "hatchery.slot=3 root=/dev/mmcblk0p2 hatchery.nbd=[fe80::1]:10809", want: base(nil), err: "an IPv4 address and a port"},
 		{summary: "init that is no path", text: "hatchery.slot=3 root=/dev/mmcblk0p2 init=sh", want: base(nil), err: "a path from / on"},

@@ -24,8 +24,13 @@ import (
 	"hatchery/internal/clusterctrl"
 )
 
-// Product is what the gadget calls itself.
-const Product = clusterctrl.USBProductName + "-usbboot"
+// What the gadget calls itself: Product where the node's root comes over the link, and
+// CardProduct where it has a card, which is to be written anew. The controller names its
+// end by that, and has another bridge for it.
+const (
+	Product     = clusterctrl.USBProductName + "-usbboot"
+	CardProduct = clusterctrl.USBProductName
+)
 
 // name is the gadget's folder, of no meaning outside of it.
 const name = "clusterctrl"
@@ -45,8 +50,8 @@ var ErrNoController = errors.New("there is no USB device controller")
 // Ensure makes the gadget of a slot and binds it to the first device
 // controller, which it gives. What an earlier call left half made is completed;
 // one that is bound is left alone.
-func Ensure(slot int, function string, p Places) (controller string, made bool, err error) {
-	product, ok := map[string]int{"ecm": clusterctrl.USBProductECM, "ncm": clusterctrl.USBProductNCM}[function]
+func Ensure(slot int, function, product string, p Places) (controller string, made bool, err error) {
+	number, ok := map[string]int{"ecm": clusterctrl.USBProductECM, "ncm": clusterctrl.USBProductNCM}[function]
 	if !ok {
 		return "", false, fmt.Errorf("USB network function %q is neither ecm nor ncm", function)
 	}
@@ -69,7 +74,7 @@ func Ensure(slot int, function string, p Places) (controller string, made bool, 
 		}
 	}
 	controller = controllers[0].Name()
-	if err := build(filepath.Join(gadgets, name), slot, function, product, controller); err != nil {
+	if err := build(filepath.Join(gadgets, name), slot, function, number, product, controller); err != nil {
 		return "", false, fmt.Errorf("cannot make the USB gadget of slot %d: %w", slot, err)
 	}
 	return controller, true, nil
@@ -77,7 +82,7 @@ func Ensure(slot int, function string, p Places) (controller string, made bool, 
 
 // build goes in the kernel's order: the functions are whole before a
 // configuration has them, and the device controller comes last.
-func build(gadget string, slot int, function string, product int, controller string) error {
+func build(gadget string, slot int, function string, number int, product, controller string) error {
 	network, console := function+".usb0", "acm.usb0"
 	var err error // the first one ends it
 	mkdir := func(dir string) {
@@ -99,7 +104,7 @@ func build(gadget string, slot int, function string, product int, controller str
 
 	mkdir("")
 	write("idVendor", fmt.Sprintf("0x%04x", clusterctrl.USBVendor))
-	write("idProduct", fmt.Sprintf("0x%04x", product))
+	write("idProduct", fmt.Sprintf("0x%04x", number))
 	write("bcdDevice", "0x0100")
 	write("bcdUSB", "0x0200")
 	// Interface association descriptors: two functions of several interfaces.
@@ -110,7 +115,7 @@ func build(gadget string, slot int, function string, product int, controller str
 	mkdir("strings/0x409") // US English
 	write("strings/0x409/serialnumber", strconv.Itoa(slot))
 	write("strings/0x409/manufacturer", "hatchery")
-	write("strings/0x409/product", Product)
+	write("strings/0x409/product", product)
 
 	mkdir("functions/" + network)
 	mkdir("functions/" + console)

@@ -63,13 +63,13 @@ func TestEnsure(t *testing.T) {
 	dir := t.TempDir()
 	places := gadget.Places{Configfs: filepath.Join(dir, "config"), UDCs: filepath.Join(dir, "udc")}
 	gadgets := filepath.Join(places.Configfs, "usb_gadget")
-	if _, _, err := gadget.Ensure(17, "ncm", places); !errors.Is(err, gadget.ErrNoController) {
+	if _, _, err := gadget.Ensure(17, "ncm", gadget.Product, places); !errors.Is(err, gadget.ErrNoController) {
 		t.Errorf("without a controller: %v", err)
 	}
 	if err := os.MkdirAll(filepath.Join(places.UDCs, "20980000.usb"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := gadget.Ensure(17, "ncm", places); err == nil || !strings.Contains(err.Error(), "libcomposite") {
+	if _, _, err := gadget.Ensure(17, "ncm", gadget.Product, places); err == nil || !strings.Contains(err.Error(), "libcomposite") {
 		t.Errorf("without libcomposite: %v", err)
 	}
 	// An earlier attempt has left half of it. Here the folders of attributes are
@@ -80,7 +80,7 @@ func TestEnsure(t *testing.T) {
 		}
 	}
 	for made, turn := true, 0; turn < 2; turn++ {
-		controller, did, err := gadget.Ensure(17, "ncm", places)
+		controller, did, err := gadget.Ensure(17, "ncm", gadget.Product, places)
 		if err != nil || controller != "20980000.usb" || did != made {
 			t.Errorf("%s, %v, %v", controller, did, err)
 		}
@@ -89,7 +89,7 @@ func TestEnsure(t *testing.T) {
 		}
 		made = false // it is bound
 	}
-	if _, _, err := gadget.Ensure(17, "rndis", places); err == nil {
+	if _, _, err := gadget.Ensure(17, "rndis", gadget.Product, places); err == nil {
 		t.Error("a function that is none of ours is made")
 	}
 }

@@ -51,34 +51,9 @@ func (k *Kernel) List() ([]Interface, error) {
 // that. A link that is in use keeps its name and its MAC address, as the kernel
 // has it. It gives the link, and what it has done, in words.
 func (k *Kernel) Ensure(slot int, address netip.Prefix) (Interface, []string, error) {
-	var done []string
-	all, err := k.List()
+	all, i, done, err := k.ensureUp(slot)
 	if err != nil {
-		return Interface{}, nil, err
-	}
-	i, err := Choose(all, slot, onUSB, wired)
-	if err != nil {
-		return Interface{}, nil, err
-	}
-	want := clusterctrl.NodeMAC(slot)
-	if !i.Up {
-		if !bytes.Equal(i.MAC, want) {
-			if _, err := k.conn.Call(setLink, 0, nl.Put(info(i.Index, 0, 0), iflaAddress, want)); err != nil {
-				return i, done, fmt.Errorf("cannot give %s the MAC address %s: %w", i.Name, want, err)
-			}
-			done = append(done, fmt.Sprintf("gave %s the MAC address %s", i.Name, want))
-		}
-		if i.Name != Name {
-			if _, err := k.conn.Call(setLink, 0, nl.PutString(info(i.Index, 0, 0), iflaName, Name)); err != nil {
-				return i, done, fmt.Errorf("cannot name %s %s: %w", i.Name, Name, err)
-			}
-			done = append(done, "renamed "+i.Name+" to "+Name)
-			i.Name = Name
-		}
-		if _, err := k.conn.Call(setLink, 0, info(i.Index, flagUp, flagUp)); err != nil {
-			return i, done, fmt.Errorf("cannot switch %s on: %w", i.Name, err)
-		}
-		done = append(done, "switched "+i.Name+" on")
+		return i, done, err
 	}
 	vlan := Interface{}
 	for _, v := range all {
@@ -97,14 +72,62 @@ func (k *Kernel) Ensure(slot int, address netip.Prefix) (Interface, []string, er
 			return i, done, fmt.Errorf("cannot switch %s on: %w", vlan.Name, err)
 		}
 	}
-	_, err = k.conn.Call(newAddr, nl.FlagCreate|nl.FlagExcl, addressRequest(vlan.Index, address))
+	done, err = k.ensureAddress(vlan, address, done)
+	return i, done, err
+}
+
+// EnsurePlain is Ensure for a link without the VLAN: the address is the link's own.
+func (k *Kernel) EnsurePlain(slot int, address netip.Prefix) (Interface, []string, error) {
+	_, i, done, err := k.ensureUp(slot)
+	if err != nil {
+		return i, done, err
+	}
+	done, err = k.ensureAddress(i, address, done)
+	return i, done, err
+}
+
+// ensureUp has the slot's link there and switched on, with its name. all are the
+// interfaces as they were.
+func (k *Kernel) ensureUp(slot int) (all []Interface, i Interface, done []string, err error) {
+	if all, err = k.List(); err != nil {
+		return nil, Interface{}, nil, err
+	}
+	if i, err = Choose(all, slot, onUSB, wired); err != nil {
+		return all, Interface{}, nil, err
+	}
+	want := clusterctrl.NodeMAC(slot)
+	if i.Up {
+		return all, i, nil, nil
+	}
+	if !bytes.Equal(i.MAC, want) {
+		if _, err := k.conn.Call(setLink, 0, nl.Put(info(i.Index, 0, 0), iflaAddress, want)); err != nil {
+			return all, i, done, fmt.Errorf("cannot give %s the MAC address %s: %w", i.Name, want, err)
+		}
+		done = append(done, fmt.Sprintf("gave %s the MAC address %s", i.Name, want))
+	}
+	if i.Name != Name {
+		if _, err := k.conn.Call(setLink, 0, nl.PutString(info(i.Index, 0, 0), iflaName, Name)); err != nil {
+			return all, i, done, fmt.Errorf("cannot name %s %s: %w", i.Name, Name, err)
+		}
+		done = append(done, "renamed "+i.Name+" to "+Name)
+		i.Name = Name
+	}
+	if _, err := k.conn.Call(setLink, 0, info(i.Index, flagUp, flagUp)); err != nil {
+		return all, i, done, fmt.Errorf("cannot switch %s on: %w", i.Name, err)
+	}
+	return all, i, append(done, "switched "+i.Name+" on"), nil
+}
+
+// ensureAddress has an interface have an address.
+func (k *Kernel) ensureAddress(i Interface, address netip.Prefix, done []string) ([]string, error) {
+	_, err := k.conn.Call(newAddr, nl.FlagCreate|nl.FlagExcl, addressRequest(i.Index, address))
 	switch {
 	case err == nil:
-		done = append(done, fmt.Sprintf("gave %s the address %s", vlan.Name, address))
+		done = append(done, fmt.Sprintf("gave %s the address %s", i.Name, address))
 	case !errors.Is(err, unix.EEXIST):
-		return i, done, fmt.Errorf("cannot give %s the address %s: %w", vlan.Name, address, err)
+		return done, fmt.Errorf("cannot give %s the address %s: %w", i.Name, address, err)
 	}
-	return i, done, nil
+	return done, nil
 }
 
 func (k *Kernel) addVLAN(parent Interface) (Interface, error) {

@@ -1,0 +1,128 @@
+package reimager
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+
+	"hatchery/internal/reimage"
+)
+
+// A Card is the disk that is written.
+type Card interface {
+	io.ReaderAt
+	io.WriterAt
+	// Size is in bytes.
+	Size() int64
+	// Sync returns once what was written is on the medium.
+	Sync() error
+	// Forget has what is read from now on come from the medium, and from no memory
+	// in between.
+	Forget() error
+}
+
+const sector = 512
+
+// The mark lies behind the order, for as long as the card holds neither its old
+// system nor its new one.
+const (
+	markPlace = reimage.OrderPlace + reimage.OrderSize
+	markText  = "hatchery writes this card 1\n"
+)
+
+// Touched says whether writing has begun on a card: then what is on it is no system
+// that may be started, until it is whole.
+func Touched(card io.ReaderAt) (bool, error) {
+	head := make([]byte, len(markText))
+	if _, err := card.ReadAt(head, markPlace); err != nil {
+		return false, fmt.Errorf("cannot read whether the card was written to: %w", err)
+	}
+	return string(head) == markText, nil
+}
+
+// writeMark sets or wipes the mark.
+func writeMark(card Card, set bool) error {
+	mark := make([]byte, sector)
+	if set {
+		copy(mark, markText)
+	}
+	if _, err := card.WriteAt(mark, markPlace); err != nil {
+		return fmt.Errorf("cannot mark the card: %w", err)
+	}
+	return card.Sync()
+}
+
+// A span is a range of bytes of the card.
+type span struct{ from, to int64 }
+
+func (s span) empty() bool { return s.from >= s.to }
+
+// and is what two have in common.
+func (s span) and(o span) span { return span{max(s.from, o.from), min(s.to, o.to)} }
+
+// without gives what is left of some spans when others are taken out.
+func without(spans []span, out ...span) []span {
+	for _, o := range out {
+		var left []span
+		for _, s := range spans {
+			for _, part := range []span{{s.from, min(s.to, o.from)}, {max(s.from, o.to), s.to}} {
+				if o.empty() {
+					part = s
+				}
+				if !part.empty() {
+					left = append(left, part)
+				}
+				if o.empty() {
+					break
+				}
+			}
+		}
+		spans = left
+	}
+	return spans
+}
+
+// within gives what some spans have in common with others, which do not overlap.
+func within(spans []span, others ...span) []span {
+	var common []span
+	for _, s := range spans {
+		for _, o := range others {
+			if c := s.and(o); !c.empty() {
+				common = append(common, c)
+			}
+		}
+	}
+	return common
+}
+
+// bootEntry gives the first entry of a partition table: its type and its place;
+// false for what is none on a card of a size.
+func bootEntry(table []byte, size int64) (kind byte, at span, ok bool) {
+	if len(table) < sector || table[510] != 0x55 || table[511] != 0xaa {
+		return 0, span{}, false
+	}
+	e := table[446:462]
+	le := func(b []byte) int64 {
+		return int64(b[0]) | int64(b[1])<<8 | int64(b[2])<<16 | int64(b[3])<<24
+	}
+	at.from = le(e[8:]) * sector
+	at.to = at.from + le(e[12:])*sector
+	return e[4], at, e[4] != 0 && at.from > 0 && !at.empty() && at.to <= size
+}
+
+// same says whether the card holds some bytes.
+func same(card io.ReaderAt, at int64, want []byte) (bool, error) {
+	have := make([]byte, len(want))
+	if _, err := card.ReadAt(have, at); err != nil {
+		return false, readError(at, err)
+	}
+	return bytes.Equal(have, want), nil
+}
+
+func readError(at int64, err error) error {
+	return fmt.Errorf("the card cannot be read at byte %d: %w (a card that cannot be read is to be replaced)", at, err)
+}
+
+func writeError(at int64, err error) error {
+	return fmt.Errorf("the card cannot be written to at byte %d: %w (a card that cannot be written to is to be replaced)", at, err)
+}
