@@ -1,0 +1,93 @@
+package operation
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"hatchery/internal/enrol"
+	"hatchery/internal/nodefile"
+)
+
+// Options are what a [Service] works with.
+type Options struct {
+	Node     *nodefile.Node // the controller's own, with all targets
+	StateDir string         // the service's folder, where operations are written down
+	Swarm    Swarm
+	// View is where everybody stands, as the controller has it.
+	View func(ctx context.Context) (*enrol.ClusterView, error)
+	// Renewer gives who renews a slot's root, for a rebuild or for an upgrade (and
+	// its undoing): the error says why nobody does, with the remedy.
+	Renewer func(kind Kind, slot int) (Renewer, error)
+	// Keeper saves what outlives a root; nil where nothing does. Kept says what
+	// that is, for people; it may be nil.
+	Keeper Keeper
+	Kept   func(ctx context.Context, slot int) ([]string, error)
+	// Told is told of every step; it does not wait. It may be nil.
+	Told   func(slot int, detail string)
+	Limits Limits
+	Log    *slog.Logger
+}
+
+// Limits are how long is waited for what. The zero value of each is what is right
+// for a cluster.
+type Limits struct {
+	// Look is the time between two looks at what is waited for. Default: 2
+	// seconds.
+	Look time.Duration
+	// Drain is how long tasks may take to go elsewhere, where the request does
+	// not say. Default: 5 minutes.
+	Drain time.Duration
+	// Boot is how long a node whose root is new may take until it is Ready: the
+	// first boot of a Zero configures Docker's packages. Default: 30 minutes.
+	Boot time.Duration
+	// Settle is how long the controller may take to give a new entry its labels,
+	// and to remove the former one. Default: a minute.
+	Settle time.Duration
+	// Health is how long the services may take until they have their replicas
+	// again, Steady how long they must have them. Defaults: 10 minutes, 15 seconds.
+	Health time.Duration
+	Steady time.Duration
+	// Unheard is how long a node may have been silent and still be asked.
+	// Default: 90 seconds.
+	Unheard time.Duration
+	// Swarm is how long a swarm that does not answer is waited for. Default: 5
+	// minutes.
+	Swarm time.Duration
+}
+
+func (l Limits) withDefaults() Limits {
+	for _, d := range []struct {
+		value *time.Duration
+		usual time.Duration
+	}{
+		{&l.Look, 2 * time.Second},
+		{&l.Drain, 5 * time.Minute},
+		{&l.Boot, 30 * time.Minute},
+		{&l.Settle, time.Minute},
+		{&l.Health, 10 * time.Minute},
+		{&l.Steady, 15 * time.Second},
+		{&l.Unheard, 90 * time.Second},
+		{&l.Swarm, 5 * time.Minute},
+	} {
+		if *d.value <= 0 {
+			*d.value = d.usual
+		}
+	}
+	return l
+}
+
+func (o *Options) check() error {
+	if o.Node == nil || o.StateDir == "" || o.Swarm == nil || o.View == nil || o.Renewer == nil {
+		return errors.New("operations need the controller's node file, a folder, the swarm, the cluster's view and who renews roots")
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Told == nil {
+		o.Told = func(int, string) {}
+	}
+	o.Limits = o.Limits.withDefaults()
+	return nil
+}
