@@ -61,6 +61,7 @@ func (e *environment) steps() ([]Step, *reports, error) {
 		return e.controllerSteps(), nil, nil
 	}
 	steps, report := e.workerSteps()
+	report.health = e.health()
 	return steps, report, nil
 }
 

@@ -23,6 +23,9 @@ type reports struct {
 	swarm     func(ctx context.Context) enrol.SwarmState // what the engine says
 	rejoin    func()                                     // the controller wants the node to join again
 	refused   func()                                     // the controller takes the node for none of its own (any more)
+	// health is what the machine finds of itself; nil where nobody looks.
+	health    func(ctx context.Context, s *State) *enrol.Health
+	healthy   healthReports
 	tell      func(announcement)
 	intervals Intervals
 	uptime    func() time.Duration
@@ -73,7 +76,8 @@ func (r *reports) run(ctx context.Context, states <-chan *State) {
 		// ended.
 		seq = max(seq+1, r.uptime().Microseconds())
 		next := r.intervals.Heartbeat
-		swarm, answer, err := r.report(ctx, state, seq)
+		found := r.healthy.due(ctx, state, r.health)
+		swarm, answer, err := r.report(ctx, state, seq, found)
 		sent = time.Now()
 		if err != nil {
 			if ctx.Err() != nil {
@@ -96,6 +100,7 @@ func (r *reports) run(ctx context.Context, states <-chan *State) {
 			}
 		} else {
 			failed, told = 0, ""
+			r.healthy.told(found)
 			if wanted := answer.Next(); wanted > 0 {
 				next = min(next, wanted)
 			}
@@ -124,16 +129,74 @@ func shutOut(code enrol.Code) bool {
 // active is the state of an engine that is a member.
 const active = "active"
 
-func (r *reports) report(ctx context.Context, s *State, seq int64) (enrol.SwarmState, *enrol.StatusAnswer, error) {
+func (r *reports) report(ctx context.Context, s *State, seq int64, found *enrol.Health) (enrol.SwarmState, *enrol.StatusAnswer, error) {
 	ctx, cancel := context.WithTimeout(ctx, reportLimit)
 	defer cancel()
 	swarm := r.swarm(ctx)
 	answer, err := r.to.Status(ctx, enrol.StatusReport{
 		BootID: s.BootID, Seq: seq, AgentVersion: s.AgentVersion,
 		Step: s.Step, State: s.State, Detail: s.Detail, Since: s.Since,
-		Swarm: swarm,
+		Swarm: swarm, Health: found,
 	})
 	return swarm, answer, err
+}
+
+// How often the machine's health is looked at, and told where nothing is new.
+// A look takes a Zero some hundredths of a second.
+const (
+	healthLook  = time.Minute
+	healthEvery = 5 * time.Minute
+	// healthLimit is how long a look may wait for the engine.
+	healthLimit = 10 * time.Second
+)
+
+// A healthReports says which reports have the machine's health.
+type healthReports struct {
+	look, every time.Duration // 0: healthLook, healthEvery
+	looked      time.Time
+	latest      *enrol.Health
+	sent        time.Time
+	gist        string // of the findings that were sent
+}
+
+// due gives what a report is to have of the machine's health: at the first, then
+// when a finding is new or gone, and every now and then.
+func (h *healthReports) due(ctx context.Context, s *State, collect func(context.Context, *State) *enrol.Health) *enrol.Health {
+	if collect == nil {
+		return nil
+	}
+	look, every := h.look, h.every
+	if look <= 0 {
+		look = healthLook
+	}
+	if every <= 0 {
+		every = healthEvery
+	}
+	if h.latest == nil || time.Since(h.looked) >= look {
+		ctx, cancel := context.WithTimeout(ctx, healthLimit)
+		defer cancel()
+		h.latest, h.looked = collect(ctx, s), time.Now()
+	}
+	if h.latest == nil || !h.sent.IsZero() && time.Since(h.sent) < every && gistOf(h.latest) == h.gist {
+		return nil
+	}
+	return h.latest
+}
+
+// told notes that the controller has it.
+func (h *healthReports) told(found *enrol.Health) {
+	if found != nil {
+		h.sent, h.gist = time.Now(), gistOf(found)
+	}
+}
+
+// gistOf is what findings there are, without their numbers.
+func gistOf(h *enrol.Health) string {
+	text := ""
+	for _, f := range h.Findings {
+		text += f.Code + " " + gist(f.Detail) + "\n"
+	}
+	return text
 }
 
 // noSwarm is for nodes of which nothing is known.

@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"hatchery/controller"
 	"hatchery/controller/doctor"
 	"hatchery/firstboot"
 )
@@ -32,7 +31,7 @@ finding, by what one sees of it.`,
 			return st.run(c, []string{"doctor"}, func(ctx context.Context) error {
 				o, closed, err := doctor.Here(doctor.Places{}, st.service(), firstboot.Version())
 				if errors.Is(err, doctor.ErrNoController) {
-					return fmt.Errorf("%w; from a workstation, name the controller with --on (%w)", controller.ErrNotServed, err)
+					return fmt.Errorf("%w; from a workstation, name the controller with --on", err)
 				}
 				if err != nil {
 					return err
