@@ -1,0 +1,47 @@
+package spec_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"hatchery/internal/spec"
+)
+
+func TestKeep(t *testing.T) {
+	dir := home(t)
+	for _, c := range []struct {
+		summary, content string
+		want             []string
+	}{
+		{"left out", "", []string{spec.KeepVolumes}},
+		{"nothing", "keep: []\n", []string{}},
+		{"paths", "keep: [/srv/data, volumes, /home/pi/notes.txt]\n", []string{"/srv/data", spec.KeepVolumes, "/home/pi/notes.txt"}},
+	} {
+		got, err := load(t, dir, threeLines+c.content)
+		if err != nil {
+			t.Errorf("%s: %v", c.summary, err)
+			continue
+		}
+		if diff := cmp.Diff(c.want, got.Keep); diff != "" {
+			t.Errorf("%s: %s", c.summary, diff)
+		}
+	}
+	for content, want := range map[string]string{
+		"keep: [data]":                 `:4:8: keep[0]: "data" is neither`,
+		"keep: [/srv/../etc]":          `"/srv/../etc" is neither`,
+		"keep: [/srv/data/]":           `"/srv/data/" is neither`,
+		"keep: [/usr/local]":           `"/usr/local" belongs to the system`,
+		"keep: [/]":                    `"/" belongs to the system`,
+		"keep: [/etc/hatchery/x]":      `belongs to the system`,
+		"keep: [/var/lib/docker/a]":    `"/var/lib/docker/a" is Docker's own`,
+		"keep: [volumes, /a, volumes]": `"volumes" stands here twice`,
+		"serve: {listen: world}":       `"world" is not one of inner, lan`,
+		"hat: {power_on: some}":        `"some" is not one of slots, none`,
+	} {
+		if _, err := load(t, dir, threeLines+content+"\n"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s gives %v, want %q", content, err, want)
+		}
+	}
+}
