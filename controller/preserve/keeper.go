@@ -1,0 +1,293 @@
+package preserve
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"hatchery/internal/atomicfile"
+	"hatchery/internal/clusterctrl"
+	"hatchery/internal/enrol"
+	"hatchery/internal/kept"
+)
+
+// What Save and others fail with, as far as a caller does something about it.
+var (
+	// ErrBusy: something is saved or given back of this slot right now.
+	ErrBusy = errors.New("what is kept of this slot is being fetched or given back right now")
+	// ErrInUse: containers may write to it. SaveForce saves nevertheless.
+	ErrInUse = errors.New("containers use what is to be kept")
+	// ErrTooBig: it is more than the quota, or than there is room for.
+	ErrTooBig = errors.New("what is to be kept is too big")
+)
+
+// A Keeper keeps archives. Run lets go of them in time; the other methods may be
+// called at any time.
+type Keeper struct {
+	o Options
+
+	mu    sync.Mutex
+	slots map[int]*record // what there is
+	busy  map[int]bool
+}
+
+// A record is what is known of a slot's archive. It lies beside it as pN.json.
+type record struct {
+	kept.Offer
+	Stored int64       `json:"stored"` // bytes on the card
+	Left   []kept.Left `json:"left,omitempty"`
+	// Restored says that the node has it back, NotRestored what it did not put into
+	// place, Ready that the node was Ready after that, and Held for how long since.
+	Restored    bool          `json:"restored,omitempty"`
+	NotRestored []kept.Left   `json:"not_restored,omitempty"`
+	Ready       bool          `json:"ready,omitempty"`
+	Held        time.Duration `json:"held_ns,omitempty"`
+}
+
+// New makes a keeper, whose folder is made if it is not there. What a killed process
+// has left half-written is removed.
+func New(o Options) (*Keeper, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	k := &Keeper{o: o, slots: make(map[int]*record), busy: make(map[int]bool)}
+	if err := k.open(); err != nil {
+		return nil, fmt.Errorf("cannot keep what outlives new roots in %s: %w", o.Dir, err)
+	}
+	return k, nil
+}
+
+const recordSuffix = ".json"
+
+func (k *Keeper) open() error {
+	if err := os.MkdirAll(k.o.Dir, 0o700); err != nil {
+		return err
+	}
+	if err := atomicfile.RemoveLeftovers(k.o.Dir); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(k.o.Dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), recordSuffix)
+		slot, err := clusterctrl.ParseSlot(name)
+		if !ok || err != nil {
+			continue
+		}
+		r := new(record)
+		data, err := os.ReadFile(filepath.Join(k.o.Dir, e.Name()))
+		if err == nil {
+			err = json.Unmarshal(data, r)
+		}
+		if err == nil {
+			err = r.Check()
+		}
+		if err == nil && r.Digest == "" {
+			err = errors.New("it names no archive")
+		}
+		if err != nil {
+			// The archive stays: a person may get at it with tar and zstd.
+			k.o.Log.Warn("what is known of an archive cannot be read; it is left where it is", "file", e.Name(), "error", err)
+			continue
+		}
+		k.slots[slot] = r
+	}
+	// Archives that another one has taken the place of, or that were not noted any more.
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), archiveSuffix)
+		slotName, part, _ := strings.Cut(name, "-")
+		slotName = strings.TrimSuffix(slotName, recordSuffix) // on its way to its name
+		slot, err := clusterctrl.ParseSlot(slotName)
+		if !ok || err != nil {
+			continue
+		}
+		r := k.slots[slot]
+		if _, err := os.Lstat(k.record(slot)); r == nil && err == nil {
+			continue // whose record cannot be read
+		}
+		if r == nil || part == "" || !strings.HasPrefix(r.Digest, part) {
+			if err := os.Remove(filepath.Join(k.o.Dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	for slot, r := range k.slots {
+		if _, err := os.Stat(k.archive(slot, r.Digest)); err != nil {
+			k.o.Log.Warn("an archive is not there any more", "slot", clusterctrl.SlotName(slot), "error", err)
+			if err := k.forget(slot); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+const archiveSuffix = ".tar.zst"
+
+// archive is where an archive lies.
+func (k *Keeper) archive(slot int, digest string) string {
+	return filepath.Join(k.o.Dir, clusterctrl.SlotName(slot)+"-"+digest[:12]+archiveSuffix)
+}
+
+func (k *Keeper) record(slot int) string {
+	return filepath.Join(k.o.Dir, clusterctrl.SlotName(slot)+recordSuffix)
+}
+
+// forget removes a slot's archive. The caller holds the lock, or nobody else knows
+// of k.
+func (k *Keeper) forget(slot int) error {
+	r := k.slots[slot]
+	if r == nil {
+		return nil
+	}
+	// The record last: without it nobody would remove the archive.
+	if err := os.Remove(k.archive(slot, r.Digest)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot remove what is kept of %s: %w", clusterctrl.SlotName(slot), err)
+	}
+	if err := os.Remove(k.record(slot)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot remove what is kept of %s: %w", clusterctrl.SlotName(slot), err)
+	}
+	delete(k.slots, slot)
+	return nil
+}
+
+// write puts a slot's record onto the card. The caller holds the lock.
+func (k *Keeper) write(slot int, r *record) error {
+	data, err := json.Marshal(r)
+	if err == nil {
+		err = atomicfile.WriteBytes(k.record(slot), data, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot note what is kept of %s: %w", clusterctrl.SlotName(slot), err)
+	}
+	k.slots[slot] = r
+	return nil
+}
+
+// take takes a slot for as long as something is done with its archive: ErrBusy, or
+// what gives it back.
+func (k *Keeper) take(slot int) (release func(), err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.busy[slot] {
+		return nil, fmt.Errorf("%s: %w", clusterctrl.SlotName(slot), ErrBusy)
+	}
+	k.busy[slot] = true
+	return func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		delete(k.busy, slot)
+	}, nil
+}
+
+// Drop throws away what is kept of a slot, if there is something: a node that has not
+// got it yet will not.
+func (k *Keeper) Drop(slot int) error {
+	release, err := k.take(slot)
+	if err != nil {
+		return err
+	}
+	defer release()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.forget(slot)
+}
+
+// Heard takes what a node reports, as controller.Options.Heard gets it: member says
+// that it is the member of the swarm that the controller takes it for.
+func (k *Keeper) Heard(slot int, report enrol.StatusReport, member bool) {
+	if !member || report.State != enrol.StateDone {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r := k.slots[slot]
+	if r == nil || !r.Restored || r.Ready {
+		return
+	}
+	now := *r
+	now.Ready = true
+	if err := k.write(slot, &now); err != nil {
+		k.o.Log.Warn("a node is Ready, but that cannot be noted", "slot", clusterctrl.SlotName(slot), "error", err)
+	}
+}
+
+// Run lets go of what was given back to nodes that were Ready for long enough, until
+// the context ends. That is counted while it runs: a controller's clock may jump.
+func (k *Keeper) Run(ctx context.Context) error {
+	pause := max(k.o.Hold/24, time.Millisecond)
+	ticker := time.NewTicker(pause)
+	defer ticker.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-ticker.C:
+			k.age(time.Since(last))
+			last = time.Now()
+		}
+	}
+}
+
+// age lets time pass.
+func (k *Keeper) age(by time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for slot, r := range k.slots {
+		if !r.Ready || k.busy[slot] {
+			continue
+		}
+		now := *r
+		now.Held += by
+		var err error
+		if now.Held >= k.o.Hold {
+			if err = k.forget(slot); err == nil {
+				k.o.Log.Info("what was kept of a slot is let go: its node has it, and was Ready long enough", "slot", clusterctrl.SlotName(slot))
+			}
+		} else {
+			err = k.write(slot, &now)
+		}
+		if err != nil {
+			k.o.Log.Warn("what is kept cannot be looked after", "slot", clusterctrl.SlotName(slot), "error", err)
+		}
+	}
+}
+
+// A View is what is kept of a slot.
+type View struct {
+	Slot     int         `json:"slot"`
+	Name     string      `json:"name"` // p2
+	Saved    time.Time   `json:"saved"`
+	Bytes    int64       `json:"bytes"`  // of the archive
+	Stored   int64       `json:"stored"` // on the controller's card
+	File     string      `json:"file"`   // for tar and zstd
+	Roots    []kept.Root `json:"roots"`
+	Left     []kept.Left `json:"left,omitempty"`         // not kept
+	Restored bool        `json:"restored"`               // its node has it back
+	NotBack  []kept.Left `json:"not_restored,omitempty"` // but for these
+}
+
+// View is what is kept, by slots.
+func (k *Keeper) View() []View {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	all := []View{}
+	for slot, r := range k.slots {
+		all = append(all, View{Slot: slot, Name: clusterctrl.SlotName(slot), Saved: r.Saved, Bytes: r.Bytes, Stored: r.Stored,
+			File: k.archive(slot, r.Digest), Roots: r.Roots, Left: r.Left, Restored: r.Restored, NotBack: r.NotRestored})
+	}
+	slices.SortFunc(all, func(a, b View) int { return cmp.Compare(a.Slot, b.Slot) })
+	return all
+}

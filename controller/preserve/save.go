@@ -1,0 +1,248 @@
+package preserve
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"hatchery/internal/atomicfile"
+	"hatchery/internal/clusterctrl"
+	"hatchery/internal/hearsay"
+	"hatchery/internal/kept"
+)
+
+// Tell says what is being done, as operations show it: the step, and how far it is.
+type Tell = func(step, detail string)
+
+// step is Save's, for Tell.
+const step = "save"
+
+// Plan asks a slot's node what would be kept of it.
+func (k *Keeper) Plan(ctx context.Context, slot int) (*kept.Plan, error) {
+	p := new(kept.Plan)
+	if err := k.ask(ctx, slot, http.MethodGet, kept.Path, nil, p); err != nil {
+		return nil, fmt.Errorf("cannot ask %s what is to be kept of it: %w", clusterctrl.SlotName(slot), err)
+	}
+	if err := p.Check(); err != nil {
+		return nil, fmt.Errorf("cannot use what %s says that it would keep: %w", clusterctrl.SlotName(slot), err)
+	}
+	for i := range p.Left {
+		p.Left[i].Name, p.Left[i].Why = hearsay.Line(p.Left[i].Name, 256), hearsay.Line(p.Left[i].Why, 256)
+	}
+	for i := range p.Users {
+		p.Users[i].Container = hearsay.Line(p.Users[i].Container, 128)
+		for j := range p.Users[i].Roots {
+			p.Users[i].Roots[j] = hearsay.Line(p.Users[i].Roots[j], 256)
+		}
+	}
+	p.Unknown = hearsay.Line(p.Unknown, 512)
+	return p, nil
+}
+
+// Save fetches from a slot's node what outlives its root, and keeps it until the node
+// has it back. What is there from before stays until the new one is whole; and it
+// stays for good where the node has not got it back yet, because then that is what is to be
+// kept. ErrInUse where containers may write to it; ErrTooBig.
+func (k *Keeper) Save(ctx context.Context, slot int, tell Tell) error {
+	return k.save(ctx, slot, tell, false)
+}
+
+// SaveForce is Save, whatever containers do meanwhile.
+func (k *Keeper) SaveForce(ctx context.Context, slot int, tell Tell) error {
+	return k.save(ctx, slot, tell, true)
+}
+
+func (k *Keeper) save(ctx context.Context, slot int, tell Tell, force bool) error {
+	name := clusterctrl.SlotName(slot)
+	if tell == nil {
+		tell = func(string, string) {}
+	}
+	release, err := k.take(slot)
+	if err != nil {
+		return err
+	}
+	defer release()
+	tell(step, "asking what there is")
+	plan, err := k.Plan(ctx, slot)
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	had := k.slots[slot]
+	k.mu.Unlock()
+	if plan.Fresh && had != nil && !had.Restored {
+		tell(step, "what was kept before is not back on the node yet: that stays")
+		return nil
+	}
+	if len(plan.Roots) == 0 {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		tell(step, "there is nothing to keep")
+		return k.forget(slot)
+	}
+	if !force && (len(plan.Users) > 0 || plan.Unknown != "") {
+		return fmt.Errorf("cannot keep what %s has: %w: %s; stop them, or do without what they write meanwhile", name, ErrInUse, users(plan))
+	}
+	if err := k.room(plan, had); err != nil {
+		return fmt.Errorf("cannot keep what %s has: %w", name, err)
+	}
+	r, err := k.fetch(ctx, slot, plan, force, tell)
+	if err != nil {
+		return fmt.Errorf("cannot keep what %s has: %w", name, err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.write(slot, r); err != nil {
+		return err
+	}
+	if had != nil && k.archive(slot, had.Digest) != k.archive(slot, r.Digest) {
+		if err := os.Remove(k.archive(slot, had.Digest)); err != nil {
+			k.o.Log.Warn("what was kept before cannot be removed", "slot", name, "error", err)
+		}
+	}
+	k.o.Log.Info("what outlives a new root is kept", "slot", name, "bytes", r.Bytes, "stored", r.Stored)
+	return nil
+}
+
+// users says who uses what.
+func users(p *kept.Plan) string {
+	if len(p.Users) == 0 {
+		return p.Unknown
+	}
+	var all []string
+	for i, u := range p.Users {
+		if i == 5 {
+			all = append(all, "…")
+			break
+		}
+		all = append(all, u.Container+" has "+strings.Join(u.Roots[:min(len(u.Roots), 5)], ", "))
+	}
+	return strings.Join(all, "; ")
+}
+
+// header is what an archive has beside the files' bytes: at most so much a file, with
+// a long name and some attributes.
+const header = 4 << 10
+
+// most is how large the archive of a plan may become.
+func most(p *kept.Plan) int64 {
+	return p.Bytes + p.Bytes/64 + (p.Files+16)*header + 1<<20
+}
+
+// room sees that there is room for what is planned.
+func (k *Keeper) room(p *kept.Plan, had *record) error {
+	if p.Bytes > k.o.Quota || p.Bytes < 0 || p.Files > k.o.Quota/512 {
+		return fmt.Errorf("%w: %s, and at most %s of a slot are kept; %s", ErrTooBig, size(p.Bytes), size(k.o.Quota), biggest(p))
+	}
+	free, err := k.o.Free(k.o.Dir)
+	if err != nil {
+		return fmt.Errorf("cannot see how much room the controller's card has: %w", err)
+	}
+	if free-Reserve < p.Bytes+p.Files*512 {
+		return fmt.Errorf("%w: %s, and the controller's card has room for %s; %s", ErrTooBig, size(p.Bytes), size(max(free-Reserve, 0)), biggest(p))
+	}
+	return nil
+}
+
+// biggest names what takes most, and what to do about it.
+func biggest(p *kept.Plan) string {
+	roots := slices.Clone(p.Roots)
+	slices.SortStableFunc(roots, func(a, b kept.Root) int { return int(min(max(b.Bytes-a.Bytes, -1), 1)) })
+	var all []string
+	for _, r := range roots[:min(len(roots), 3)] {
+		all = append(all, fmt.Sprintf("%s has %s", r, size(r.Bytes)))
+	}
+	return strings.Join(all, ", ") + ": copy it elsewhere, or take it out of `keep:` in cluster.yaml"
+}
+
+func size(n int64) string {
+	switch {
+	case n >= 10<<30:
+		return fmt.Sprintf("%d GiB", n>>30)
+	case n >= 10<<20:
+		return fmt.Sprintf("%d MiB", n>>20)
+	}
+	return fmt.Sprintf("%d KiB", (n+1023)>>10)
+}
+
+// fetch fetches a slot's archive to its place.
+func (k *Keeper) fetch(ctx context.Context, slot int, plan *kept.Plan, force bool, tell Tell) (*record, error) {
+	order := kept.Order{Roots: plan.Roots, Force: force, Most: most(plan)}
+	r := &record{Left: plan.Left}
+	// Under a name that the archive's own takes the place of once its digest is known.
+	part := k.record(slot) + archiveSuffix
+	f, err := atomicfile.Create(part, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Discard()
+	err = k.call(ctx, slot, http.MethodPost, kept.PathStream, &order, func(body io.Reader, answer *http.Response) error {
+		sum := sha256.New()
+		counted := &counter{w: sum, tell: func(n int64) {
+			tell(step, fmt.Sprintf("%s of %s", size(n), size(plan.Bytes)))
+		}}
+		to, err := zstd.NewWriter(f, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
+		if err != nil {
+			return err
+		}
+		defer to.Close()
+		n, err := io.Copy(io.MultiWriter(counted, to), io.LimitReader(body, order.Most+1))
+		switch {
+		case err != nil:
+			return fmt.Errorf("the archive broke off after %s: %w", size(n), err)
+		case n > order.Most:
+			return fmt.Errorf("%w: it has more than %s, which the node did not say before", ErrTooBig, size(order.Most))
+		}
+		digest := answer.Trailer.Get(kept.Trailer)
+		if digest == "" {
+			return fmt.Errorf("the node could not finish the archive: %s", hearsay.Line(answer.Trailer.Get(kept.FailureTrailer), 512))
+		}
+		if got := hex.EncodeToString(sum.Sum(nil)); got != digest {
+			return errors.New("the archive was damaged on its way")
+		}
+		r.Offer = kept.Offer{Digest: digest, Bytes: n, Saved: time.Now().UTC().Truncate(time.Second), Roots: plan.Roots}
+		return to.Close()
+	})
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	r.Stored = info.Size()
+	if err := f.Commit(); err != nil {
+		return nil, err
+	}
+	if err := os.Rename(part, k.archive(slot, r.Digest)); err != nil {
+		return nil, err
+	}
+	return r, atomicfile.SyncDir(k.o.Dir)
+}
+
+// A counter counts what goes through it, and tells every 16 MiB.
+type counter struct {
+	w       io.Writer
+	n, told int64
+	tell    func(n int64)
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	if c.n-c.told >= 16<<20 {
+		c.told = c.n
+		c.tell(c.n)
+	}
+	return n, err
+}
