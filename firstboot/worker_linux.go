@@ -252,14 +252,14 @@ func (e *environment) imageWanted(ctx context.Context) (bool, error) {
 }
 
 // keepStep serves what the controller asks of a node: /v1/backup, since nodes keep the
-// controller's backups, and reimage.PathArm.
+// controller's backups, reimage.PathArm, and enrol.PathShutdown.
 func (e *environment) keepStep(armed http.Handler) Step {
 	return Step{
 		Name: "backups", Needs: []string{"link"}, Every: e.Intervals.Check,
 		Run: func(ctx context.Context, tell Tell) (string, error) {
 			address := netip.AddrPortFrom(e.node.Address.Addr(), enrol.Port)
 			if !e.keeping.Load() {
-				if err := e.keep(ctx, address, map[string]http.Handler{reimage.PathArm: armed}); err != nil {
+				if err := e.keep(ctx, address, map[string]http.Handler{reimage.PathArm: armed, enrol.PathShutdown: e.shutdownCall()}); err != nil {
 					return "", fmt.Errorf("cannot keep backups of the controller's: %w", err)
 				}
 			}

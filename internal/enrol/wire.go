@@ -14,6 +14,9 @@ const (
 	// PathBackup is served by nodes, on the same port of their own address:
 	// they keep the controller's backups.
 	PathBackup = "/v1/backup"
+	// PathShutdown is served by nodes too: POST, and the node that answers 202 shuts
+	// down.
+	PathShutdown = "/v1/shutdown"
 )
 
 // A TimeAnswer is the answer to GET /v1/time?nonce=…
