@@ -180,7 +180,7 @@ func (cc *consoleCommand) attach(ctx context.Context, c *cobra.Command, client c
 	plain.Write(stream.Kept)
 	plain.Close()
 	name := clusterctrl.SlotName(slot)
-	fmt.Fprintf(out, "[hatchery: the console of %s; Return, then ~. leaves it, ~? helps]\n", name)
+	fmt.Fprintf(out, "\n[hatchery: the console of %s; Return, then ~. leaves it, ~? helps]\n", name)
 
 	terminal := int(os.Stdin.Fd())
 	before, err := term.MakeRaw(terminal)

@@ -176,9 +176,11 @@ func (p *Plain) command(b byte) {
 			p.state = inText
 		}
 	case inStringEnd:
-		if b == '\\' {
+		switch b {
+		case '\\':
 			p.state = inText
-		} else {
+		case 0x1b:
+		default:
 			p.state = inString
 		}
 	}
