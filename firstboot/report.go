@@ -18,11 +18,11 @@ const reportLimit = 45 * time.Second
 // as a heartbeat. What it could not tell in time is dropped for what is newer;
 // nothing waits for it.
 type reports struct {
-	to        Reporter
-	ready     func(*State) bool                          // whether the controller can be reached at all
-	swarm     func(ctx context.Context) enrol.SwarmState // what the engine says
-	rejoin    func()                                     // the controller wants the node to join again
-	refused   func()                                     // the controller takes the node for none of its own (any more)
+	to      Reporter
+	ready   func(*State) bool                          // whether the controller can be reached at all
+	swarm   func(ctx context.Context) enrol.SwarmState // what the engine says
+	rejoin  func()                                     // the controller wants the node to join again
+	refused func()                                     // the controller takes the node for none of its own (any more)
 	// health is what the machine finds of itself; nil where nobody looks.
 	health    func(ctx context.Context, s *State) *enrol.Health
 	healthy   healthReports

@@ -170,3 +170,106 @@ func TestRefusedReports(t *testing.T) {
 		})
 	}
 }
+
+// A healthTeller takes every report, and tells of each what it has of the
+// machine's health; it refuses the first of them.
+type healthTeller struct {
+	refuse bool
+	got    chan *enrol.Health
+}
+
+func (h *healthTeller) Status(ctx context.Context, report enrol.StatusReport) (*enrol.StatusAnswer, error) {
+	select {
+	case h.got <- report.Health:
+	case <-ctx.Done():
+	}
+	if h.refuse {
+		h.refuse = false
+		return nil, &enrol.Error{Code: enrol.SwarmNotReady}
+	}
+	return &enrol.StatusAnswer{}, nil
+}
+
+// Health is told with the first report that is taken, then when a finding is new
+// or gone, and every now and then; numbers that only change are no news.
+func TestReportsHealth(t *testing.T) {
+	found := make(chan []enrol.Finding, 1)
+	found <- nil
+	var current []enrol.Finding
+	h := &healthTeller{refuse: true, got: make(chan *enrol.Health)}
+	r := &reports{
+		to: h, ready: func(*State) bool { return true }, swarm: noSwarm, tell: func(announcement) {},
+		refused: func() {}, rejoin: func() {},
+		health: func(context.Context, *State) *enrol.Health {
+			select {
+			case current = <-found:
+			default:
+			}
+			return &enrol.Health{Kernel: "6.12", Findings: current}
+		},
+		healthy:   healthReports{look: time.Nanosecond, every: time.Hour},
+		intervals: Intervals{First: time.Millisecond, Most: time.Millisecond, Heartbeat: time.Millisecond}.orDefaults(),
+		uptime:    func() time.Duration { return time.Second },
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	states, done := make(chan *State, 1), make(chan struct{})
+	states <- &State{}
+	go func() { defer close(done); r.run(ctx, states) }()
+	next := func() *enrol.Health {
+		t.Helper()
+		select {
+		case got := <-h.got:
+			return got
+		case <-time.After(time.Minute):
+			t.Fatal("nothing is reported")
+			return nil
+		}
+	}
+	// The first is refused, so the second has it again.
+	for i := range 2 {
+		if got := next(); got == nil || got.Kernel != "6.12" {
+			t.Fatalf("report %d has %+v", i, got)
+		}
+	}
+	for range 3 {
+		if got := next(); got != nil {
+			t.Fatalf("nothing is new, and it is told: %+v", got)
+		}
+	}
+	changes := []struct {
+		findings []enrol.Finding
+		news     bool
+	}{
+		{[]enrol.Finding{{Code: "card-errors", Detail: "3 errors"}}, true},
+		{[]enrol.Finding{{Code: "card-errors", Detail: "4 errors"}}, false},
+		{[]enrol.Finding{{Code: "card-errors", Detail: "4 errors"}, {Code: "low-voltage"}}, true},
+		{nil, true},
+	}
+	for _, change := range changes {
+		found <- change.findings
+		told := false
+		for range 4 { // the first may have been under way
+			got := next()
+			told = told || got != nil && len(got.Findings) == len(change.findings)
+		}
+		if told != change.news {
+			t.Errorf("%+v: told %v", change.findings, told)
+		}
+	}
+	cancel()
+	<-done
+
+	again := healthReports{look: time.Hour, every: time.Nanosecond}
+	looks := 0
+	collect := func(context.Context, *State) *enrol.Health { looks++; return &enrol.Health{} }
+	for range 3 {
+		again.told(again.due(t.Context(), &State{}, collect))
+		time.Sleep(time.Microsecond)
+		if again.due(t.Context(), &State{}, collect) == nil {
+			t.Error("after its time it is not told again")
+		}
+	}
+	if looks != 1 {
+		t.Errorf("%d looks", looks)
+	}
+}

@@ -84,7 +84,7 @@ func (c *Collector) Collect(ctx context.Context) *enrol.Health {
 	defer c.mu.Unlock()
 	h := &enrol.Health{
 		Kernel: c.line("proc/sys/kernel/osrelease"),
-		System: osrelease.Parse([]byte(c.file("etc/os-release")))["PRETTY_NAME"],
+		System: hearsay.Line(osrelease.Parse([]byte(c.file("etc/os-release")))["PRETTY_NAME"], 128),
 	}
 	if seconds, _, _ := strings.Cut(c.line("proc/uptime"), " "); seconds != "" {
 		if s, err := strconv.ParseFloat(seconds, 64); err == nil && s > 0 && s < 1e10 {
