@@ -186,12 +186,13 @@ func printPower(w io.Writer, v *power.View) {
 	const row = "%-5s  %-14s  %-7s  %-5s  %s"
 	printLine(w, row, "SLOT", "HOSTNAME", "POWER", "LINK", "DETAIL")
 	for _, slot := range v.Slots {
-		printLine(w, row, slot.Slot, orNone(slot.Hostname), orNone(slot.Power), orNone(slot.Link), orNone(strings.Join(powerDetails(slot), "; ")))
+		printLine(w, row, slot.Slot, orNone(slot.Hostname), orNone(slot.Power), orNone(slot.Link), orNone(strings.Join(powerDetails(slot, v.PowerOn != ""), "; ")))
 	}
 }
 
-// powerDetails are what there is to know of a slot, in words.
-func powerDetails(v power.SlotView) []string {
+// powerDetails are what there is to know of a slot, in words; ours says that there
+// is a cluster.
+func powerDetails(v power.SlotView, ours bool) []string {
 	var details []string
 	if v.Doing != "" {
 		details = append(details, "now: "+v.Doing)
@@ -210,7 +211,7 @@ func powerDetails(v power.SlotView) []string {
 	case v.Cycles > 0:
 		details = append(details, fmt.Sprintf("power-cycled %d of %d times, since its node was lost", v.Cycles, v.MaxCycles))
 	}
-	if v.Hostname == "" {
+	if ours && v.Hostname == "" {
 		details = append(details, "not of this cluster")
 	}
 	return details
