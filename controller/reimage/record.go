@@ -1,0 +1,145 @@
+package reimage
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"hatchery/internal/atomicfile"
+	"hatchery/internal/clusterctrl"
+	wire "hatchery/internal/reimage"
+	"hatchery/netboot/store"
+)
+
+// The phases of a slot whose card is written. See the package's comment.
+const (
+	Arming  = "arming"
+	Armed   = "armed"
+	Asked   = "asked"
+	Writing = "writing"
+	Done    = "done"
+)
+
+// rank orders the phases.
+var rank = map[string]int{Arming: 1, Armed: 2, Asked: 3, Writing: 4, Done: 5}
+
+// A record is what the service knows of a slot whose card is written. Everything is
+// guarded by the service's lock.
+type record struct {
+	kept
+
+	progress  wire.Progress
+	prep      *preparation
+	armedAt   time.Time // in this run of the service
+	lastNode  time.Time // when cmd/reimage was heard
+	lastAgent time.Time // when the agent was heard
+	agentBoot string    // in which boot that was
+	doneAt    time.Time
+	streams   int           // of pieces, that are under way
+	changed   chan struct{} // capacity 1: wakes whoever waits for the slot
+	finished  chan struct{} // closed when the record is gone
+	result    error         // why it went
+}
+
+// kept is what of a record survives the service.
+type kept struct {
+	Operation string     `json:"operation"`
+	Root      store.Root `json:"root"` // what the card is to hold
+	Phase     string     `json:"phase"`
+	Undo      bool       `json:"undo,omitempty"`    // Root is what the slot had before
+	BootID    string     `json:"boot_id,omitempty"` // in which the node was armed
+	Arms      int        `json:"arms,omitempty"`    // how often it was
+	Since     time.Time  `json:"since"`
+}
+
+const (
+	recordsFile   = "reimage.json"
+	recordsFormat = 1
+	largestFile   = 4 << 20
+)
+
+type recordsOnDisk struct {
+	Format int             `json:"format"`
+	Slots  map[string]kept `json:"slots"`
+}
+
+func newRecord(k kept) *record {
+	return &record{kept: k, changed: make(chan struct{}, 1), finished: make(chan struct{})}
+}
+
+// poke wakes whoever waits for the slot. The caller holds the lock.
+func (r *record) poke() {
+	select {
+	case r.changed <- struct{}{}:
+	default:
+	}
+}
+
+// begun says that the card is neither what it was nor what it is to be.
+func (r *record) begun() bool { return r.Phase == Writing }
+
+func readRecords(dir string) (map[int]*record, error) {
+	place := filepath.Join(dir, recordsFile)
+	info, err := os.Stat(place)
+	if errors.Is(err, fs.ErrNotExist) {
+		return map[int]*record{}, nil
+	}
+	if err == nil && info.Size() > largestFile {
+		err = fmt.Errorf("it has %d bytes", info.Size())
+	}
+	var data []byte
+	if err == nil {
+		data, err = os.ReadFile(place)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read which cards are being written: %w", err)
+	}
+	records, err := decodeRecords(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s does not say which cards are being written: %w (remove it: nodes whose cards are begun get what their slots are to have)", place, err)
+	}
+	return records, nil
+}
+
+func decodeRecords(data []byte) (map[int]*record, error) {
+	var disk recordsOnDisk
+	if err := json.Unmarshal(data, &disk); err != nil {
+		return nil, err
+	}
+	if disk.Format != recordsFormat {
+		return nil, fmt.Errorf("format %d, but only %d is known here", disk.Format, recordsFormat)
+	}
+	records := map[int]*record{}
+	for name, k := range disk.Slots {
+		slot, err := strconv.Atoi(name)
+		if err != nil || slot < clusterctrl.MinSlot || slot > clusterctrl.MaxSlot || strconv.Itoa(slot) != name {
+			return nil, fmt.Errorf("%.20q is no slot", name)
+		}
+		if rank[k.Phase] == 0 || k.Root.Slot != slot || len(k.Operation) > wire.MaxText {
+			return nil, fmt.Errorf("slot %d has a phase %.20q or a root of slot %d that cannot be", slot, k.Phase, k.Root.Slot)
+		}
+		records[slot] = newRecord(k)
+	}
+	return records, nil
+}
+
+// save keeps the records. The caller holds the lock: they change a few times in minutes.
+func (s *Service) save() error {
+	disk := recordsOnDisk{Format: recordsFormat, Slots: map[string]kept{}}
+	for slot, r := range s.records {
+		disk.Slots[strconv.Itoa(slot)] = r.kept
+	}
+	data, err := json.MarshalIndent(&disk, "", "\t")
+	if err == nil {
+		err = atomicfile.WriteBytes(filepath.Join(s.o.Dir, recordsFile), append(data, '\n'), 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot keep which cards are being written: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,425 @@
+package reimage
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	wire "hatchery/internal/reimage"
+	"hatchery/netboot/store"
+)
+
+var (
+	// ErrBusy says that somebody is at work with the slot's card.
+	ErrBusy = errors.New("this slot's card is being written already")
+	// ErrBegun says that a card cannot be left as it is.
+	ErrBegun = errors.New("the card is begun: it has to be written to its end")
+	// ErrNotStarted says that a node was armed and started into its root all the same.
+	ErrNotStarted = errors.New("it starts into its root, and not into what writes the card")
+	// ErrSilent says that nothing is heard any more of a node that writes its card.
+	ErrSilent = errors.New("nothing is heard of it")
+)
+
+// A Plan is what is about to be done to a slot's card.
+type Plan struct {
+	Root    store.Root  `json:"root"`              // what it is to hold
+	Current *store.Root `json:"current,omitempty"` // what it holds, as far as it was written from here
+	Size    int64       `json:"size"`              // of the image, bytes
+	Same    bool        `json:"same"`              // it was written with this before: a rebuild, no upgrade
+}
+
+// Check says what keeps a slot's card from being written, with the remedy. Whether the node
+// can be reached is seen when it is asked.
+func (s *Service) Check(ctx context.Context, slot int) error {
+	_, err := s.Plan(ctx, slot)
+	return err
+}
+
+// Plan says what would be written to a slot's card.
+func (s *Service) Plan(_ context.Context, slot int) (*Plan, error) {
+	root, err := s.o.Store.Wanted(slot)
+	if err != nil {
+		return nil, fmt.Errorf("cannot write the card of p%d: %w", slot, err)
+	}
+	st, err := s.check(slot)
+	if err != nil {
+		return nil, err
+	}
+	image, err := s.o.Store.Image(*root)
+	if err != nil {
+		return nil, err
+	}
+	defer image.Close()
+	p := &Plan{Root: *root, Size: image.Size()}
+	if st.Current != nil {
+		current := st.Current.Root
+		p.Current, p.Same = &current, current.Same(root)
+	}
+	return p, nil
+}
+
+func (s *Service) check(slot int) (*store.State, error) {
+	if _, known := s.targets[slot]; !known {
+		return nil, fmt.Errorf("p%d is not a slot of this cluster", slot)
+	}
+	st, err := s.o.Store.State(slot)
+	if err != nil {
+		return nil, err
+	}
+	if st.Mode != store.Off {
+		return nil, fmt.Errorf("cannot write the card of p%d: %w", slot, store.ErrNetboots)
+	}
+	return st, nil
+}
+
+// Reimage has a slot's card written with what the slot is to have, and returns when its
+// agent was heard from the new root. One that was cut off (the context's end leaves the
+// node at its work) goes on when it is called again. tell, which may be nil, is told where
+// it stands. Errors match [ErrBusy], [ErrUnreachable], [ErrNotStarted], [ErrSilent],
+// [store.ErrNoRoot], [store.ErrNetboots], or are a *[RefusedError].
+func (s *Service) Reimage(ctx context.Context, slot int, tell func(step, detail string)) error {
+	return s.alone(slot, func() error {
+		if _, err := s.check(slot); err != nil {
+			return err
+		}
+		root, err := s.o.Store.Wanted(slot)
+		if err != nil {
+			return fmt.Errorf("cannot write the card of p%d: %w", slot, err)
+		}
+		return s.write(ctx, slot, *root, false, tell)
+	})
+}
+
+// Undo has a slot's card written with what it had before: where a newer image was begun and
+// did not get to its end, the current one; else the previous one. What was assigned and
+// not begun is dropped, and nothing is written. The error matches [store.ErrNoPrevious]
+// where there is nothing to go back to.
+func (s *Service) Undo(ctx context.Context, slot int, tell func(step, detail string)) error {
+	return s.alone(slot, func() error {
+		st, err := s.check(slot)
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		r := s.records[slot]
+		var under *kept
+		if r != nil {
+			k := r.kept
+			under = &k
+		}
+		s.mu.Unlock()
+		var target *store.Generation
+		switch {
+		case under != nil && under.Undo: // this was cut off, and goes on
+			return s.write(ctx, slot, under.Root, true, tell)
+		case under == nil && st.Next != nil:
+			return s.o.Store.Unassign(ctx, slot)
+		case under != nil && (st.Current == nil || !st.Current.Root.Same(&under.Root)):
+			target = st.Current
+		default:
+			target = st.Previous
+		}
+		if target == nil {
+			return fmt.Errorf("cannot write the card of p%d as it was: %w", slot, store.ErrNoPrevious)
+		}
+		if st.Next != nil {
+			if err := s.o.Store.Unassign(ctx, slot); err != nil {
+				return err
+			}
+		}
+		return s.write(ctx, slot, target.Root, true, tell)
+	})
+}
+
+// Cancel has a slot's card left as it is. The error matches [ErrBegun] where it is not any
+// more what it was. A node that was armed asks at its next start, and goes on as before.
+func (s *Service) Cancel(slot int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.records[slot]
+	switch {
+	case r == nil:
+		return nil
+	case rank[r.Phase] >= rank[Writing]:
+		return fmt.Errorf("cannot leave the card of p%d: %w", slot, ErrBegun)
+	}
+	s.drop(slot, r, context.Canceled)
+	return nil
+}
+
+// alone keeps others from a slot.
+func (s *Service) alone(slot int, f func() error) error {
+	s.mu.Lock()
+	if s.busy[slot] {
+		s.mu.Unlock()
+		return fmt.Errorf("p%d: %w", slot, ErrBusy)
+	}
+	s.busy[slot] = true
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.busy, slot)
+		s.mu.Unlock()
+	}()
+	return f()
+}
+
+// A writer waits for one card.
+type writer struct {
+	s      *Service
+	slot   int
+	r      *record
+	tell   func(step, detail string)
+	said   string
+	began  time.Time // in this call
+	cycles int
+	quiet  time.Time // from when on silence is counted, beside what is heard
+}
+
+// say tells where it stands, once.
+func (w *writer) say(step, detail string) {
+	if w.tell == nil || w.said == step+"\x00"+detail {
+		return
+	}
+	w.said = step + "\x00" + detail
+	w.tell(step, detail)
+}
+
+// The steps that are told.
+const (
+	StepPrepare = "prepare" // the image is read, to find what differs
+	StepArm     = "arm"     // the node is asked
+	StepRestart = "restart" // it restarts, to write its card
+	StepWrite   = "write"   // its progress
+	StepBoot    = "boot"    // it starts into what was written
+	StepCycle   = "cycle"   // it is silent, and is switched off and on
+)
+
+func (s *Service) write(ctx context.Context, slot int, root store.Root, undo bool, tell func(step, detail string)) error {
+	r, err := s.record(slot, root, undo)
+	if err != nil {
+		return err
+	}
+	w := &writer{s: s, slot: slot, r: r, tell: tell, began: time.Now(), quiet: time.Now()}
+	if err := w.ready(ctx); err != nil {
+		return err
+	}
+	for {
+		if arm := w.armIsDue(); arm {
+			if err := w.arm(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		if done, err := w.look(ctx); done || err != nil {
+			return err
+		}
+		if over, err := w.wait(ctx, s.o.Times.Retry); over || err != nil {
+			return err
+		}
+	}
+}
+
+// record gives the slot's record, with what its card is to hold.
+func (s *Service) record(slot int, root store.Root, undo bool) (*record, error) {
+	root.Slot = slot
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.records[slot]
+	if r != nil && r.Root.Same(&root) && r.Undo == undo {
+		return r, nil
+	}
+	if r == nil {
+		r = newRecord(kept{Operation: rand.Text(), Phase: Arming, Since: time.Now().UTC().Truncate(time.Second)})
+		r.armedAt = time.Now()
+	}
+	// A card that was written with something else meanwhile is written again.
+	before := r.kept
+	if r.Phase == Done {
+		r.Phase, r.Arms = Arming, 0
+	}
+	r.Root, r.Undo, r.prep = root, undo, nil
+	was := s.records[slot]
+	s.records[slot] = r
+	if err := s.save(); err != nil {
+		if r.kept = before; was == nil {
+			delete(s.records, slot)
+		}
+		return nil, err
+	}
+	s.tidy()
+	return r, nil
+}
+
+// ready waits for the image.
+func (w *writer) ready(ctx context.Context) error {
+	s := w.s
+	s.mu.Lock()
+	p := s.prepare(w.r)
+	s.mu.Unlock()
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	for {
+		if p.settled() {
+			break
+		}
+		w.say(StepPrepare, fmt.Sprintf("%d MiB of the image are read", p.hashed.Load()>>20))
+		select {
+		case <-p.done:
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if p.err == nil {
+		return nil
+	}
+	// Nothing was asked of the node yet, unless this goes on from before.
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if w.r.Phase == Arming {
+		s.drop(w.slot, w.r, p.err)
+	}
+	return fmt.Errorf("cannot write the card of p%d: %w", w.slot, p.err)
+}
+
+// armIsDue says whether the node has to be asked: it was not yet, or it was and runs its
+// root all the same.
+func (w *writer) armIsDue() bool {
+	s, r := w.s, w.r
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case r.Phase == Arming:
+		return true
+	case r.Phase == Done, r.lastAgent.IsZero(), r.lastAgent.Before(r.armedAt), r.lastAgent.Before(r.lastNode):
+		return false
+	case r.BootID != "" && r.agentBoot != r.BootID:
+		return true // another boot, of its root
+	}
+	return time.Since(r.armedAt) > s.o.Times.Rearm
+}
+
+// arm asks the node until it answers, or comes for its image.
+func (w *writer) arm(ctx context.Context) error {
+	s, r := w.s, w.r
+	target := s.targets[w.slot]
+	s.mu.Lock()
+	arms, operation := r.Arms, r.Operation
+	s.mu.Unlock()
+	if arms >= maxArms {
+		return w.give(fmt.Errorf("p%d was asked %d times to write its card: %w: see hatchery console p%d for what it says then", w.slot, arms, ErrNotStarted, w.slot))
+	}
+	began := time.Now()
+	for {
+		w.say(StepArm, "the node is asked to write its card")
+		answer, err := s.arm(ctx, target, operation)
+		if err == nil {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			r.BootID, r.Arms, r.armedAt = answer.BootID, r.Arms+1, time.Now()
+			w.quiet = r.armedAt
+			if r.Phase == Arming {
+				r.Phase = Armed
+			}
+			w.say(StepRestart, "the node restarts, to write its card")
+			return s.save()
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		var refused *RefusedError
+		if errors.As(err, &refused) {
+			return w.give(refused)
+		}
+		s.mu.Lock()
+		asked := r.lastNode.After(began) // its answer was lost on the way
+		s.mu.Unlock()
+		if asked {
+			return nil
+		}
+		if time.Since(began) > s.o.Times.Reach {
+			return w.give(&UnreachableError{w.slot, err})
+		}
+		w.say(StepArm, "the node does not answer: "+err.Error())
+		if over, err := w.wait(ctx, s.o.Times.Retry); over || err != nil {
+			return err
+		}
+	}
+}
+
+// give gives up. A card that was not begun stays as it is.
+func (w *writer) give(err error) error {
+	s := w.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if rank[w.r.Phase] < rank[Writing] {
+		s.drop(w.slot, w.r, err)
+		return err
+	}
+	// The next call asks it anew.
+	w.r.Arms = 0
+	return fmt.Errorf("%w; the card is begun: start this again", err)
+}
+
+// look tells the progress, and does something about silence.
+func (w *writer) look(ctx context.Context) (bool, error) {
+	s, r := w.s, w.r
+	s.mu.Lock()
+	phase, progress, heard := r.Phase, r.progress, r.heard()
+	s.mu.Unlock()
+	switch phase {
+	case Armed:
+		w.say(StepRestart, "the node restarts, to write its card")
+	case Asked, Writing:
+		w.say(StepWrite, progressText(&progress))
+	case Done:
+		w.say(StepBoot, "the card is written, and the node starts")
+	}
+	if progress.State == wire.Failed && progress.Attempt >= maxAttempts {
+		return true, w.give(fmt.Errorf("p%d has failed %d times to write its card: %s", w.slot, progress.Attempt, progress.Detail))
+	}
+	if heard.Before(w.quiet) {
+		heard = w.quiet
+	}
+	silent := time.Since(heard)
+	if silent <= s.o.Times.Silent {
+		return false, nil
+	}
+	if phase == Done {
+		return true, fmt.Errorf("p%d has its card written, and its agent has not been heard for %v: %w: see hatchery console p%d, or switch it off and on (hatchery power cycle p%d)", w.slot, silent.Round(time.Second), ErrSilent, w.slot, w.slot)
+	}
+	if s.o.Cycle == nil || w.cycles >= maxCycles {
+		return true, w.give(fmt.Errorf("p%d writes its card, and for %v: %w: switch it off and on (hatchery power cycle p%d), then it begins again; see hatchery console p%d", w.slot, silent.Round(time.Second), ErrSilent, w.slot, w.slot))
+	}
+	w.cycles++
+	w.say(StepCycle, fmt.Sprintf("nothing is heard of the node: it is switched off and on (%d of %d)", w.cycles, maxCycles))
+	err := s.o.Cycle(ctx, w.slot)
+	w.quiet = time.Now()
+	if err != nil {
+		return true, fmt.Errorf("p%d writes its card and is silent, and cannot be switched off and on: %w", w.slot, err)
+	}
+	return false, nil
+}
+
+// wait waits for news of the slot. It says whether the record is gone, and why.
+func (w *writer) wait(ctx context.Context, most time.Duration) (over bool, err error) {
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return true, ctx.Err()
+	case <-w.s.ctx.Done():
+		return true, errEnding
+	case <-w.r.finished:
+		if w.r.result != nil {
+			return true, fmt.Errorf("the card of p%d: %w", w.slot, w.r.result)
+		}
+		return true, nil
+	case <-w.r.changed:
+	case <-timer.C:
+	}
+	return false, nil
+}
