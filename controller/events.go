@@ -17,6 +17,8 @@ const (
 	EventRevoked = "revoked" // a slot was revoked
 	EventSwarm   = "swarm"   // the controller's swarm came or went
 	EventNetboot = "netboot" // a slot that boots without a card has got somewhere
+
+	EventOperation = "operation" // a rebuild or an upgrade has got somewhere
 )
 
 // An Event is something that happened, for whoever follows `hatchery events`.

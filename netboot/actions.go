@@ -168,3 +168,17 @@ func (s *Service) Heard(ctx context.Context, n int, ready bool, about string) {
 		sl.mu.Unlock()
 	}
 }
+
+// Drives says whether a slot boots over its link, so that its power is the
+// service's to switch.
+func (s *Service) Drives(n int) bool {
+	status, known := s.board.Status(n)
+	return known && status.Enabled
+}
+
+// Switches says whether slots can be switched from here at all.
+func (s *Service) Switches() bool { return s.o.Power != nil }
+
+// Status is where a slot stands; there is none of one that the cluster does not
+// have.
+func (s *Service) Status(n int) (slots.Status, bool) { return s.board.Status(n) }

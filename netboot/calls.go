@@ -47,7 +47,7 @@ func (s *Service) Calls() http.Handler {
 		enrol.WriteJSON(w, http.StatusOK, s.View())
 	})
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(metrics.NewCollector(s.board, s.rootOf))
+	registry.MustRegister(s.Collector())
 	mux.Handle("GET "+Prefix+"metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{DisableCompression: true}))
 	actions := map[string]func(context.Context, int) error{
 		DoNetboot:   func(ctx context.Context, n int) error { return s.Enable(ctx, n, store.Netboot) },
@@ -79,6 +79,9 @@ func (s *Service) Calls() http.Handler {
 	})
 	return mux
 }
+
+// Collector shows the slots to Prometheus.
+func (s *Service) Collector() prometheus.Collector { return metrics.NewCollector(s.board, s.rootOf) }
 
 // rootOf is what was done with a slot's root, for its metrics.
 func (s *Service) rootOf(n int) (metrics.Root, bool) {

@@ -33,8 +33,9 @@ type netbooting struct {
 	service *netboot.Service
 	store   *store.Store
 	hat     *hat.HAT
-	events  chan controller.Event
+	noHAT   error // why there is no hat
 	broken  error // why there is no service, though there should be
+	events  chan controller.Event
 
 	mu   sync.Mutex
 	last map[string]slots.State
@@ -68,8 +69,10 @@ func openNetboot(ctx context.Context, o Options, node *nodefile.Node, id *enrol.
 		}
 		power = n.hat
 	case errors.Is(err, hat.ErrNoHAT):
+		n.noHAT = err
 		o.Log.Info("the slots cannot be switched from here", "reason", err)
 	default:
+		n.noHAT = err
 		o.Log.Warn("the slots cannot be switched from here", "error", err)
 	}
 	firmware, err := pinnedFirmware(node.Netboot.Firmware)

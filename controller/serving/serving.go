@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"path/filepath"
 	"sync"
@@ -82,7 +81,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer engine.Close()
 	state := filepath.Join(o.StateDir, nodefile.ServiceDir)
-	up := &members{engine: engine, node: node}
+	up := &members{engine: engine, node: node, err: errors.New("the swarm was not looked at yet")}
 	runner, err := backup.New(backup.Options{
 		Identity: id, DockerRoot: o.DockerRoot, StateDir: state, Dir: filepath.Join(o.StateDir, nodefile.BackupsDir),
 		Nodes: up.ready, Changes: engine.Events, Copies: min(2, max(1, len(node.Targets)-1)),
@@ -99,7 +98,10 @@ func Run(ctx context.Context, o Options) error {
 		boots = &netbooting{broken: err}
 	}
 	defer boots.close(o)
-	local := map[string]http.Handler{netboot.Prefix: boots.calls()}
+	operates := openOperating(o, node, id, engine, up, boots)
+	local := operates.local()
+	local[netboot.Prefix] = boots.calls()
+	heard := boots.heard(node.Docker)
 
 	// Its address may come much later, with br0: neither systemd nor its
 	// watchdog waits for that.
@@ -119,8 +121,16 @@ func Run(ctx context.Context, o Options) error {
 		}
 	})
 	beside.Go(func() { boots.run(ctx, o) })
+	operates.run(ctx, &beside)
+	beside.Go(func() { operates.merge(ctx, boots.events) })
 	err = controller.Serve(ctx, controller.Options{
-		Local: local, Heard: boots.heard(node.Docker), Events: boots.events,
+		Local: local, Calls: operates.nodeCalls(), Beside: operates.beside, Events: operates.events,
+		Heard: func(slot int, r enrol.StatusReport, member bool) {
+			if heard != nil {
+				heard(slot, r, member)
+			}
+			operates.heard(slot, r, member)
+		},
 		Engine: &unfinished{engine, filepath.Join(o.StateDir, founding.PlanFile)},
 		Node:   node, Identity: id, StateDir: state, Socket: o.Socket,
 		Clock: clock.NewTrust(node).Trusted, Ports: slotOf, Backups: runner, Log: o.Log, Times: o.Times,
@@ -183,6 +193,21 @@ type members struct {
 
 	mu   sync.Mutex
 	list []swarmbackup.Node
+	err  error // why the list is not known
+}
+
+// slots are those whose nodes are up.
+func (m *members) slots() (map[int]bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.err != nil {
+		return nil, m.err
+	}
+	slots := map[int]bool{}
+	for _, n := range m.list {
+		slots[n.Slot] = true
+	}
+	return slots, nil
 }
 
 // lookEvery is the time between two looks, and the most that one may take.
@@ -206,7 +231,7 @@ func (m *members) look(ctx context.Context) {
 			list = m.among(nodes)
 		}
 		m.mu.Lock()
-		m.list = list
+		m.list, m.err = list, err
 		m.mu.Unlock()
 		select {
 		case <-ctx.Done():

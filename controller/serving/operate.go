@@ -1,0 +1,324 @@
+package serving
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"hatchery/controller"
+	"hatchery/controller/api"
+	"hatchery/controller/console"
+	"hatchery/controller/metrics"
+	"hatchery/controller/operation"
+	"hatchery/controller/page"
+	"hatchery/controller/power"
+	"hatchery/controller/preserve"
+	"hatchery/controller/reimage"
+	"hatchery/firstboot"
+	"hatchery/internal/enrol"
+	"hatchery/internal/nodefile"
+	"hatchery/internal/swarm"
+)
+
+// operating is what the service does for whoever runs the cluster: power, rebuilds and
+// upgrades, consoles, the page, metrics. What cannot be there is nil, and the others
+// go on without it.
+type operating struct {
+	o      Options
+	node   *nodefile.Node
+	boots  *netbooting
+	client *controller.Client
+
+	power      *power.Service
+	console    *console.Service
+	cards      *reimage.Service
+	kept       *preserve.Keeper
+	operations *operation.Service
+	page       *page.Service
+	metrics    *metrics.Service
+
+	events chan controller.Event
+
+	mu     sync.Mutex
+	errors map[int]*enrol.Told // the last that a slot's events told of, by slot
+}
+
+// openOperating gets everything ready.
+func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *swarm.Engine, up *members, boots *netbooting) *operating {
+	s := &operating{
+		o: o, node: node, boots: boots, client: controller.Dial(o.Socket),
+		events: make(chan controller.Event, 64), errors: map[int]*enrol.Told{},
+	}
+	state := filepath.Join(o.StateDir, nodefile.ServiceDir)
+	missing := func(what string, err error) {
+		if err != nil {
+			o.Log.Error(what, "error", err)
+		}
+	}
+	var err error
+	if boots.store != nil {
+		s.cards, err = reimage.New(reimage.Options{
+			Node: node, Identity: id, Store: boots.store, Dir: filepath.Join(state, "cards"), Log: o.Log,
+			Cycle: func(ctx context.Context, slot int) error { return s.power.Restart(ctx, slot) },
+		})
+		missing("cards cannot be written in place", err)
+	}
+	p := power.Options{
+		Node: node, StateDir: state, RunDir: o.RunDir, Busy: s.busy, Told: s.tell, Log: o.Log,
+		Shutdown: shutdown(node, id), Missing: boots.noHAT,
+	}
+	if boots.hat != nil {
+		p.HAT = boots.hat
+	}
+	if boots.service != nil {
+		p.Boots = boots.service
+	}
+	if node.Docker {
+		p.Ready = up.slots
+	}
+	s.power, err = power.New(p)
+	missing("slots cannot be switched", err)
+
+	s.console, err = console.New(console.Options{Slots: slotsOf(node), Dir: filepath.Join(o.RunDir, console.Folder), Log: o.Log})
+	missing("consoles are not read", err)
+
+	s.kept, err = preserve.New(preserve.Options{Node: node, Identity: id, Dir: filepath.Join(o.StateDir, filepath.Base(preserve.Dir)), Log: o.Log})
+	missing("nothing can be kept for new roots", err)
+
+	ops := operation.Options{
+		Node: node, StateDir: state, Swarm: engine, View: s.client.Cluster, Renewer: s.renewer, Log: o.Log,
+		Told: func(slot int, detail string) {
+			s.tell(controller.Event{Time: time.Now(), Slot: slot, Kind: controller.EventOperation, Detail: detail})
+		},
+	}
+	if s.kept != nil {
+		ops.Keeper, ops.Kept = keeper{s.kept}, keeper{s.kept}.words
+	}
+	s.operations, err = operation.New(ops)
+	missing("nothing can be rebuilt or upgraded", err)
+
+	s.page, err = page.New(page.Options{
+		Node: node, View: s.client.Cluster, Events: s.client.Events, Actions: s.actions(), StateDir: state,
+		IdentityDir: filepath.Join(o.ConfigDir, filepath.Base(enrol.IdentityDir)), Log: o.Log,
+	})
+	missing("there is no page", err)
+
+	s.metrics, err = metrics.New(metrics.Options{Version: firstboot.Version(), View: s.client.Cluster, Events: s.client.Events, Log: o.Log})
+	missing("there are no metrics", err)
+	if s.metrics != nil && s.power != nil {
+		missing("the power's metrics", s.metrics.Register(s.power.Collector()))
+	}
+	if s.metrics != nil && boots.service != nil {
+		missing("netboot's metrics", s.metrics.Register(boots.service.Collector()))
+	}
+	return s
+}
+
+func slotsOf(node *nodefile.Node) (slots []int) {
+	for _, t := range node.Targets {
+		if t.Slot > 0 {
+			slots = append(slots, t.Slot)
+		}
+	}
+	return slots
+}
+
+// busy says that somebody is at work with a slot, and expects it to go away.
+func (s *operating) busy(slot int) bool {
+	return s.operations != nil && s.operations.Busy(slot) || s.cards != nil && s.cards.Busy(slot)
+}
+
+// tell hands on an event; nobody is kept waiting by one.
+func (s *operating) tell(e controller.Event) {
+	select {
+	case s.events <- e:
+	default:
+	}
+}
+
+// merge hands on the events of slots without cards, until ctx ends.
+func (s *operating) merge(ctx context.Context, events <-chan controller.Event) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e := <-events:
+			s.tell(e)
+		}
+	}
+}
+
+// actions are what can be done with a slot from the page.
+func (s *operating) actions() map[string]func(ctx context.Context, slot int) error {
+	switched := func(what string) func(context.Context, int) error {
+		return func(ctx context.Context, slot int) error {
+			_, err := s.power.Do(ctx, slot, what, power.How{})
+			return err
+		}
+	}
+	actions := map[string]func(ctx context.Context, slot int) error{}
+	if s.power != nil && s.boots.hat != nil {
+		for _, what := range []string{power.DoOn, power.DoOff, power.DoCycle} {
+			actions[what] = switched(what)
+		}
+	}
+	if s.operations != nil {
+		actions["rebuild"] = func(ctx context.Context, slot int) error {
+			_, err := s.operations.Start(ctx, operation.Request{Kind: operation.Rebuild, Slots: []int{slot}, By: "the page"})
+			return err
+		}
+	}
+	return actions
+}
+
+// local are the calls of the command line.
+func (s *operating) local() map[string]http.Handler {
+	calls := map[string]http.Handler{api.Path: api.Calls()}
+	if s.power != nil {
+		calls[power.Prefix] = s.power.Calls()
+	}
+	if s.console != nil {
+		calls[console.Prefix] = s.console.Calls()
+	}
+	if s.operations != nil {
+		calls[operation.Prefix] = s.operations.Calls()
+	}
+	if s.kept != nil {
+		calls[preserve.Prefix] = s.kept.Calls()
+	}
+	if s.page != nil {
+		calls[page.Prefix] = s.page.Calls()
+	}
+	if s.metrics != nil {
+		calls[metrics.Path] = s.metrics.Calls()
+	}
+	return calls
+}
+
+// nodeCalls are the calls of nodes.
+func (s *operating) nodeCalls() map[string]func(w http.ResponseWriter, r *http.Request, slot int) {
+	calls := map[string]func(w http.ResponseWriter, r *http.Request, slot int){}
+	if s.cards != nil {
+		for pattern, call := range s.cards.Calls() {
+			calls[pattern] = call
+		}
+	}
+	if s.kept != nil {
+		for pattern, call := range s.kept.NodeCalls() {
+			calls[pattern] = call
+		}
+	}
+	return calls
+}
+
+// heard hands on what a node's agent said.
+func (s *operating) heard(slot int, r enrol.StatusReport, member bool) {
+	if s.power != nil {
+		s.power.Heard(slot, member || !s.node.Docker && r.State == enrol.StateDone)
+	}
+	if s.cards != nil {
+		s.cards.Heard(slot, r.BootID)
+	}
+	if s.kept != nil {
+		s.kept.Heard(slot, r, member)
+	}
+	if r.State == enrol.StateFailed {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.errors[slot] = &enrol.Told{Time: time.Now().UTC(), Text: r.Step + ": " + r.Detail}
+	}
+}
+
+// beside fills in what others than the node say of a slot.
+func (s *operating) beside(v *enrol.SlotView) {
+	if s.power != nil {
+		s.power.Beside(v)
+	}
+	if boots := s.boots.service; boots != nil && boots.Drives(v.Slot) {
+		if status, ok := boots.Status(v.Slot); ok {
+			v.Boot, v.BootInfo = string(status.State), status.Detail
+		}
+	}
+	if s.operations != nil {
+		v.Operation = s.operations.View(v.Slot)
+	}
+	if v.Operation == nil && s.cards != nil {
+		if c := s.cards.View(v.Slot); c != nil {
+			v.Operation = &enrol.OperationView{ID: "card", Kind: "card", Step: c.Phase, Detail: c.String(), Since: c.Since}
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v.LastError = s.errors[v.Slot]
+}
+
+// run does it all until ctx ends. What ends is begun again: nodes need none of it.
+func (s *operating) run(ctx context.Context, beside *sync.WaitGroup) {
+	again := func(what string, run func(context.Context) error) {
+		beside.Go(func() {
+			for {
+				err := run(ctx)
+				if ctx.Err() != nil {
+					return
+				}
+				s.o.Log.Error(what+" ended, and is begun again", "error", err)
+				select {
+				case <-ctx.Done():
+					return
+				case <-time.After(runAgain):
+				}
+			}
+		})
+	}
+	if s.power != nil {
+		again("the slots' power", s.power.Run)
+	}
+	if s.console != nil {
+		again("reading consoles", s.console.Run)
+	}
+	if s.cards != nil {
+		again("writing cards", s.cards.Run)
+	}
+	if s.kept != nil {
+		again("what is kept", s.kept.Run)
+	}
+	if s.operations != nil {
+		again("operations", s.operations.Run)
+	}
+	if s.page != nil {
+		again("the page", s.page.Run)
+	}
+	if s.metrics != nil {
+		again("metrics", s.metrics.Run)
+	}
+}
+
+// keeper is the keeper as operations know it.
+type keeper struct{ *preserve.Keeper }
+
+func (k keeper) Save(ctx context.Context, slot int, tell operation.Tell) error {
+	err := k.Keeper.Save(ctx, slot, tell)
+	// A node that answers and does not want to is another matter.
+	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "dial" {
+		return fmt.Errorf("%w: %w", operation.ErrGone, err)
+	}
+	return err
+}
+
+// words say what is kept of a slot.
+func (k keeper) words(ctx context.Context, slot int) ([]string, error) {
+	plan, err := k.Keeper.Plan(ctx, slot)
+	if err != nil {
+		return nil, err
+	}
+	var words []string
+	for _, root := range plan.Roots {
+		words = append(words, root.String())
+	}
+	return words, nil
+}

@@ -1,0 +1,116 @@
+package serving
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"hatchery/controller/operation"
+	"hatchery/controller/reimage"
+	"hatchery/internal/clusterctrl"
+	"hatchery/netboot"
+	"hatchery/netboot/store"
+)
+
+// cardRenewer has a node write its own card.
+type cardRenewer struct{ *reimage.Service }
+
+func (cardRenewer) Kind() string { return "card" }
+
+func (r cardRenewer) Plan(ctx context.Context, slot int) (operation.Plan, error) {
+	p, err := r.Service.Plan(ctx, slot)
+	if err != nil {
+		return operation.Plan{}, err
+	}
+	plan := operation.Plan{
+		Slot: slot, Name: clusterctrl.SlotName(slot), Kind: r.Kind(), Next: p.Root.Digest().String(),
+		Discards: []string{"everything on its card that is not as its image has it"},
+	}
+	if p.Current != nil {
+		plan.Current = p.Current.Digest().String()
+	}
+	return plan, nil
+}
+
+func (r cardRenewer) Renew(ctx context.Context, slot int, tell operation.Tell) error {
+	return r.Reimage(ctx, slot, tell)
+}
+
+// netbootRenewer gives a slot without a card a fresh layer, or the next root.
+type netbootRenewer struct {
+	boots *netboot.Service
+	store *store.Store
+	kind  operation.Kind
+}
+
+func (*netbootRenewer) Kind() string { return "netboot" }
+
+func (r *netbootRenewer) Check(_ context.Context, slot int) error {
+	state, err := r.store.State(slot)
+	switch {
+	case err != nil:
+		return err
+	case state.Current == nil && state.Next == nil:
+		return fmt.Errorf("there is no image for %[1]s on this controller: `hatchery push %[1]s` from the workstation", clusterctrl.SlotName(slot))
+	case !r.boots.Switches():
+		return fmt.Errorf("nobody can switch %s from here, so that its root cannot be renewed: see `hatchery power`", clusterctrl.SlotName(slot))
+	}
+	return nil
+}
+
+func (r *netbootRenewer) Plan(_ context.Context, slot int) (operation.Plan, error) {
+	state, err := r.store.State(slot)
+	if err != nil {
+		return operation.Plan{}, err
+	}
+	plan := operation.Plan{
+		Slot: slot, Name: clusterctrl.SlotName(slot), Kind: r.Kind(),
+		Discards: []string{"everything that the node wrote to its root"},
+	}
+	if state.Current != nil {
+		plan.Current = state.Current.Root.Digest().String()
+		plan.Next = plan.Current
+	}
+	if state.Next != nil {
+		plan.Next = state.Next.Digest().String()
+	}
+	if state.Previous != nil {
+		plan.Previous = state.Previous.Root.Digest().String()
+	}
+	return plan, nil
+}
+
+// Renew resets the slot, or has it boot what was pushed for it.
+func (r *netbootRenewer) Renew(ctx context.Context, slot int, tell operation.Tell) error {
+	state, err := r.store.State(slot)
+	if err != nil {
+		return err
+	}
+	if r.kind == operation.Upgrade && state.Next != nil || state.Current == nil {
+		tell("switch", "its power is cut, and it boots what was pushed")
+		return r.boots.Cycle(ctx, slot)
+	}
+	if r.kind == operation.Upgrade {
+		// It was begun before the service was started again.
+		tell("switch", "it boots what was pushed")
+		return nil
+	}
+	tell("reset", "its power is cut, and it boots a fresh root")
+	return r.boots.Reset(ctx, slot)
+}
+
+func (r *netbootRenewer) Undo(ctx context.Context, slot int, tell operation.Tell) error {
+	tell("undo", "its power is cut, and it boots what it had before")
+	return r.boots.Undo(ctx, slot)
+}
+
+// renewer gives who renews a slot's root.
+func (s *operating) renewer(kind operation.Kind, slot int) (operation.Renewer, error) {
+	switch {
+	case s.boots.service != nil && s.boots.service.Drives(slot):
+		return &netbootRenewer{s.boots.service, s.boots.store, kind}, nil
+	case s.cards != nil:
+		return cardRenewer{s.cards}, nil
+	}
+	return nil, errors.New("this controller's image is of before rebuilding in place: build it again, and flash it")
+}
