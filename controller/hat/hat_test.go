@@ -217,6 +217,32 @@ func TestExpander(t *testing.T) {
 	}
 }
 
+// TestFresh: who sets a HAT up first, since it got power, knows; who comes later
+// does not, nor does who only looks.
+func TestFresh(t *testing.T) {
+	chip := fresh()
+	o := hat.Options{Version: "2.6", Bus: chip, Lock: filepath.Join(t.TempDir(), "lock")}
+	h := open(t, o)
+	if _, err := h.Status(t.Context()); err != nil || h.Fresh() {
+		t.Errorf("a look: %v, %v", h.Fresh(), err)
+	}
+	chip.nacks = 100
+	if err := h.Start(t.Context()); err == nil || h.Fresh() {
+		t.Errorf("nothing answers: %v, %v", h.Fresh(), err)
+	}
+	chip.nacks = 0
+	if err := errors.Join(h.Start(t.Context()), h.On(t.Context(), 1)); err != nil || !h.Fresh() {
+		t.Errorf("the first: %v, %v", h.Fresh(), err)
+	}
+	if h := open(t, o); h.Start(t.Context()) != nil || h.Fresh() {
+		t.Error("a later one takes it for fresh")
+	}
+	lines := hat.Options{Version: "1.3", Lines: &gpio{high: map[int]bool{}}}
+	if h := open(t, lines); h.Start(t.Context()) != nil || h.Fresh() {
+		t.Error("a v1 is taken for fresh")
+	}
+}
+
 func TestTypedErrors(t *testing.T) {
 	h := open(t, hat.Options{Version: "2.6", Bus: &expander{stuckLow: 2}})
 	var stuck *hat.StuckError

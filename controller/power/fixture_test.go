@@ -40,7 +40,6 @@ type world struct {
 	readyErr  error
 	busy      map[int]bool
 	driven    map[int]bool
-	mayShut   func(n int) error
 }
 
 func newWorld(t testing.TB) *world {

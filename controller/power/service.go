@@ -41,16 +41,15 @@ type slot struct {
 	target *nodefile.Target // nil: the cluster has none there
 	hand   chan struct{}    // held by who switches it
 
-	power   Known
-	link    Known
-	held    bool
-	driven  bool
-	doing   string // what is being done with it; "" for nothing
-	heard   bool   // since the last look
-	ready   bool
-	tries   int // to switch it on when the controller has booted
-	cycled  uint64
-	failing string // what was told last
+	power  Known
+	link   Known
+	held   bool
+	driven bool
+	doing  string // what is being done with it; "" for nothing
+	heard  bool   // since the last look
+	ready  bool
+	tries  int // to switch it on when the controller has booted
+	cycled uint64
 
 	Standing
 }
