@@ -19,7 +19,8 @@ import (
 type Engine interface {
 	Nodes(ctx context.Context) ([]swarm.Node, error)
 	Networks(ctx context.Context) ([]swarm.Network, error)
-	Crashes(ctx context.Context) ([]swarm.Crash, error)
+	Tasks(ctx context.Context, node string) ([]swarm.Task, error)
+	Services(ctx context.Context) ([]swarm.Service, error)
 }
 
 // Units says where a unit of systemd's stands; *systemd.Units does.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"hatchery/internal/clusterctrl"
+	"hatchery/internal/swarm"
 )
 
 // units are those of the controller's that must not have failed; the second half
@@ -269,7 +270,15 @@ func (e *examination) pools(slotNets []netip.Prefix) {
 	}
 }
 
-// engine looks for containers that died of the wrong processor.
+// How programs end that the kernel ends for an instruction that is none, and for
+// memory that is not theirs: 128 and the signal's number, signal(7).
+const (
+	exitIllegal = 128 + 4
+	exitSegment = 128 + 11
+)
+
+// engine looks for containers that died of the wrong processor, among the tasks
+// that the swarm remembers (the last five of a replica, in Docker's default).
 func (e *examination) engine(ctx context.Context) {
 	if !e.Node.Docker {
 		return
@@ -278,7 +287,7 @@ func (e *examination) engine(ctx context.Context) {
 		e.unchecked("Docker", nil)
 		return
 	}
-	crashes, err := e.Engine.Crashes(ctx)
+	nodes, err := e.Engine.Nodes(ctx)
 	if err != nil {
 		if e.view == nil || e.view.Swarm.State == "" {
 			e.found(EngineDown, OnController, "`systemctl status docker` and `journalctl -u docker` say why", "Docker does not answer: %v", err)
@@ -287,41 +296,47 @@ func (e *examination) engine(ctx context.Context) {
 		}
 		return
 	}
-	nodes, err := e.Engine.Nodes(ctx)
+	tasks, err := e.Engine.Tasks(ctx, "")
+	var services []swarm.Service
+	if err == nil {
+		services, err = e.Engine.Services(ctx)
+	}
 	if err != nil {
-		e.unchecked("the processors of the swarm's nodes", err)
+		e.unchecked("containers that died", err)
 		return
+	}
+	names := map[string]string{}
+	for _, s := range services {
+		names[s.ID] = line(s.Name)
 	}
 	architecture, where := map[string]string{}, map[string]string{}
 	for _, n := range nodes {
-		architecture[n.ID], where[n.ID] = n.Architecture, line(n.Hostname)
+		architecture[n.ID], where[n.ID] = line(n.Architecture), line(n.Hostname)
 		for _, t := range e.Node.Targets {
 			if t.Address == n.Addr {
 				where[n.ID] = t.Name
 			}
 		}
 	}
-	told := map[string]bool{}
-	for _, c := range crashes {
-		place := where[c.NodeID]
-		if place == "" {
-			continue // of a node that is gone
-		}
-		old := strings.HasPrefix(architecture[c.NodeID], "armv6")
-		format := strings.Contains(c.Error, "exec format error")
-		// Any program may crash. On ARMv6 what dies of an instruction that is not
-		// there is of an image for ARMv7.
-		if !format && !(old && (c.ExitCode == 132 || c.ExitCode == 139)) || told[place+" "+c.Service] {
+	told := map[[2]string]bool{}
+	for _, t := range tasks {
+		place, arch := where[t.NodeID], architecture[t.NodeID]
+		format := strings.Contains(t.Error, "exec format error")
+		// Any program may crash. On ARMv6, what dies of an instruction that is
+		// not there is of an image for ARMv7.
+		crashed := strings.HasPrefix(arch, "armv6") && (t.ExitCode == exitIllegal || t.ExitCode == exitSegment)
+		if t.State != "failed" && t.State != "rejected" || place == "" || !format && !crashed || told[[2]string{place, t.ServiceID}] {
 			continue
 		}
-		told[place+" "+c.Service] = true
-		how := fmt.Sprintf("ended with %d", c.ExitCode)
+		told[[2]string{place, t.ServiceID}] = true
+		how := fmt.Sprintf("ended with %d", t.ExitCode)
 		if format {
 			how = "does not run (exec format error)"
 		}
+		image, _, _ := strings.Cut(line(t.Image), "@")
 		e.found(WrongProcessor, place,
-			"use an image for this processor ("+wanted(architecture[c.NodeID])+"), or keep the service off such nodes with a constraint on a label: `--constraint node.labels.…` (docs/cluster-yaml.md, labels)",
-			"a container of the service %s (%s) %s on an %s: its image is most likely for another processor", line(c.Service), line(c.Image), how, line(architecture[c.NodeID]))
+			"use an image for this processor ("+wanted(arch)+"), or keep the service off such nodes with a constraint on a label: `--constraint node.labels.…` (docs/cluster-yaml.md, labels)",
+			"a container of the service %s (%s) %s on an %s: its image is most likely for another processor", names[t.ServiceID], image, how, arch)
 	}
 }
 
