@@ -37,8 +37,9 @@ func (e *environment) workerSteps() ([]Step, *reports) {
 	if !e.SkipMachine {
 		steps = append(steps, e.growStep())
 	}
-	armer := e.armer()
-	serving := e.keepStep(armer.Handler(e.ctx))
+	armer, preserver := e.armer(), e.preserver()
+	serving := e.keepStep(armer.Handler(e.ctx), preserver.Calls())
+	steps = append(steps, e.restoreStep(preserver))
 	if e.node.Docker {
 		steps = append(steps, e.dockerSteps()...)
 		steps = append(steps, e.joinStep(), serving)
@@ -163,7 +164,7 @@ func (e *environment) joinStep() Step {
 	}
 	var settled enrol.SwarmState // as the controller and the engine agreed on it
 	return Step{
-		Name: "join", Needs: []string{"link", "clock", "docker"}, Every: e.Intervals.Check, Limit: 20 * time.Minute,
+		Name: "join", Needs: []string{"link", "clock", "restore", "docker"}, Every: e.Intervals.Check, Limit: 20 * time.Minute,
 		Run: func(ctx context.Context, tell Tell) (string, error) {
 			if !e.ask.Load() {
 				if now := member.State(ctx, e.engine, e.DockerRoot); now == settled && now.State == string(swarm.Active) {
@@ -253,13 +254,13 @@ func (e *environment) imageWanted(ctx context.Context) (bool, error) {
 
 // keepStep serves what the controller asks of a node: /v1/backup, since nodes keep the
 // controller's backups, reimage.PathArm, and enrol.PathShutdown.
-func (e *environment) keepStep(armed http.Handler) Step {
+func (e *environment) keepStep(armed http.Handler, kept map[string]http.Handler) Step {
 	return Step{
 		Name: "backups", Needs: []string{"link"}, Every: e.Intervals.Check,
 		Run: func(ctx context.Context, tell Tell) (string, error) {
 			address := netip.AddrPortFrom(e.node.Address.Addr(), enrol.Port)
 			if !e.keeping.Load() {
-				if err := e.keep(ctx, address, map[string]http.Handler{reimage.PathArm: armed, enrol.PathShutdown: e.shutdownCall()}); err != nil {
+				if err := e.keep(ctx, address, map[string]http.Handler{reimage.PathArm: armed, enrol.PathShutdown: e.shutdownCall()}, kept); err != nil {
 					return "", fmt.Errorf("cannot keep backups of the controller's: %w", err)
 				}
 			}
@@ -269,7 +270,7 @@ func (e *environment) keepStep(armed http.Handler) Step {
 }
 
 // keep serves backups, and the calls beside, until the agent ends.
-func (e *environment) keep(ctx context.Context, address netip.AddrPort, beside map[string]http.Handler) error {
+func (e *environment) keep(ctx context.Context, address netip.AddrPort, beside ...map[string]http.Handler) error {
 	store, err := keep.Open(filepath.Join(e.StateDir, nodefile.BackupsDir))
 	if err != nil {
 		return err
@@ -281,7 +282,7 @@ func (e *environment) keep(ctx context.Context, address netip.AddrPort, beside m
 	}
 	e.keeping.Store(true)
 	go func() {
-		err := keep.Serve(e.ctx, listener, store, e.identity, e.Log, beside)
+		err := keep.Serve(e.ctx, listener, store, e.identity, e.Log, beside...)
 		e.keeping.Store(false)
 		if e.ctx.Err() == nil {
 			e.Log.WarnContext(e.ctx, "backups are not served any more", "error", err)

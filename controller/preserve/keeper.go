@@ -24,6 +24,8 @@ import (
 var (
 	// ErrBusy: something is saved or given back of this slot right now.
 	ErrBusy = errors.New("what is kept of this slot is being fetched or given back right now")
+	// ErrUnreachable: the node does not answer.
+	ErrUnreachable = errors.New("the node cannot be asked")
 	// ErrInUse: containers may write to it. SaveForce saves nevertheless.
 	ErrInUse = errors.New("containers use what is to be kept")
 	// ErrTooBig: it is more than the quota, or than there is room for.

@@ -71,7 +71,7 @@ func (k *Keeper) call(ctx context.Context, slot int, method, path string, body a
 	}
 	answer, err := transport.RoundTrip(request)
 	if err != nil {
-		return because(ctx, err)
+		return fmt.Errorf("%w: %w", ErrUnreachable, because(ctx, err))
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode/100 != 2 {

@@ -1,0 +1,63 @@
+package firstboot
+
+import (
+	"context"
+	"errors"
+
+	"hatchery/firstboot/founding"
+	"hatchery/firstboot/preserve"
+)
+
+// preserver keeps what outlives the node's root.
+func (e *environment) preserver() *preserve.Keeper {
+	o := preserve.Options{
+		Node: e.node, ConfigDir: e.ConfigDir, StateDir: e.StateDir, DockerRoot: e.DockerRoot,
+		HTTP: e.client.HTTP, URL: e.client.URL, Log: e.Log,
+	}
+	if e.node.Docker {
+		o.Uses, o.StopEngine = e.engine.Uses, e.stopEngine
+	}
+	return preserve.New(o)
+}
+
+// stopEngine stops an engine that runs, and what would start it again.
+func (e *environment) stopEngine(ctx context.Context) error {
+	units := e.EngineUnits
+	if units == nil {
+		units = founding.EngineUnits
+	}
+	for _, unit := range units {
+		active, _, err := e.Units.UnitState(ctx, unit)
+		if err != nil {
+			return err
+		}
+		if active == "inactive" || active == "failed" {
+			continue
+		}
+		if err := e.Units.StopUnit(ctx, unit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// restoreStep puts back what the controller has kept of the root before this one. The
+// swarm comes after that, so that no task finds its volume empty; the engine need
+// not wait, and is stopped for it.
+func (e *environment) restoreStep(k *preserve.Keeper) Step {
+	return Step{
+		Name: "restore", Needs: []string{"link", "clock"}, Limit: packagesLimit,
+		Check: func(context.Context) (bool, string, error) { return k.Done() },
+		Run: func(ctx context.Context, tell Tell) (string, error) {
+			err := k.Restore(ctx, tell)
+			if e.node.Docker {
+				// It may have been stopped.
+				e.wake("docker")
+			}
+			if errors.Is(err, preserve.ErrCall) {
+				err = e.calling(err)
+			}
+			return "", err
+		},
+	}
+}
