@@ -169,6 +169,7 @@ async function unlock(token) {
 	sessionStorage.removeItem(kept);
 	unlocked(false);
 	say($("unlock-said"), answer.status === 401 ? "This is not the token." : answer.body.detail || "It was refused.");
+	$("token").select();
 }
 
 // confirmed asks, and gives what was answered.
