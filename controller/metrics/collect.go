@@ -72,7 +72,7 @@ var (
 	joins      = counter("joins_total", "Nodes of the slot that came new into the swarm.", "slot")
 
 	slotInfo     = gauge("slot_info", "1; what the slot's node is and says that it runs.", "slot", "hostname", "model", "root", "agent", "engine", "kernel")
-	slotHeard    = gauge("slot_heard_seconds", "How long ago the slot's agent was heard; absent if it was not since the service began.")
+	slotHeard    = gauge("slot_heard_seconds", "How long ago the slot's agent was heard; absent if it was not since the service began.", "slot")
 	slotStep     = gauge("slot_step_state", "1 for the state of the step that the slot's agent is at, 0 for all others.", "slot", "state")
 	slotReady    = gauge("slot_ready", "1 if the slot's node is ready in the swarm and gets tasks.", "slot")
 	slotNode     = gauge("slot_node_state", "1 for what the swarm says of the slot's node, 0 for all others.", "slot", "state")
@@ -105,7 +105,7 @@ func Names() map[string][]string {
 // Words are what a metric's label may say, where that is one of a few words.
 func Words() map[string]map[string][]string {
 	return map[string]map[string][]string{
-		timeSource.name: {"source": slices.Clone(timeSources)},
+		timeSource.name: {"source": append(slices.Clone(timeSources), other)},
 		swarmState.name: {"state": append(slices.Clone(swarmStates), other)},
 		slotStep.name:   {"state": append(slices.Clone(stepStates), other)},
 		slotNode.name:   {"state": append(slices.Clone(nodeStates), other)},
@@ -192,7 +192,11 @@ func (s series) add(m *metric, value float64, labels ...string) {
 		return
 	}
 	s.seen[key] = true
-	s.to <- prometheus.MustNewConstMetric(m.desc, m.kind, value, labels...)
+	made, err := prometheus.NewConstMetric(m.desc, m.kind, value, labels...)
+	if err != nil {
+		made = prometheus.NewInvalidMetric(m.desc, err)
+	}
+	s.to <- made
 }
 
 // states gives 1 for the state that it is, and 0 for all others.

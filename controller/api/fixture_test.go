@@ -1,0 +1,341 @@
+package api_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"hatchery/controller"
+	"hatchery/controller/api"
+	"hatchery/controller/console"
+	"hatchery/controller/metrics"
+	"hatchery/controller/power"
+	"hatchery/internal/enrol"
+	"hatchery/internal/identity"
+	"hatchery/internal/nodefile"
+	"hatchery/internal/swarm"
+	"hatchery/netboot"
+	"hatchery/netboot/nbd"
+	"hatchery/netboot/store"
+	"hatchery/netboot/usbboot"
+	"hatchery/netboot/usbhost"
+)
+
+// patience is how long a state is waited for that has to come.
+const patience = 4 * time.Minute
+
+// engine plays the controller's Docker Engine: a manager that nobody joins.
+type engine struct{}
+
+func (engine) Info(context.Context) (swarm.Info, error) {
+	return swarm.Info{State: swarm.Active, NodeID: "manager", Manager: true, ClusterID: "swarm1", NodeAddr: address(0)}, nil
+}
+
+func (engine) Cluster(context.Context) (swarm.Cluster, error) {
+	return swarm.Cluster{ID: "swarm1", WorkerToken: "SWMTKN-1-a-b"}, nil
+}
+func (engine) RotateWorkerToken(context.Context) error { return nil }
+func (engine) Nodes(context.Context) ([]swarm.Node, error) {
+	return []swarm.Node{
+		{ID: "manager", Manager: true, State: "ready", Availability: "active", Hostname: "hammond", Addr: address(0)},
+		{ID: "node1", State: "ready", Availability: "active", Hostname: "oneil", Addr: address(1), Labels: map[string]string{"disk": "card"}},
+	}, nil
+}
+
+func (e engine) Node(ctx context.Context, id string) (swarm.Node, error) {
+	all, _ := e.Nodes(ctx)
+	for _, n := range all {
+		if n.ID == id {
+			return n, nil
+		}
+	}
+	return swarm.Node{}, swarm.ErrNotFound
+}
+func (engine) UpdateNode(context.Context, string, uint64, swarm.NodeSpec) error { return nil }
+func (engine) RemoveNode(context.Context, string, bool) error                   { return nil }
+
+func (engine) Events(ctx context.Context) (<-chan struct{}, error) {
+	c := make(chan struct{})
+	context.AfterFunc(ctx, func() { close(c) })
+	return c, nil
+}
+
+// backups are taken, or not.
+type backups struct {
+	mu     sync.Mutex
+	broken bool
+}
+
+func (b *backups) Soon() {}
+func (b *backups) View() *enrol.BackupView {
+	return &enrol.BackupView{Taken: time.Unix(1_800_000_000, 0).UTC(), Bytes: 7, Error: "p3 has no room"}
+}
+
+func (b *backups) Write(_ context.Context, w io.Writer) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.broken {
+		return errors.New("the swarm is locked")
+	}
+	_, err := io.WriteString(w, "sealed")
+	return err
+}
+
+// bus is a USB bus with nothing on it.
+type bus struct{}
+
+func (bus) Attend(ctx context.Context, seen func([]usbhost.Device), _ func(context.Context, usbhost.Device)) {
+	seen(nil)
+	<-ctx.Done()
+}
+func (bus) Open(usbhost.Device) (usbboot.Transport, error) {
+	return nil, errors.New("nothing is there")
+}
+func (bus) FindWiring(usbhost.Search, []usbhost.Device) (usbhost.Wiring, error) {
+	return usbhost.Wiring{}, errors.New("nothing is there")
+}
+func (bus) Rivals() ([]usbhost.Process, error) { return nil, nil }
+
+// A cluster is the controller's service with all that it serves, on the loopback's
+// addresses.
+type cluster struct {
+	t       *testing.T
+	store   *identity.Store
+	node    *nodefile.Node
+	socket  string
+	port    uint16
+	backups *backups
+}
+
+func address(slot int) netip.Addr {
+	if slot == 0 {
+		slot = 254
+	}
+	return netip.AddrFrom4([4]byte{127, 0, 1, byte(slot)})
+}
+
+func name(slot int) string {
+	if slot == 0 {
+		return "controller"
+	}
+	return fmt.Sprintf("p%d", slot)
+}
+
+// newCluster starts the service of a cluster of two slots.
+func newCluster(t *testing.T) *cluster {
+	t.Helper()
+	dir := t.TempDir()
+	ids, err := identity.Open(filepath.Join(dir, "identity"), "homelab")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cluster{t: t, store: ids, socket: filepath.Join(dir, "s"), backups: &backups{}}
+	c.node = &nodefile.Node{
+		Cluster: "homelab", Name: "controller", Role: nodefile.Controller, Hostname: "hammond", Network: "cnat",
+		Address: netip.PrefixFrom(address(0), 24), ControllerAddr: address(0),
+		Targets: []nodefile.Target{{Name: "controller", Hostname: "hammond", Address: address(0)}},
+	}
+	for s := 1; s <= 2; s++ {
+		c.node.Targets = append(c.node.Targets, nodefile.Target{Name: name(s), Slot: s, Hostname: "host" + name(s), Address: address(s),
+			Model: "zero", Arch: "armv6", Generation: 1})
+	}
+	state, run := filepath.Join(dir, "state"), filepath.Join(dir, "run")
+	o := controller.Options{
+		Node: c.node, Identity: c.identity(0), StateDir: state, Engine: engine{}, Listen: address(0).String() + ":0", Socket: c.socket,
+		Clock:   func(context.Context) (string, bool, error) { return enrol.TimeNTP, true, nil },
+		Backups: c.backups, Log: slog.New(slog.DiscardHandler),
+		Beside: func(v *enrol.SlotView) {
+			v.Power, v.Link, v.Boot, v.BootInfo = "on", "up", "ready", "since a while"
+			v.Operation = &enrol.OperationView{ID: "1", Kind: "rebuild", Step: "drain", Detail: "two tasks", Since: time.Unix(1_800_000_000, 0)}
+			v.LastError = &enrol.Told{Time: time.Unix(1_800_000_000, 0), Text: "the link was lost"}
+		},
+		Local: map[string]http.Handler{
+			netboot.Prefix: c.netboot(dir), power.Prefix: c.power(state, run), console.Prefix: c.console(run),
+			metrics.Path: c.metrics(), api.Path: api.Calls(),
+		},
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ready, done := make(chan uint16, 1), make(chan error, 1)
+	o.Ready = func(a net.Addr) { ready <- uint16(a.(*net.TCPAddr).Port) }
+	go func() { done <- controller.Serve(ctx, o) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("the service ended with: %v", err)
+		}
+	})
+	select {
+	case c.port = <-ready:
+	case err := <-done:
+		done <- nil
+		t.Fatal(err)
+	case <-time.After(patience):
+		t.Fatal("the service does not listen")
+	}
+	return c
+}
+
+func (c *cluster) identity(slot int) *enrol.Identity {
+	c.t.Helper()
+	files, err := c.store.Target(name(slot), slot, "host"+name(slot))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	id, err := enrol.NewIdentity(files.Key, files.Certificate, files.CA)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return id
+}
+
+func (c *cluster) netboot(dir string) http.Handler {
+	c.t.Helper()
+	kept, err := store.Open(filepath.Join(dir, "netboot"), store.Options{Run: filepath.Join(dir, "netboot-run"), Reserve: -1})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { kept.Close() })
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	s, err := netboot.New(c.t.Context(), netboot.Options{
+		Node: c.node, Store: kept, Bus: bus{}, Listener: l, Log: slog.New(slog.DiscardHandler),
+		NodeInit: func(string) ([]byte, error) { return []byte("a program"), nil },
+		Links:    func(ctx context.Context, _ func(netboot.Links)) { <-ctx.Done() },
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.run(s.Run)
+	return s.Calls()
+}
+
+func (c *cluster) power(state, run string) http.Handler {
+	c.t.Helper()
+	s, err := power.New(power.Options{Node: c.node, StateDir: state, RunDir: run, Log: slog.New(slog.DiscardHandler),
+		Links: func() (map[int]bool, error) { return nil, nil }})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return s.Calls()
+}
+
+func (c *cluster) console(run string) http.Handler {
+	c.t.Helper()
+	s, err := console.New(console.Options{Dir: filepath.Join(run, "console"), Slots: []int{1, 2},
+		Device: func(n int) string { return filepath.Join(run, fmt.Sprintf("ttypi%d", n)) }})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return s.Calls()
+}
+
+func (c *cluster) metrics() http.Handler {
+	c.t.Helper()
+	s, err := metrics.New(metrics.Options{Version: "test", View: controller.Dial(c.socket).Cluster})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return s.Calls()
+}
+
+// run runs a service until the test ends.
+func (c *cluster) run(service func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- service(ctx) }()
+	c.t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, nbd.ErrShutdown) {
+			c.t.Errorf("a service ended with: %v", err)
+		}
+	})
+}
+
+// A caller makes the calls of one door.
+type caller func(r *http.Request) (*http.Response, error)
+
+// local calls on the socket.
+func (c *cluster) local() caller {
+	// There is no TLS on it; that the URLs say https changes nothing.
+	t := &http.Transport{DisableKeepAlives: true, DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", c.socket)
+	}}
+	return t.RoundTrip
+}
+
+// slot calls as a slot.
+func (c *cluster) slot(n int) caller {
+	id := c.identity(n)
+	t := &http.Transport{
+		DisableKeepAlives: true,
+		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return c.dial(ctx, id, n)
+		},
+	}
+	return t.RoundTrip
+}
+
+// dial opens a connection as a slot.
+func (c *cluster) dial(ctx context.Context, id *enrol.Identity, n int) (*tls.Conn, error) {
+	raw, err := c.connect(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	conn := tls.Client(raw, enrol.ClientTLS(id, 0))
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// connect opens a connection from a slot's address.
+func (c *cluster) connect(ctx context.Context, n int) (net.Conn, error) {
+	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(address(n), 0))}
+	return d.DialContext(ctx, "tcp", netip.AddrPortFrom(address(0), c.port).String())
+}
+
+// ask makes a call, and gives its answer.
+func ask(t *testing.T, call caller, method, path, body string) (status int, header http.Header, answer string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, method, "https://hatchery"+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body == "" {
+		r.Body = nil
+	}
+	return read(t, call, r)
+}
+
+func read(t *testing.T, call caller, r *http.Request) (status int, header http.Header, answer string) {
+	t.Helper()
+	a, err := call(r)
+	if err != nil {
+		t.Fatalf("%s %s: %v", r.Method, r.URL.Path, err)
+	}
+	defer a.Body.Close()
+	if a.StatusCode == http.StatusSwitchingProtocols {
+		return a.StatusCode, a.Header, ""
+	}
+	data, err := io.ReadAll(a.Body)
+	if err != nil {
+		t.Fatalf("%s %s: %v", r.Method, r.URL.Path, err)
+	}
+	return a.StatusCode, a.Header, string(data)
+}
