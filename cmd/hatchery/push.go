@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -26,17 +27,17 @@ func newPush(s *settings) *cobra.Command {
 	p := &pushing{settings: s, station: station{settings: s}}
 	c := &cobra.Command{
 		Use:   "push [SLOT...]",
-		Short: "Bring what slots without cards boot to the controller",
-		Long: `push brings what was built for slots that boot without a card (root: netboot or
-ephemeral) to the controller, by ssh: the base image once for all of them, and
-the layers over it. What the controller has already is not sent again, and a push
-that was interrupted goes on where it ended.
+		Short: "Bring what slots are to have to the controller",
+		Long: `push brings what was built for the slots to the controller, by ssh: the base image
+once for all of them, and the layers over it. What the controller has already is not
+sent again, and a push that was interrupted goes on where it ended.
 
-A slot boots what was pushed the next time that it boots (` + "`hatchery netboot reset p2`" + `
-has it do so at once). What it had before is kept until its node was seen Ready;
-` + "`hatchery netboot undo p2`" + ` goes back. Slots with cards can be named too: they are
-given what they would boot if netboot is enabled for them.`,
-		Example: `  hatchery build && hatchery push           # all slots without cards
+Nothing changes on a node by that. ` + "`hatchery upgrade`" + ` has the slots take what was pushed,
+one after the other: those with cards write it to their cards, in place. A slot
+without a card (root: netboot or ephemeral) boots it the next time that it boots, too; what
+it had before is kept until its node was seen Ready, and ` + "`hatchery netboot undo p2`" + `
+goes back. ` + "`hatchery rebuild p2`" + ` needs what was pushed as well.`,
+		Example: `  hatchery build && hatchery push           # all slots
   hatchery push p2                          # one slot
   hatchery push --on hammond.local`,
 		Args: slotArgs,
@@ -109,26 +110,13 @@ func (p *pushing) run(c *cobra.Command, slots []string) error {
 	return printPush(c.OutOrStdout(), p.station.on, result, *offer)
 }
 
-// targets are the slots that are pushed: those that were named, else all that
-// have no card.
+// targets are the slots that are pushed: those that were named, else all.
 func (p *pushing) targets(cluster *spec.Cluster, names []string) ([]spec.Target, error) {
 	selected, err := cluster.Select(names)
 	if err != nil {
 		return nil, err
 	}
-	if len(names) > 0 {
-		return selected, nil
-	}
-	var targets []spec.Target
-	for _, t := range selected {
-		if t.Root == nodefile.RootNetboot || t.Root == nodefile.RootEphemeral {
-			targets = append(targets, t)
-		}
-	}
-	if len(targets) == 0 {
-		return nil, usageError{fmt.Errorf("%s has no slot that boots without a card: give some `root: netboot`, build, and push; or name slots to push", cluster.File)}
-	}
-	return targets, nil
+	return slices.DeleteFunc(selected, func(t spec.Target) bool { return t.Slot == 0 }), nil
 }
 
 // offer opens what was built for the targets.
@@ -218,7 +206,8 @@ func printPush(w io.Writer, host string, r *transfer.Result, o transfer.Offer) e
 		case !slot.Changed:
 			printLine(w, "%s: has that already.", name)
 		case card[slot.Slot]:
-			printLine(w, "%s: has a card, and boots it once netboot is enabled for it (`hatchery netboot enable %s --on %s`).", name, name, host)
+			printLine(w, "%s: has a card.", name)
+			next = append(next, name)
 		case slot.Running:
 			printLine(w, "%s: is running, and boots it the next time.", name)
 			next = append(next, name)
@@ -227,7 +216,7 @@ func printPush(w io.Writer, host string, r *transfer.Result, o transfer.Offer) e
 		}
 	}
 	if len(next) > 0 {
-		printLine(w, "Next: `hatchery netboot reset %s --on %s` boots it at once, on a fresh disk.", strings.Join(next, " "), host)
+		printLine(w, "Next: `hatchery upgrade %s --on %s` has them take it, one after the other.", strings.Join(next, " "), host)
 	}
 	return nil
 }
