@@ -115,7 +115,7 @@ func (b *tab) quiet(when string) {
 func (b *tab) holds(what, expression string) {
 	b.t.Helper()
 	good := false
-	for deadline := time.Now().Add(20*time.Second); !good; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); !good; time.Sleep(20 * time.Millisecond) {
 		good = evaluate[bool](b, "!!("+expression+")")
 		if !good && time.Now().After(deadline) {
 			b.t.Fatalf("%s: %s does not come true on\n%s", what, expression, evaluate[string](b, "document.body.innerText"))

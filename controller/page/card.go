@@ -48,7 +48,7 @@ type Card struct {
 // An Alarm is something that a person should look at.
 type Alarm struct {
 	Time   time.Time `json:"time"`
-	Slot   string    `json:"slot,omitempty"` // p2
+	Slot   string    `json:"slot,omitempty"` // p2, unless the detail begins with it
 	Code   string    `json:"code"`
 	Detail string    `json:"detail"`
 }
@@ -145,7 +145,7 @@ func operationFact(o *enrol.OperationView) Fact {
 }
 
 func askedFact(o *outcome) Fact {
-	f := Fact{ID: "asked", Name: "Asked from here"}
+	f := Fact{ID: "asked", Name: "Last asked"}
 	if o == nil {
 		return f
 	}
@@ -319,11 +319,8 @@ func clusterFacts(v *enrol.ClusterView) []Fact {
 func alarmsOf(v *enrol.ClusterView) []Alarm {
 	alarms := []Alarm{}
 	for _, a := range v.Alarms {
-		alarm := Alarm{Time: a.Time, Code: said(string(a.Code)), Detail: said(a.Detail)}
-		if a.Slot > 0 {
-			alarm.Slot = "p" + strconv.Itoa(a.Slot)
-		}
-		alarms = append(alarms, alarm)
+		detail := said(a.Detail)
+		alarms = append(alarms, Alarm{Time: a.Time, Slot: slotBeside(a.Slot, detail), Code: said(string(a.Code)), Detail: detail})
 	}
 	return alarms
 }

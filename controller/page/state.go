@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,7 +29,7 @@ type State struct {
 // An Event is something that happened.
 type Event struct {
 	Time   time.Time `json:"time"`
-	Slot   string    `json:"slot,omitempty"` // p2
+	Slot   string    `json:"slot,omitempty"` // p2, unless the detail begins with it
 	Kind   string    `json:"kind"`
 	Detail string    `json:"detail"`
 }
@@ -239,9 +240,7 @@ func (s *Service) listen(ctx context.Context) {
 		err := s.Options.Events(ctx, true, func(e controller.Event) error {
 			told = false
 			event := Event{Time: e.Time, Kind: hearsay.Line(e.Kind, 40), Detail: said(e.Detail)}
-			if e.Slot > 0 {
-				event.Slot = clusterctrl.SlotName(e.Slot)
-			}
+			event.Slot = slotBeside(e.Slot, event.Detail)
 			s.board.happened(event)
 			s.soon()
 			return nil
@@ -255,6 +254,16 @@ func (s *Service) listen(ctx context.Context) {
 		}
 		pause(ctx, s.Times.Again)
 	}
+}
+
+// slotBeside is the slot's name, "" where the text begins with it anyhow, and for
+// none.
+func slotBeside(slot int, text string) string {
+	name := clusterctrl.SlotName(slot)
+	if slot <= 0 || text == name || strings.HasPrefix(text, name+" ") || strings.HasPrefix(text, name+":") {
+		return ""
+	}
+	return name
 }
 
 func pause(ctx context.Context, d time.Duration) {
