@@ -60,7 +60,7 @@ func play(text string) int {
 	var err error
 	if r.Serve {
 		err = serving.Run(ctx, serving.Options{
-			ConfigDir: r.Etc, StateDir: r.State, DockerHost: r.EngineHost, DockerRoot: r.DockerRoot, Socket: r.Socket,
+			ConfigDir: r.Etc, StateDir: r.State, RunDir: r.Run, DockerHost: r.EngineHost, DockerRoot: r.DockerRoot, Socket: r.Socket,
 			Log: log, Times: r.Times, Backups: r.Backups,
 		})
 	} else {

@@ -80,7 +80,7 @@ func play(text string) int {
 		})
 	case roleServe:
 		err = serving.Run(ctx, serving.Options{
-			ConfigDir: r.Etc, StateDir: r.State, DockerHost: r.EngineHost, DockerRoot: r.DockerRoot, Socket: r.Socket, Log: log,
+			ConfigDir: r.Etc, StateDir: r.State, RunDir: r.Run, DockerHost: r.EngineHost, DockerRoot: r.DockerRoot, Socket: r.Socket, Log: log,
 		})
 	case roleNetboot:
 		err = r.netboot(ctx, log)
