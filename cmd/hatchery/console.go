@@ -54,13 +54,14 @@ the terminal, as it would with a cable. Without a slot, it lists the consoles.`,
 	flags.BoolVar(&cc.log, "log", false, "print what it said, as plain text, and end")
 	flags.BoolVar(&cc.watch, "watch", false, "print what it said and goes on to say, as plain text, and type nothing")
 	flags.BoolVar(&cc.take, "take", false, "attach also where somebody else is, who is let go")
-	c.MarkFlagsMutuallyExclusive("log", "watch", "take")
 	return c
 }
 
 func (cc *consoleCommand) runE(c *cobra.Command, names []string) error {
 	attach := len(names) == 1 && !cc.log && !cc.watch
 	switch {
+	case cc.log && cc.watch || (cc.log || cc.watch) && cc.take:
+		return usageError{errors.New("of --log, --watch and --take one is enough")}
 	case len(names) == 0 && (cc.log || cc.watch || cc.take):
 		return usageError{errors.New("name the slot: `hatchery console p2`")}
 	case cc.settings.json && (attach || cc.watch):
