@@ -96,9 +96,12 @@ func (f fakeHAT) Fresh() bool {
 	return f.w.set
 }
 
-func (f fakeHAT) turn(n int, on bool) error {
+func (f fakeHAT) turn(ctx context.Context, n int, on bool) error {
 	f.w.mu.Lock()
 	defer f.w.mu.Unlock()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	if n < 1 || n > hat.Slots {
 		return hat.ErrNoSlot
 	}
@@ -115,8 +118,8 @@ func (f fakeHAT) turn(n int, on bool) error {
 	return nil
 }
 
-func (f fakeHAT) On(_ context.Context, n int) error  { return f.turn(n, true) }
-func (f fakeHAT) Off(_ context.Context, n int) error { return f.turn(n, false) }
+func (f fakeHAT) On(ctx context.Context, n int) error  { return f.turn(ctx, n, true) }
+func (f fakeHAT) Off(ctx context.Context, n int) error { return f.turn(ctx, n, false) }
 
 func (f fakeHAT) Powered(_ context.Context, n int) (bool, error) {
 	f.w.mu.Lock()

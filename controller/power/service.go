@@ -353,7 +353,7 @@ func (s *Service) judge(ctx context.Context) {
 		s.mu.Lock()
 		sl := s.slots[n]
 		seen := Sight{
-			Away: sl.target == nil || sl.power != Yes || sl.held || sl.driven || busy || sl.doing != "" || s.hubOff(),
+			Away: sl.target == nil || sl.power != Yes || sl.driven || busy || sl.doing != "" || s.hubOff(),
 			Link: sl.link, Node: known(ready[n], err == nil), Heard: sl.heard, Ready: sl.ready,
 		}
 		sl.heard, sl.ready = false, false

@@ -487,3 +487,53 @@ func TestOnlyTheController(t *testing.T) {
 		t.Error("a node switches slots")
 	}
 }
+
+// TestWorkBegins: an operation that begins while a slot is about to be
+// power-cycled has it for itself, and the time counts anew when it ends.
+func TestWorkBegins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.on = map[int]bool{1: true, 2: true, 3: true, 4: true}
+		w.up, w.ready = map[int]bool{2: true}, map[int]bool{2: true}
+		var s *power.Service
+		s = w.service(func(o *power.Options) {
+			busy := o.Busy
+			o.Busy = func(n int) bool {
+				v, err := s.View(t.Context())
+				return err != nil || busy(n) || v.Slots[n-1].Doing == power.DoCycle && time.Since(w.began) < time.Hour
+			}
+		})
+		stop := w.running(s)
+		time.Sleep(58 * time.Second)
+		w.change(func() { w.up, w.ready = map[int]bool{}, map[int]bool{} })
+		time.Sleep(50 * time.Minute)
+		same(t, "at first", w.did(), "")
+		w.change(func() { w.busy[2] = true })
+		time.Sleep(30 * time.Minute)
+		w.change(func() { w.busy[2] = false })
+		time.Sleep(4 * time.Minute)
+		same(t, "a while after", w.did(), "")
+		time.Sleep(2 * time.Minute)
+		same(t, "then", w.did(), "1h26m0s HAT p2 off\n1h26m3s HAT p2 on")
+		stop()
+	})
+}
+
+// TestAllLost: lost nodes are power-cycled one after the other, and it is looked in
+// between.
+func TestAllLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.on = map[int]bool{1: true, 2: true, 3: true, 4: true}
+		w.up, w.ready = map[int]bool{1: true, 2: true, 3: true}, map[int]bool{1: true, 2: true, 3: true}
+		stop := w.running(w.service())
+		time.Sleep(58 * time.Second)
+		w.change(func() { w.up, w.ready = map[int]bool{}, map[int]bool{} })
+		time.Sleep(5*time.Minute + 6*time.Second)
+		// The hub was it: the others come back.
+		w.change(func() { w.up, w.ready = map[int]bool{2: true, 3: true}, map[int]bool{2: true, 3: true} })
+		time.Sleep(time.Minute)
+		same(t, "switched", w.did(), "6m0s HAT p1 off\n6m3s HAT p1 on")
+		stop()
+	})
+}
