@@ -1,0 +1,471 @@
+package operation_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"hatchery/controller/operation"
+	"hatchery/internal/enrol"
+	"hatchery/internal/nodefile"
+	"hatchery/internal/swarm"
+)
+
+// A world is a cluster: a swarm, the controller that keeps its entries, nodes, and
+// who renews their roots. Every call of the service is counted, and one of them may
+// be the last of its process.
+type world struct {
+	t *testing.T
+
+	mu       sync.Mutex
+	nodes    map[string]*swarm.Node // by ID
+	slots    map[int]*enrol.SlotView
+	tasks    []swarm.Task
+	services []swarm.Service
+	roots    map[int]string // what each slot runs
+	next     map[int]string // what was pushed for it
+	previous map[int]string
+	made     int
+	log      []string
+	kept     map[int]bool
+
+	calls   int
+	crash   int // the call that is the process' last; 0: none
+	after   bool
+	dead    context.CancelFunc
+	hold    chan struct{}               // Renew waits for it, unless it is nil
+	held    chan int                    // gets the slot that does
+	renewed func(slot int, root string) // instead of a node that comes up
+	check   func(slot int) error        // of the renewer
+	save    func(slot int) error        // of the keeper
+	view    func(slot *enrol.SlotView)  // changes what is told of a slot
+	without bool                        // no keeper
+	limits  operation.Limits
+	dir     string
+	told    []string
+}
+
+func newWorld(t *testing.T, slots ...int) *world {
+	w := &world{t: t, nodes: map[string]*swarm.Node{}, slots: map[int]*enrol.SlotView{}, roots: map[int]string{}, next: map[int]string{},
+		previous: map[int]string{}, kept: map[int]bool{}, dir: t.TempDir()}
+	w.nodes["manager"] = &swarm.Node{ID: "manager", State: "ready", Availability: "active", Manager: true, Labels: map[string]string{"hatchery.slot": "controller"}}
+	for _, slot := range slots {
+		w.slots[slot] = &enrol.SlotView{Slot: slot, Name: fmt.Sprintf("p%d", slot), Generation: 1, MinGeneration: 1}
+		w.roots[slot] = "old"
+		w.up(slot)
+		w.settle(slot, "active", nil)
+	}
+	w.limits = operation.Limits{Look: time.Millisecond, Drain: 5 * time.Second, Boot: 10 * time.Second, Settle: 5 * time.Second,
+		Health: 5 * time.Second, Steady: 3 * time.Millisecond, Swarm: 5 * time.Second}
+	return w
+}
+
+// up boots a slot's node, which is a fresh one. The caller holds the lock, or
+// nobody else is there yet.
+func (w *world) up(slot int) {
+	w.made++
+	id := fmt.Sprintf("node-%d", w.made)
+	v := w.slots[slot]
+	now := time.Now()
+	v.BootID, v.NodeID, v.Step, v.State, v.LastSeen = fmt.Sprintf("boot-%d", w.made), id, "steady", "done", &now
+	w.nodes[id] = &swarm.Node{ID: id, Version: 1, State: "ready", Availability: "pause"}
+}
+
+// settle is what the controller does with a new entry.
+func (w *world) settle(slot int, availability string, labels map[string]string) {
+	n := w.nodes[w.slots[slot].NodeID]
+	n.Labels = map[string]string{"hatchery.slot": w.slots[slot].Name}
+	maps.Copy(n.Labels, labels)
+	n.Availability = availability
+	n.Version++
+}
+
+// reborn has a slot's node come up from a root, as another node: the controller
+// gives it what the one before had, and removes that one.
+func (w *world) reborn(slot int, root string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	before := w.nodes[w.slots[slot].NodeID]
+	w.previous[slot], w.roots[slot] = w.roots[slot], root
+	w.up(slot)
+	if before != nil {
+		w.settle(slot, before.Availability, before.Labels)
+		delete(w.nodes, before.ID)
+	} else {
+		w.settle(slot, "active", nil)
+	}
+	w.balance()
+}
+
+// balance has the swarm do what it does after a change: tasks leave a drained node,
+// and every service has its replicas as long as there is a node for them.
+func (w *world) balance() {
+	var able []string
+	for _, id := range slices.Sorted(maps.Keys(w.nodes)) {
+		if n := w.nodes[id]; n.State == "ready" && n.Availability == "active" && !n.Manager {
+			able = append(able, id)
+		}
+	}
+	w.tasks = slices.DeleteFunc(w.tasks, func(t swarm.Task) bool { return t.ServiceID == "web" && !slices.Contains(able, t.NodeID) })
+	for i := range w.services {
+		if s := &w.services[i]; s.ID == "web" {
+			for len(able) > 0 && s.Desired > w.count() {
+				w.made++
+				w.tasks = append(w.tasks, swarm.Task{ID: fmt.Sprintf("task-%d", w.made), ServiceID: "web", NodeID: able[w.made%len(able)], State: "running"})
+			}
+			s.Running = w.count()
+		}
+	}
+}
+
+func (w *world) count() (n int) {
+	for _, t := range w.tasks {
+		if t.ServiceID == "web" {
+			n++
+		}
+	}
+	return n
+}
+
+// serve has a service run with so many replicas.
+func (w *world) serve(replicas int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.services = append(w.services, swarm.Service{ID: "web", Name: "web", Mode: swarm.Replicated, Desired: replicas})
+	w.balance()
+}
+
+var errCrash = errors.New("the process was killed")
+
+// call is a call of the service. do is its effect.
+func (w *world) call(ctx context.Context, what string, do func() error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.calls++
+	last := w.crash > 0 && w.calls == w.crash
+	if last && !w.after {
+		w.dead()
+		w.mu.Unlock()
+		return errCrash
+	}
+	if what != "" {
+		w.log = append(w.log, what)
+	}
+	w.mu.Unlock()
+	err := do()
+	if last {
+		w.dead()
+		return errCrash
+	}
+	return err
+}
+
+func (w *world) locked(f func() error) func() error {
+	return func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return f()
+	}
+}
+
+// The swarm.
+
+func (w *world) Nodes(ctx context.Context) (list []swarm.Node, err error) {
+	return list, w.call(ctx, "", w.locked(func() error {
+		for _, n := range w.nodes {
+			list = append(list, *n)
+		}
+		return nil
+	}))
+}
+
+func (w *world) Node(ctx context.Context, id string) (n swarm.Node, err error) {
+	err = w.call(ctx, "", w.locked(func() error {
+		if w.nodes[id] == nil {
+			return swarm.ErrNotFound
+		}
+		n = *w.nodes[id]
+		return nil
+	}))
+	return n, err
+}
+
+func (w *world) UpdateNode(ctx context.Context, id string, version uint64, spec swarm.NodeSpec) error {
+	what := spec.Availability + " " + w.nameOf(id)
+	return w.call(ctx, what, w.locked(func() error {
+		n := w.nodes[id]
+		if n == nil {
+			return swarm.ErrNotFound
+		}
+		if n.Version != version {
+			return swarm.ErrConflict
+		}
+		n.Availability, n.Labels = spec.Availability, spec.Labels
+		n.Version++
+		w.balance()
+		return nil
+	}))
+}
+
+func (w *world) nameOf(id string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if n := w.nodes[id]; n != nil {
+		return n.Labels["hatchery.slot"]
+	}
+	return id
+}
+
+func (w *world) RemoveNode(ctx context.Context, id string, _ bool) error {
+	return w.call(ctx, "remove "+w.nameOf(id), w.locked(func() error {
+		if w.nodes[id] == nil {
+			return swarm.ErrNotFound
+		}
+		delete(w.nodes, id)
+		return nil
+	}))
+}
+
+func (w *world) Tasks(ctx context.Context, node string) (list []swarm.Task, err error) {
+	return list, w.call(ctx, "", w.locked(func() error {
+		for _, t := range w.tasks {
+			if t.NodeID == node {
+				list = append(list, t)
+			}
+		}
+		return nil
+	}))
+}
+
+func (w *world) Services(ctx context.Context) (list []swarm.Service, err error) {
+	return list, w.call(ctx, "", w.locked(func() error {
+		list = slices.Clone(w.services)
+		return nil
+	}))
+}
+
+// The controller.
+
+func (w *world) cluster(ctx context.Context) (*enrol.ClusterView, error) {
+	v := &enrol.ClusterView{Time: time.Now()}
+	return v, w.call(ctx, "", w.locked(func() error {
+		for _, slot := range slices.Sorted(maps.Keys(w.slots)) {
+			s := *w.slots[slot]
+			if n := w.nodes[s.NodeID]; n != nil {
+				s.NodeState, s.Availability = n.State, n.Availability
+			}
+			if w.view != nil {
+				w.view(&s)
+			}
+			v.Slots = append(v.Slots, s)
+		}
+		return nil
+	}))
+}
+
+// A renewer renews roots in the world.
+type renewer struct {
+	*world
+	kind operation.Kind
+}
+
+func (r renewer) Kind() string { return "card" }
+
+func (r renewer) Check(ctx context.Context, slot int) error {
+	return r.call(ctx, "", func() error {
+		if r.check != nil {
+			return r.check(slot)
+		}
+		return nil
+	})
+}
+
+func (r renewer) Plan(ctx context.Context, slot int) (p operation.Plan, err error) {
+	return p, r.call(ctx, "", r.locked(func() error {
+		p = operation.Plan{Current: r.roots[slot], Next: r.roots[slot], Previous: r.previous[slot], Discards: []string{"everything"}}
+		if r.kind == operation.Upgrade {
+			p.Next = r.next[slot]
+		}
+		return nil
+	}))
+}
+
+func (r renewer) Renew(ctx context.Context, slot int, tell operation.Tell) error {
+	if r.hold != nil {
+		r.held <- slot
+		select {
+		case <-r.hold:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	tell("write", "1 of 2 MB")
+	return r.call(ctx, fmt.Sprintf("renew p%d", slot), func() error {
+		r.mu.Lock()
+		root := r.roots[slot]
+		if r.kind == operation.Upgrade {
+			root = r.next[slot]
+		}
+		r.mu.Unlock()
+		if r.renewed != nil {
+			r.renewed(slot, root)
+			return nil
+		}
+		r.reborn(slot, root)
+		return nil
+	})
+}
+
+func (r renewer) Undo(ctx context.Context, slot int, tell operation.Tell) error {
+	tell("write", "")
+	return r.call(ctx, fmt.Sprintf("undo p%d", slot), func() error {
+		r.mu.Lock()
+		before := r.previous[slot]
+		r.mu.Unlock()
+		if before == "" {
+			return errors.New("there is nothing before")
+		}
+		r.reborn(slot, before)
+		return nil
+	})
+}
+
+// The keeper.
+
+func (w *world) Save(ctx context.Context, slot int, tell operation.Tell) error {
+	tell("", "3 files")
+	return w.call(ctx, fmt.Sprintf("save p%d", slot), func() error {
+		if w.save != nil {
+			if err := w.save(slot); err != nil {
+				return err
+			}
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.kept[slot] = true
+		return nil
+	})
+}
+
+func (w *world) Drop(slot int) error {
+	return w.call(context.Background(), fmt.Sprintf("drop p%d", slot), func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.kept, slot)
+		return nil
+	})
+}
+
+// node is the controller's.
+func (w *world) node() *nodefile.Node {
+	node := &nodefile.Node{Docker: true, Targets: []nodefile.Target{{Name: "controller"}}}
+	for _, slot := range slices.Sorted(maps.Keys(w.slots)) {
+		node.Targets = append(node.Targets, nodefile.Target{Slot: slot, Name: w.slots[slot].Name})
+	}
+	return node
+}
+
+// service starts a service of the world, which runs until the context ends.
+func (w *world) service(ctx context.Context) (s *operation.Service, ended <-chan struct{}) {
+	w.t.Helper()
+	o := operation.Options{
+		Node: w.node(), StateDir: w.dir, Swarm: w, View: w.cluster, Limits: w.limits, Keeper: w,
+		Renewer: func(kind operation.Kind, _ int) (operation.Renewer, error) { return renewer{w, kind}, nil },
+		Kept:    func(context.Context, int) ([]string, error) { return []string{"volumes"}, nil },
+		Told: func(_ int, detail string) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.told = append(w.told, detail)
+		},
+	}
+	if w.without {
+		o.Keeper = nil
+	}
+	s, err := operation.New(o)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.Run(ctx)
+	}()
+	return s, done
+}
+
+// run is a service until the end of the test.
+func (w *world) run() *operation.Service {
+	ctx, cancel := context.WithCancel(context.Background())
+	s, ended := w.service(ctx)
+	w.t.Cleanup(func() {
+		cancel()
+		<-ended
+	})
+	return s
+}
+
+// state is a line for each slot: its node, what it runs, what its entry has.
+func (w *world) state() (text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, slot := range slices.Sorted(maps.Keys(w.slots)) {
+		v := w.slots[slot]
+		entries := 0
+		line := fmt.Sprintf("p%d %s", slot, w.roots[slot])
+		for _, id := range slices.Sorted(maps.Keys(w.nodes)) {
+			n := w.nodes[id]
+			if n.Labels["hatchery.slot"] == v.Name {
+				entries++
+			}
+			if id == v.NodeID {
+				line += " " + n.Availability
+				for _, k := range slices.Sorted(maps.Keys(n.Labels)) {
+					if k != "hatchery.slot" {
+						line += " " + k + "=" + n.Labels[k]
+					}
+				}
+			}
+		}
+		text += fmt.Sprintf("%s, %d entries\n", line, entries)
+	}
+	return text
+}
+
+// did is what was called that has an effect.
+func (w *world) did() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.log)
+}
+
+// over waits until an operation is.
+func (w *world) over(s *operation.Service, id string) *operation.Operation {
+	w.t.Helper()
+	for began := time.Now(); ; time.Sleep(time.Millisecond) {
+		op, ok := s.Get(id)
+		if ok && op.Over() {
+			return op
+		}
+		if time.Since(began) > 30*time.Second {
+			w.t.Fatalf("%s goes on and on: %+v", id, op)
+		}
+	}
+}
+
+// do does an operation to its end.
+func (w *world) do(r operation.Request) *operation.Operation {
+	w.t.Helper()
+	s := w.run()
+	op, err := s.Start(w.t.Context(), r)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return w.over(s, op.ID)
+}
