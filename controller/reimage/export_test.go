@@ -1,0 +1,30 @@
+package reimage
+
+import (
+	"context"
+
+	"hatchery/internal/layer"
+	wire "hatchery/internal/reimage"
+)
+
+// ListOf makes the list of an image, kept in dir, and says how many bytes it read for it.
+func ListOf(ctx context.Context, dir string, top layer.Parent) (list *wire.List, read int64, err error) {
+	counts := make(chan int64, 1)
+	counts <- 0
+	l := &lists{dir: dir, hashed: func(n int64) { counts <- <-counts + n }}
+	list, err = l.of(ctx, top)
+	return list, <-counts, err
+}
+
+// DecodeRecords reads what survives the service, and gives how many there are.
+func DecodeRecords(data []byte) (int, error) {
+	records, err := decodeRecords(data)
+	return len(records), err
+}
+
+// OpenImages is how many images the service has open.
+func (s *Service) OpenImages() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.preps)
+}
