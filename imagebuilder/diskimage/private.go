@@ -34,6 +34,7 @@ type privateRule struct {
 var privateRules = []privateRule{
 	{"/etc/ssh/ssh_host_*_key", "SSH host key", nil},
 	{"/etc/hatchery/identity/key.pem", "the node's key for joining the cluster", nil},
+	{"/etc/hatchery/identity/page-key.pem", "the key of the controller's page", nil},
 	{"/etc/shadow", "password hash", passwordHashes},
 	{"/etc/shadow-", "password hash", passwordHashes},
 	{"/etc/gshadow", "password hash", passwordHashes},
