@@ -96,7 +96,12 @@ func (p *powerPlace) do(c *cobra.Command, args []string, do func(context.Context
 		if !p.settings.json && !p.settings.quiet {
 			printLine(c.ErrOrStderr(), "The service does not run: the HAT is used directly.")
 		}
-		return do(ctx, direct)
+		if err := do(ctx, direct); errors.Is(err, os.ErrPermission) {
+			return fmt.Errorf("only root may do this: say it with sudo (%w)", err)
+		} else if err != nil {
+			return err
+		}
+		return nil
 	})
 }
 

@@ -91,8 +91,14 @@ func (s *Service) Do(ctx context.Context, n int, what string, how How) (*Outcome
 	if err != nil {
 		return nil, err
 	}
+	busy := ""
+	if what != DoOn && s.o.Busy(n) {
+		busy = "something else is at work with it: `hatchery status`"
+	}
 	if how.DryRun {
-		return s.plan(sl, what, on, how), nil
+		outcome := s.plan(sl, what, on, how)
+		outcome.Note = busy
+		return outcome, nil
 	}
 	outcome := &Outcome{Slot: sl.name()}
 	was, err := s.held.set(ctx, n, what == DoOff)
@@ -139,6 +145,10 @@ func (s *Service) Do(ctx context.Context, n int, what string, how How) (*Outcome
 		}
 		return nil, err
 	}
+	if busy != "" && outcome.Note != "" {
+		busy += "; "
+	}
+	outcome.Note = busy + outcome.Note
 	s.mu.Lock()
 	// Somebody is at it: its tries begin anew.
 	sl.Cycles, sl.GivenUp, sl.LastCycle, sl.LostSince, sl.ReadySince = 0, false, time.Time{}, time.Time{}, time.Time{}

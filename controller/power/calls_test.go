@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
@@ -178,7 +180,7 @@ func TestNobodyWaits(t *testing.T) {
 type chip struct {
 	mu        sync.Mutex
 	registers map[byte]byte
-	writes    int
+	told      func(out byte)
 }
 
 func (c *chip) ReadByteData(register byte) (byte, error) {
@@ -194,7 +196,9 @@ func (c *chip) WriteByteData(register, value byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.registers[register] = value
-	c.writes++
+	if c.told != nil && register == hat.RegOut {
+		c.told(value)
+	}
 	return nil
 }
 
@@ -243,6 +247,37 @@ func TestTwoOperators(t *testing.T) {
 		}
 	}
 	same(t, "left over", leftOver(t, w), "")
+}
+
+// TestOneAfterTheOther: with a HAT as it is, what is switched on draws its current
+// one after the other, whoever asks.
+func TestOneAfterTheOther(t *testing.T) {
+	w := newWorld(t)
+	synctest.Test(t, func(t *testing.T) {
+		w.began = time.Now()
+		board := &chip{registers: map[byte]byte{hat.RegOut: 0x10}, told: func(out byte) {
+			w.change(func() { w.note("%04b", out&0xf) })
+		}}
+		h, err := hat.Open(hat.Options{Version: "2.6", Bus: board, Lock: filepath.Join(w.run, "hat.lock"), Delay: 2 * time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := w.service(func(o *power.Options) { o.HAT = h })
+		stop := w.running(s)
+		time.Sleep(time.Second)
+		by(t, s, power.DoOn, 4) // beside the sequence
+		time.Sleep(time.Minute)
+		stop()
+		got := w.did()
+		for _, second := range []string{"0s", "2s", "4s", "6s"} {
+			if strings.Count(got, second+" ") != 1 {
+				t.Errorf("switched on:\n%s", got)
+			}
+		}
+		if !strings.HasSuffix(got, " 1111") {
+			t.Errorf("switched on:\n%s", got)
+		}
+	})
 }
 
 // leftOver are the slots that a service would switch on since they were left off.

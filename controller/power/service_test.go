@@ -509,6 +509,11 @@ func TestWorkBegins(t *testing.T) {
 		time.Sleep(50 * time.Minute)
 		same(t, "at first", w.did(), "")
 		w.change(func() { w.busy[2] = true })
+		for what, want := range map[string]string{power.DoOn: "", power.DoOff: "something else is at work with it: `hatchery status`"} {
+			if o, err := s.Do(t.Context(), 2, what, power.How{DryRun: true}); err != nil || o.Note != want {
+				t.Errorf("%+v, %v, want %q", o, err, want)
+			}
+		}
 		time.Sleep(30 * time.Minute)
 		w.change(func() { w.busy[2] = false })
 		time.Sleep(4 * time.Minute)
