@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"hatchery/controller"
+	"hatchery/controller/power"
 	"hatchery/internal/clusterctrl"
 	"hatchery/internal/enrol"
 )
@@ -18,7 +19,8 @@ import (
 // counted as [other].
 var (
 	kinds = []string{controller.EventStep, controller.EventJoin, controller.EventNode, controller.EventToken, controller.EventRefused,
-		controller.EventAlarm, controller.EventRevoked, controller.EventSwarm, controller.EventNetboot}
+		controller.EventAlarm, controller.EventRevoked, controller.EventSwarm, controller.EventNetboot,
+		controller.EventOperation, power.EventPower}
 	swarmStates    = []string{"inactive", "pending", "active", "error", "locked", none} // moby, api/types/swarm: LocalNodeState
 	nodeStates     = []string{"ready", "down", "disconnected", "unknown", none}         // NodeState
 	availabilities = []string{"active", "pause", "drain", none}                         // NodeAvailability
