@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -37,6 +38,9 @@ finding, by what one sees of it.`,
 					return err
 				}
 				defer closed()
+				if os.Geteuid() > 0 {
+					return errors.New("only root may look everywhere: say it with sudo")
+				}
 				report := doctor.Examine(ctx, o)
 				if s.json {
 					err = printJSON(c.OutOrStdout(), report)

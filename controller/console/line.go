@@ -197,7 +197,7 @@ func (l *line) leave() {
 func (l *line) watch() (kept []byte, w *watcher, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if kept, err = l.kept.end(); err != nil {
+	if kept, err = l.kept.end(Kept); err != nil {
 		return nil, nil, fmt.Errorf("cannot read what the console of %s said: %w", l.name, err)
 	}
 	w = &watcher{coming: make(chan []byte, slow)}
@@ -212,7 +212,7 @@ func (l *line) attach(take bool) (kept []byte, w *watcher, err error) {
 	if l.writer != nil && !take {
 		return nil, nil, fmt.Errorf("the console of %s: %w", l.name, ErrTaken)
 	}
-	if kept, err = l.kept.end(); err != nil {
+	if kept, err = l.kept.end(Kept); err != nil {
 		return nil, nil, fmt.Errorf("cannot read what the console of %s said: %w", l.name, err)
 	}
 	if l.writer != nil {
@@ -279,12 +279,11 @@ const lastLines = 16 << 10
 
 func (l *line) last(most int) []string {
 	l.mu.Lock()
-	data, err := l.kept.end()
+	data, err := l.kept.end(lastLines)
 	l.mu.Unlock()
 	if err != nil {
 		return nil
 	}
-	data = data[max(len(data)-lastLines, 0):]
 	var shown strings.Builder
 	plain := NewPlain(&shown)
 	plain.Write(data)

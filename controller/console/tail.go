@@ -61,7 +61,7 @@ func (t *tail) add(data []byte) error {
 
 // shorten leaves the last Kept bytes.
 func (t *tail) shorten() error {
-	data, err := t.end()
+	data, err := t.end(Kept)
 	if err != nil {
 		return err
 	}
@@ -72,12 +72,12 @@ func (t *tail) shorten() error {
 	return t.open()
 }
 
-// end gives the last Kept bytes, from the beginning of a line.
-func (t *tail) end() ([]byte, error) {
+// end gives the last bytes, so many at most, from the beginning of a line.
+func (t *tail) end(most int64) ([]byte, error) {
 	if err := t.open(); err != nil {
 		return nil, err
 	}
-	from := max(t.size-Kept, 0)
+	from := max(t.size-most, 0)
 	data := make([]byte, t.size-from)
 	n, err := t.file.ReadAt(data, from)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -93,7 +93,7 @@ func (t *tail) end() ([]byte, error) {
 	return data, nil
 }
 
-// length is how many bytes end gives at most.
+// length is how much is kept, in bytes.
 func (t *tail) length() int64 {
 	if t.file != nil {
 		return min(t.size, Kept)
