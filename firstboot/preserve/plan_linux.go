@@ -92,7 +92,7 @@ func (k *Keeper) candidates(leave func(name, why string)) []kept.Root {
 			why = "it is no absolute path"
 		}
 		for _, other := range k.o.Node.Keep {
-			if other != name && other != nodefile.KeepVolumes && within(name, other) {
+			if other != name && other != nodefile.KeepVolumes && within(name, other) && k.guarded(other) == "" {
 				why = "it is kept with " + other
 			}
 		}

@@ -1,0 +1,103 @@
+package preserve_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"hatchery/internal/kept"
+	"hatchery/internal/swarm"
+)
+
+// described is a plan as text.
+func described(dir string, p *kept.Plan) string {
+	var all []string
+	for _, r := range p.Roots {
+		all = append(all, fmt.Sprintf("%s %d", r, r.Files))
+	}
+	for _, l := range p.Left {
+		all = append(all, "not "+l.Name+": "+l.Why)
+	}
+	for _, u := range p.Users {
+		all = append(all, u.Container+" has "+strings.Join(u.Roots, ", "))
+	}
+	if p.Unknown != "" {
+		all = append(all, p.Unknown)
+	}
+	return strings.ReplaceAll(strings.Join(all, "\n"), dir, "")
+}
+
+func TestPlan(t *testing.T) {
+	files := map[string]string{
+		"docker/volumes/data/_data/f": "12345", "docker/volumes/metadata.db": "m",
+		"docker/volumes/mounted/_data/": "", "docker/volumes/mounted/opts.json": `{"MountType":"cifs"}`,
+		"docker/volumes/" + strings.Repeat("0a", 32) + "/_data/x": "x", "docker/volumes/empty/": "",
+		"srv/data/a": "a", "etc/identity/key": "secret",
+	}
+	unnamed := "not volume " + strings.Repeat("0a", 32) + ": it has no name of its own"
+	volumes := "volume data 3\n" + unnamed + "\nnot volume empty: it has no _data\nnot volume mounted: it has options of the driver: what it holds is mounted from elsewhere, or has a quota"
+	for _, test := range []struct {
+		summary string
+		keep    []string
+		uses    []swarm.Use
+		deaf    error
+		want    string
+	}{
+		{"volumes", nil, nil, nil, volumes},
+		{"a path that is not there", []string{"srv/none"}, nil, nil, volumes},
+		{"a path in another", []string{"srv", "srv/data"}, nil, nil,
+			"/srv 3\nvolume data 3\nnot /srv/data: it is kept with /srv\n" + strings.SplitN(volumes, "\n", 2)[1]},
+		{"what nobody gets", []string{"etc", "docker/volumes", "state/x", ""}, nil, nil,
+			"volume data 3\nnot : the agent's own state is there\nnot /docker/volumes: Docker's folder is there; `volumes` keeps its volumes\nnot /etc: the node's identity is there\nnot /state/x: the agent's own state is there\n" + strings.SplitN(volumes, "\n", 2)[1]},
+		{"containers", []string{"srv/data"}, []swarm.Use{{Container: "web", Volumes: []string{"data", "other"}}, {Container: "bound", Paths: []string{"/DIR/srv/data/a", "/elsewhere"}}, {Container: "no", Volumes: []string{"other"}}}, nil,
+			strings.Replace(volumes, "volume data 3", "/srv/data 2\nvolume data 3", 1) + "\nweb has volume data\nbound has /srv/data"},
+		{"an engine that does not answer", nil, nil, errors.New("no engine"), volumes + "\nwhether containers use it is not known: no engine"},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			n := newNode(t, t.TempDir(), test.keep, &shelf{})
+			lay(t, n.dir, files)
+			n.options.Uses = func(context.Context) ([]swarm.Use, error) {
+				for i := range test.uses {
+					for j := range test.uses[i].Paths {
+						test.uses[i].Paths[j] = strings.Replace(test.uses[i].Paths[j], "/DIR", n.dir, 1)
+					}
+				}
+				return test.uses, test.deaf
+			}
+			p, err := n.keeper().Plan(t.Context())
+			must(t, err)
+			same(t, "the plan", described(n.dir, p), test.want)
+			if !p.Fresh || p.Check() != nil {
+				t.Errorf("fresh %v, %v", p.Fresh, p.Check())
+			}
+			must(t, n.keeper().Restore(t.Context(), nil))
+			if p, err = n.keeper().Plan(t.Context()); err != nil || p.Fresh {
+				t.Errorf("fresh %v, %v", p.Fresh, err)
+			}
+		})
+	}
+}
+
+// TestGrowsMeanwhile: an archive does not become larger than what was agreed on, and
+// what cannot be read is an error.
+func TestGrowsMeanwhile(t *testing.T) {
+	n := newNode(t, t.TempDir(), nil, nil)
+	lay(t, n.dir, map[string]string{"docker/volumes/v/_data/f": strings.Repeat("x", 1<<20)})
+	roots := []kept.Root{{Kind: kept.Volume, Name: "v"}}
+	if _, err := n.keeper().Pack(t.Context(), discard{}, roots, 1<<20); err == nil || !strings.Contains(err.Error(), "meanwhile") {
+		t.Errorf("%v", err)
+	}
+	deep := filepath.Join(n.volume("v"), strings.Repeat("d/", 300))
+	must(t, os.MkdirAll(deep, 0o755))
+	if _, err := n.keeper().Plan(t.Context()); err == nil || !strings.Contains(err.Error(), "deep in each other") {
+		t.Errorf("%v", err)
+	}
+}
+
+type discard struct{}
+
+func (discard) Write(p []byte) (int, error) { return len(p), nil }
