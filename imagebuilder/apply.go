@@ -39,6 +39,11 @@ func (e *edits) apply(ctx context.Context, d device, epoch time.Time) error {
 			return fmt.Errorf("cannot make it boot without a card: %w", err)
 		}
 	}
+	if e.card != nil {
+		if err := e.prepareCard(ctx, d, epoch); err != nil {
+			return fmt.Errorf("cannot prepare its card to be written in place: %w", err)
+		}
+	}
 	return nil
 }
 

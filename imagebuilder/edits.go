@@ -47,7 +47,9 @@ type edits struct {
 	cmdline string
 	grow    int64 // bytes by which the root partition, and the image, grow
 	// netboot is how the slot boots without a card; nil where it has one.
-	netboot  *bootfiles.Options
+	netboot *bootfiles.Options
+	// card is how its card is written anew, in place; nil where it has none.
+	card     *bootfiles.Options
 	warnings []string
 }
 
@@ -101,6 +103,7 @@ func computeEdits(ctx context.Context, base *foundation, c *spec.Cluster, t spec
 		programs = append(programs, firmwareEntries(firmware)...)
 	} else {
 		e.netboot = w.netboot(t, firmware, &base.boots)
+		e.card = w.card(t, &base.boots)
 	}
 	entries, err := layEntries(rel, base.has, c, t, p, append(programs, quirks.Entries...))
 	if err != nil {

@@ -16,6 +16,8 @@ const (
 	// NodeInitProgram is what a node starts that boots without a card. The
 	// controller has it for all architectures, since it may make an initramfs anew.
 	NodeInitProgram = "nodeinit"
+	// WriterProgram writes a node's card anew, from its initramfs.
+	WriterProgram = "reimage"
 )
 
 // Programs gives hatchery's own program of the given name for an architecture:

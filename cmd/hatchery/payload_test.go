@@ -42,7 +42,7 @@ func fakePayload() (folder string, err error) {
 		if err != nil {
 			return "", err
 		}
-		for _, name := range []string{"firstboot", "hatchery", "nodeinit"} {
+		for _, name := range []string{"firstboot", "hatchery", "nodeinit", "reimage"} {
 			if err := os.WriteFile(filepath.Join(folder, name+"-"+architecture+".zst"), encoder.EncodeAll(content, nil), 0o644); err != nil {
 				return "", err
 			}

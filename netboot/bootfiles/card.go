@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"hatchery/internal/clusterctrl"
+	"hatchery/internal/reimage"
 )
 
 // WriterName is what the program is called in an initramfs that writes a card anew.
@@ -13,8 +14,8 @@ const WriterName = "reimage"
 // What the boot partition of a card has for the time when the card is written anew,
 // beside InitramfsName: what takes the place of config.txt and of cmdline.txt then.
 const (
-	ArmedConfig  = "hatchery/config.txt"
-	ArmedCmdline = "hatchery/cmdline.txt"
+	ArmedConfig  = reimage.PreparedConfig
+	ArmedCmdline = reimage.PreparedCmdline
 )
 
 // Prepared is what a card's boot partition needs to be able to be written anew.

@@ -23,8 +23,8 @@ type Card interface {
 
 const sector = 512
 
-// The mark lies behind the order, for as long as the card holds neither its old
-// system nor its new one.
+// The mark lies behind the order, in the piece that every list leaves free, for as long
+// as the card holds neither its old system nor its new one.
 const (
 	markPlace = reimage.OrderPlace + reimage.OrderSize
 	markText  = "hatchery writes this card 1\n"

@@ -209,9 +209,6 @@ func (w *writer) learn(ctx context.Context) error {
 	if list.Size > w.card.Size() {
 		return &UnfitError{fmt.Sprintf("the image has %d bytes, and the card %d: put in a larger card", list.Size, w.card.Size())}
 	}
-	if list.BootStart < markPlace+sector {
-		return &UnfitError{fmt.Sprintf("the image's boot partition begins at byte %d, where the order lies", list.BootStart)}
-	}
 	if list.Free(int(list.BootStart/reimage.Piece)) || list.Free(0) {
 		return &UnfitError{"the image has no partition table, or no boot partition"}
 	}
@@ -240,10 +237,7 @@ func (w *writer) place() error {
 // first is the first sector of the boot partition that is to be.
 func (w *writer) first() span { return span{w.list.BootStart, w.list.BootStart + sector} }
 
-var (
-	tableSpan = span{0, sector}
-	orderSpan = span{reimage.OrderPlace, markPlace + sector}
-)
+var tableSpan = span{0, sector}
 
 // span is a piece's place.
 func (w *writer) span(i int) span {
@@ -254,7 +248,7 @@ func (w *writer) span(i int) span {
 // plain says whether a piece may be written at any time.
 func (w *writer) plain(i int) bool {
 	s := []span{w.span(i)}
-	return len(within(s, tableSpan)) == 0 && len(within(s, orderSpan)) == 0 && len(within(s, w.late...)) == 0
+	return len(within(s, tableSpan)) == 0 && len(within(s, w.late...)) == 0
 }
 
 // say tells the controller where the node stands: at most every tellEvery while

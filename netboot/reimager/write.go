@@ -350,11 +350,11 @@ func (w *writer) differs(pick func(span) []span) (bool, error) {
 
 // early are the parts of a special piece that are written before the boot partition.
 func (w *writer) early(s span) []span {
-	out := append([]span{orderSpan}, w.late...)
+	rest := without([]span{s}, w.late...)
 	if w.moved {
-		out = append(out, tableSpan)
+		rest = without(rest, tableSpan)
 	}
-	return without([]span{s}, out...)
+	return rest
 }
 
 // writeEarly writes what is left outside of the boot partition, and the partition
@@ -371,13 +371,14 @@ func (w *writer) writeEarly() error {
 }
 
 // seals are the sectors without which the boot ROM finds nothing on the card: the
-// first ones of the boot partition that is to be, and of the one that there is.
+// first ones of the boot partition that there is, and of the one that is to be, which
+// may lie in the midst of it.
 func (w *writer) seals() []span {
-	all := []span{w.first()}
+	var all []span
 	if _, now, ok := bootEntry(w.table, w.card.Size()); ok && w.moved {
 		all = append(all, span{now.from, now.from + sector})
 	}
-	return all
+	return append(all, w.first())
 }
 
 // writeLate writes the boot partition, its first sector last, and the partition table
@@ -406,9 +407,9 @@ func (w *writer) writeLate(ctx context.Context) error {
 		if _, err := w.card.WriteAt(make([]byte, sector), s.from); err != nil {
 			return writeError(s.from, err)
 		}
-	}
-	if err := w.card.Sync(); err != nil {
-		return fmt.Errorf("the card does not take what is written to it: %w (replace it)", err)
+		if err := w.card.Sync(); err != nil {
+			return fmt.Errorf("the card does not take what is written to it: %w (replace it)", err)
+		}
 	}
 	if _, err := w.put(func(s span) []span { return without(all(s), w.first()) }); err != nil {
 		return err

@@ -19,6 +19,7 @@ var programs = []struct{ name, from, tags string }{
 	{"firstboot", "./cmd/firstboot", "nethttpomithttp2"},
 	{"hatchery", "./cmd/hatchery", "node"},
 	{"nodeinit", "./cmd/nodeinit", ""},
+	{"reimage", "./cmd/reimage", "nethttpomithttp2"},
 }
 
 var architectures = []struct {
