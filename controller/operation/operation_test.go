@@ -304,6 +304,9 @@ func TestKilled(t *testing.T) {
 		{
 			summary: "rebuild", request: operation.Request{Kind: operation.Rebuild, All: true, Keep: true},
 			prepare: func(w *world) {
+				// Who is killed between giving back "pause" and writing that down waits for
+				// so long: a new entry is paused at first.
+				w.limits.Settle = 200 * time.Millisecond
 				w.settle(1, "active", map[string]string{"rack": "top"})
 				w.settle(2, "pause", nil)
 				w.serve(3)
