@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/url"
+	"strconv"
 
 	"hatchery/controller/hat"
 	"hatchery/internal/clusterctrl"
@@ -47,8 +49,12 @@ func (s *Service) Calls() http.Handler {
 			noSuch(w)
 			return
 		}
+		how, ok := howOf(w, r)
+		if !ok {
+			return
+		}
 		// What is begun is brought to its end, whether or not anybody waits.
-		outcome, err := s.Do(context.WithoutCancel(r.Context()), n, what, howOf(r))
+		outcome, err := s.Do(context.WithoutCancel(r.Context()), n, what, how)
 		answer(w, outcome, err)
 	})
 	for _, part := range []string{Hub, Alert} {
@@ -58,16 +64,37 @@ func (s *Service) Calls() http.Handler {
 				noSuch(w)
 				return
 			}
-			outcome, err := s.Turn(context.WithoutCancel(r.Context()), part, state == DoOn, howOf(r))
+			how, ok := howOf(w, r)
+			if !ok {
+				return
+			}
+			outcome, err := s.Turn(context.WithoutCancel(r.Context()), part, state == DoOn, how)
 			answer(w, outcome, err)
 		})
 	}
 	return mux
 }
 
-func howOf(r *http.Request) How {
-	q := r.URL.Query()
-	return How{Now: q.Has(queryNow), DryRun: q.Has(queryDry)}
+// howOf reads the query, and refuses one that it does not understand: power that was
+// cut by mistake is cut.
+func howOf(w http.ResponseWriter, r *http.Request) (how How, ok bool) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	for name, values := range query {
+		flag := map[string]*bool{queryNow: &how.Now, queryDry: &how.DryRun}[name]
+		if flag == nil || len(values) != 1 {
+			err = errors.Join(err, errors.New(name))
+			continue
+		}
+		if *flag = true; values[0] != "" {
+			var wrong error
+			*flag, wrong = strconv.ParseBool(values[0])
+			err = errors.Join(err, wrong)
+		}
+	}
+	if err != nil {
+		enrol.WriteError(w, &enrol.Error{Status: http.StatusBadRequest, Code: enrol.BadRequest, Detail: "the query is " + queryNow + ", " + queryDry + ", or both"})
+	}
+	return how, err == nil
 }
 
 func noSuch(w http.ResponseWriter) {

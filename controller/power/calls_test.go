@@ -124,15 +124,20 @@ hatchery_power_slot_powered{slot="p4"} 0
 		t.Errorf("%v, %v", problems, err)
 	}
 	for path, want := range map[string]int{
-		"GET /power/":                 200,
-		"GET /power/nothing":          404,
-		"DELETE /power/":              405,
-		"GET /power/slots/p1/on":      405,
-		"POST /power/slots/p01/on":    404,
-		"POST /power/slots/p253/on":   404,
-		"POST /power/slots/p1/ON":     404,
-		"POST /power/hub/maybe":       404,
-		"POST /power/slots/p1/on/off": 404,
+		"GET /power/":                                200,
+		"GET /power/nothing":                         404,
+		"DELETE /power/":                             405,
+		"GET /power/slots/p1/on":                     405,
+		"POST /power/slots/p01/on":                   404,
+		"POST /power/slots/p253/on":                  404,
+		"POST /power/slots/p1/ON":                    404,
+		"POST /power/hub/maybe":                      404,
+		"POST /power/slots/p1/on/off":                404,
+		"POST /power/slots/p2/off?now=maybe&dry-run": 400,
+		"POST /power/slots/p2/off?force":             400,
+		"POST /power/slots/p2/off?now&now":           400,
+		"POST /power/hub/on?%zz":                     400,
+		"POST /power/slots/p2/on?dry-run=true":       200,
 	} {
 		method, path, _ := strings.Cut(path, " ")
 		r := httptest.NewRequest(method, path, nil)
@@ -142,6 +147,32 @@ hatchery_power_slot_powered{slot="p4"} 0
 			t.Errorf("%s %s: %d, want %d", method, path, answer.Code, want)
 		}
 	}
+}
+
+// FuzzQuery: only the words that there are have anything switched off at once.
+func FuzzQuery(f *testing.F) {
+	for _, seed := range []string{"", "now", "dry-run", "now&dry-run", "now=false", "now=1", "dry-run=0", "x", "now&now", "%zz", "now;dry-run"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, query string) {
+		w := newWorld(t)
+		w.on[1] = true
+		asked := false
+		s := w.service(func(o *power.Options) {
+			o.Limits.Settle = 1
+			o.Shutdown = func(context.Context, int) error {
+				asked = true
+				return nil
+			}
+		})
+		r := httptest.NewRequest(http.MethodPost, "/power/slots/p1/off", nil)
+		r.URL.RawQuery = query
+		answer := httptest.NewRecorder()
+		s.Calls().ServeHTTP(answer, r)
+		if off := w.did() != ""; off && !asked && !strings.Contains(query, "now") || off != (answer.Code == 200 && strings.Contains(answer.Body.String(), "stays off")) {
+			t.Errorf("%q: %d %s", query, answer.Code, answer.Body)
+		}
+	})
 }
 
 // TestNobodyWaits: what is begun is brought to its end, though who asked for it
