@@ -17,9 +17,9 @@ const fatMagic = 0x4d44
 // Find finds the card of the running system: the disk that has the root as a partition,
 // with its first partition, a FAT, mounted where Raspberry Pi OS has it. The error is
 // ErrNoCard where the root is no partition of a disk.
-func Find() (Place, error) { return find("/", []string{"/boot/firmware", "/boot"}) }
+func Find() (Place, error) { return find("/", []string{"/boot/firmware", "/boot"}, fatMagic) }
 
-func find(root string, boots []string) (Place, error) {
+func find(root string, boots []string, magic int64) (Place, error) {
 	_, card, err := partitionOf(root)
 	if err != nil {
 		return Place{}, err
@@ -38,7 +38,7 @@ func find(root string, boots []string) (Place, error) {
 			return Place{}, fmt.Errorf("cannot see what is mounted on %s: %w", boot, err)
 		}
 		switch {
-		case s.Type != fatMagic:
+		case int64(s.Type) != magic: // its type differs by architecture
 			why = boot + " is no FAT"
 		case s.Flags&unix.ST_RDONLY != 0:
 			return Place{}, fmt.Errorf("%s is mounted read-only: mount -o remount,rw %s, or see why in the kernel's log", boot, boot)

@@ -1,0 +1,4 @@
+package arm
+
+// FindAt is Find with another root, and other places of the boot partition.
+var FindAt = find
