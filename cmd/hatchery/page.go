@@ -58,6 +58,8 @@ another, in place of one that somebody has who should not.`,
 				return printLine(c.OutOrStdout(), "%s", text)
 			}
 			switch {
+			case token && renew || (token || renew) && (open || port != 0):
+				return usageError{errors.New("--token and --new-token print a token, each alone, and bring no page here")}
 			case renew:
 				return st.run(c, []string{"page", "--new-token"}, here)
 			case token:
@@ -76,7 +78,6 @@ another, in place of one that somebody has who should not.`,
 	flags.BoolVar(&renew, "new-token", false, "make another token, and print it: the old one opens nothing any more")
 	flags.BoolVar(&open, "open", false, "with --on: show it in the browser")
 	flags.Uint16Var(&port, "port", 0, "with --on: the `PORT` here (default: 7480, or another if that is taken)")
-	c.MarkFlagsMutuallyExclusive("token", "new-token", "open")
 	return c
 }
 
