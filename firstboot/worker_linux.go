@@ -221,6 +221,7 @@ func (e *environment) cardStep(armer *arm.Armer) Step {
 			if wanted, err := e.imageWanted(ctx); err != nil {
 				return "", e.calling(err)
 			} else if wanted {
+				e.after(2*time.Minute, "card") // it may be taken back
 				return "is written at the next start", nil
 			}
 			if _, err := armer.Disarm(); err != nil {

@@ -80,9 +80,6 @@ func (r *record) poke() {
 	}
 }
 
-// begun says that the card is neither what it was nor what it is to be.
-func (r *record) begun() bool { return r.Phase == Writing }
-
 func readRecords(dir string) (map[int]*record, error) {
 	place := filepath.Join(dir, recordsFile)
 	info, err := os.Stat(place)

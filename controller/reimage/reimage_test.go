@@ -255,6 +255,22 @@ func TestItStartsIntoItsRoot(t *testing.T) {
 	}
 }
 
+// TestItDeclines is a node that finds that it cannot write its card, and starts as before.
+func TestItDeclines(t *testing.T) {
+	w := newWorld(t)
+	w.assign("A")
+	done := w.reimage(context.Background())
+	await(t, "arming", w.agent.arms)
+	image, err := w.wanted("")
+	succeed(t, err)
+	w.progress(image, wire.Progress{State: wire.Failed, Detail: "put in a larger card", Attempt: 1}, http.StatusOK)
+	w.s.Heard(slot, nextBoot)
+	err = await(t, "the end", done)
+	if !errors.Is(err, reimage.ErrDeclined) || !strings.Contains(err.Error(), "a larger card") || w.s.View(slot) != nil || w.state() != "nothing next A" {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestNotRestarted is a node that goes on in the boot in which it was armed.
 func TestNotRestarted(t *testing.T) {
 	w := newWorld(t)

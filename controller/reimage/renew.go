@@ -18,6 +18,8 @@ var (
 	ErrBegun = errors.New("the card is begun: it has to be written to its end")
 	// ErrNotStarted says that a node was armed and started into its root all the same.
 	ErrNotStarted = errors.New("it starts into its root, and not into what writes the card")
+	// ErrDeclined says that a node found that it cannot write its card.
+	ErrDeclined = errors.New("its card is as it was")
 	// ErrSilent says that nothing is heard any more of a node that writes its card.
 	ErrSilent = errors.New("nothing is heard of it")
 )
@@ -77,7 +79,7 @@ func (s *Service) check(slot int) (*store.State, error) {
 // Reimage has a slot's card written with what the slot is to have, and returns when its
 // agent was heard from the new root. One that was cut off (the context's end leaves the
 // node at its work) goes on when it is called again. tell, which may be nil, is told where
-// it stands. Errors match [ErrBusy], [ErrUnreachable], [ErrNotStarted], [ErrSilent],
+// it stands. Errors match [ErrBusy], [ErrUnreachable], [ErrNotStarted], [ErrDeclined], [ErrSilent],
 // [store.ErrNoRoot], [store.ErrNetboots], or are a *[RefusedError].
 func (s *Service) Reimage(ctx context.Context, slot int, tell func(step, detail string)) error {
 	return s.alone(slot, func() error {
@@ -207,8 +209,12 @@ func (s *Service) write(ctx context.Context, slot int, root store.Root, undo boo
 		return err
 	}
 	for {
-		if arm := w.armIsDue(); arm {
-			if err := w.arm(ctx); err != nil {
+		if w.armIsDue() {
+			err := w.declined()
+			if err == nil {
+				err = w.arm(ctx)
+			}
+			if err != nil {
 				return err
 			}
 			continue
@@ -300,6 +306,18 @@ func (w *writer) armIsDue() bool {
 		return true // another boot, of its root
 	}
 	return time.Since(r.armedAt) > s.o.Times.Rearm
+}
+
+// declined gives why a node has gone back to its root without having begun: its card is too
+// small, say.
+func (w *writer) declined() error {
+	w.s.mu.Lock()
+	p, phase := w.r.progress, w.r.Phase
+	w.s.mu.Unlock()
+	if phase != Asked || p.State != wire.Failed {
+		return nil
+	}
+	return w.give(fmt.Errorf("p%d has not begun to write its card, and started as it was: %s: %w", w.slot, p.Detail, ErrDeclined))
 }
 
 // arm asks the node until it answers, or comes for its image.
