@@ -549,3 +549,40 @@ func TestTLS(t *testing.T) {
 		t.Errorf("plain HTTP at the port of HTTPS: %s", r.Status)
 	}
 }
+
+// TestWatchersThatDoNotRead are cut off, and make room.
+func TestWatchersThatDoNotRead(t *testing.T) {
+	c := newCluster()
+	s := serve(t, c, func(o *page.Options) { o.Times.Alive = 300 * time.Millisecond })
+	for range 12 {
+		conn, err := net.Dial("tcp4", s.plain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if err := conn.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(conn, "GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+		if _, err := io.ReadFull(conn, make([]byte, 12)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask := func() int {
+		r := request(t, http.DefaultClient, "GET", "http://"+s.plain+"/stream")
+		r.Body.Close()
+		return r.StatusCode
+	}
+	if status := ask(); status != http.StatusServiceUnavailable {
+		t.Fatalf("one more than there may be: %d", status)
+	}
+	long := strings.Repeat("much has happened ", 30)
+	for deadline := time.Now().Add(time.Minute); ask() != http.StatusOK; {
+		if time.Now().After(deadline) {
+			t.Fatal("they keep their places")
+		}
+		for range 200 {
+			c.events <- controller.Event{Time: time.Now(), Kind: controller.EventStep, Detail: long}
+		}
+	}
+}
