@@ -170,10 +170,18 @@ func (s *Service) Heard(ctx context.Context, n int, ready bool, about string) {
 }
 
 // Drives says whether a slot boots over its link, so that its power is the
-// service's to switch.
+// service's to switch: it was enabled and did not boot from a card all the same, or its
+// node still runs over its link.
 func (s *Service) Drives(n int) bool {
 	status, known := s.board.Status(n)
-	return known && status.Enabled
+	if !known {
+		return false
+	}
+	if status.Enabled && status.State != slots.Card {
+		return true
+	}
+	running, err := s.o.Store.Running(n)
+	return err == nil && running
 }
 
 // Switches says whether slots can be switched from here at all.

@@ -44,12 +44,15 @@ type netbooting struct {
 // openNetboot gets ready to boot slots without cards.
 func openNetboot(ctx context.Context, o Options, node *nodefile.Node, id *enrol.Identity) (_ *netbooting, err error) {
 	n := &netbooting{events: make(chan controller.Event, 64), last: map[string]slots.State{}}
+	// Slots with cards are switched too, whatever becomes of the others.
+	n.openHAT(ctx, o, node)
 	if node.Netboot == nil {
 		return n, nil
 	}
 	defer func() {
-		if err != nil {
-			n.close(o)
+		if err != nil && n.store != nil {
+			tellOf(o, "the store", n.store.Close())
+			n.store = nil
 		}
 	}()
 	n.store, err = store.Open(filepath.Join(o.StateDir, nodefile.NetbootDir), store.Options{Run: filepath.Join(o.RunDir, nodefile.NetbootDir), Log: o.Log})
@@ -57,23 +60,8 @@ func openNetboot(ctx context.Context, o Options, node *nodefile.Node, id *enrol.
 		return n, err
 	}
 	var power slots.Power
-	version := ""
-	if node.HAT != nil {
-		version = node.HAT.Version
-	}
-	switch n.hat, err = hat.Open(hat.Options{Version: version, Lock: filepath.Join(o.RunDir, "hat.lock"), Log: o.Log}); {
-	case err == nil:
-		// Slots without cards need the HAT's hub, which is off when the HAT gets power.
-		if err := n.hat.Start(ctx); err != nil {
-			o.Log.Warn("the HAT does not do as it is told", "error", err)
-		}
+	if n.hat != nil {
 		power = n.hat
-	case errors.Is(err, hat.ErrNoHAT):
-		n.noHAT = err
-		o.Log.Info("the slots cannot be switched from here", "reason", err)
-	default:
-		n.noHAT = err
-		o.Log.Warn("the slots cannot be switched from here", "error", err)
 	}
 	firmware, err := pinnedFirmware(node.Netboot.Firmware)
 	if err != nil {
@@ -88,6 +76,25 @@ func openNetboot(ctx context.Context, o Options, node *nodefile.Node, id *enrol.
 		Log: o.Log, Told: n.told,
 	})
 	return n, err
+}
+
+// openHAT finds the HAT, and sets it up if nobody has since it got power.
+func (n *netbooting) openHAT(ctx context.Context, o Options, node *nodefile.Node) {
+	version := ""
+	if node.HAT != nil {
+		version = node.HAT.Version
+	}
+	switch n.hat, n.noHAT = hat.Open(hat.Options{Version: version, Lock: filepath.Join(o.RunDir, "hat.lock"), Log: o.Log}); {
+	case n.noHAT == nil:
+		// Slots without cards need the HAT's hub, which is off when the HAT gets power.
+		if err := n.hat.Start(ctx); err != nil {
+			o.Log.Warn("the HAT does not do as it is told", "error", err)
+		}
+	case errors.Is(n.noHAT, hat.ErrNoHAT):
+		o.Log.Info("the slots cannot be switched from here", "reason", n.noHAT)
+	default:
+		o.Log.Warn("the slots cannot be switched from here", "error", n.noHAT)
+	}
 }
 
 // close lets go of everything. Nodes that run are left alone.

@@ -95,7 +95,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		// Nodes with cards need none of it.
 		o.Log.Error("slots without cards cannot boot", "error", err)
-		boots = &netbooting{broken: err}
+		boots.broken = err
 	}
 	defer boots.close(o)
 	operates := openOperating(o, node, id, engine, up, boots)
