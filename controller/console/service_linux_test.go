@@ -421,10 +421,22 @@ func TestNothingCanBeKept(t *testing.T) {
 // The tty does what a cable does: no echo, no translation, no hang-up.
 func TestTheLineIsRaw(t *testing.T) {
 	b := newBench(t)
-	node, _ := b.plug(1)
-	b.open(1)
-	settings, err := unix.IoctlGetTermios(int(node.Fd()), unix.TCGETS)
+	node, tty := testtool.Terminal(t, 24, 80)
+	defer tty.Close()
+	// As a serial port of the kernel's is by itself.
+	settings, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
 	if err != nil {
+		t.Fatal(err)
+	}
+	settings.Cflag |= unix.HUPCL
+	if err := unix.IoctlSetTermios(int(tty.Fd()), unix.TCSETS, settings); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(tty.Name(), b.device(1)); err != nil {
+		t.Fatal(err)
+	}
+	b.open(1)
+	if settings, err = unix.IoctlGetTermios(int(node.Fd()), unix.TCGETS); err != nil {
 		t.Fatal(err)
 	}
 	if settings.Lflag&(unix.ECHO|unix.ICANON|unix.ISIG) != 0 || settings.Iflag&(unix.ICRNL|unix.IXON) != 0 || settings.Oflag&unix.OPOST != 0 || settings.Cflag&unix.HUPCL != 0 {
