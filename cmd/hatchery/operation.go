@@ -142,14 +142,15 @@ func somebody() string {
 // begin begins an operation, and looks on.
 func (f *operationFlags) begin(ctx context.Context, c *cobra.Command, client operation.Client) error {
 	plans, err := client.Plans(ctx, f.request)
+	var refused *enrol.Error
+	if errors.As(err, &refused) && refused.Code == operation.CodeNothing {
+		return f.nothing(c, refused.Detail)
+	}
 	if err != nil {
 		return operationRefused(err)
 	}
 	if f.plan && f.settings.json {
 		return printJSON(c.OutOrStdout(), plans)
-	}
-	if len(plans) == 0 {
-		return f.nothing(c, "There is nothing to do: every slot has what was pushed for it.")
 	}
 	out := c.ErrOrStderr()
 	if f.plan {
@@ -180,7 +181,6 @@ func (f *operationFlags) begin(ctx context.Context, c *cobra.Command, client ope
 		}
 	}
 	op, err := client.Start(ctx, f.request)
-	var refused *enrol.Error
 	switch {
 	case errors.As(err, &refused) && refused.Code == operation.CodeNothing:
 		return f.nothing(c, refused.Detail)
@@ -203,10 +203,13 @@ func (f *operationFlags) begin(ctx context.Context, c *cobra.Command, client ope
 
 // nothing says that there is nothing to do.
 func (f *operationFlags) nothing(c *cobra.Command, text string) error {
-	if f.settings.json {
+	switch {
+	case f.settings.json && f.plan:
+		return printJSON(c.OutOrStdout(), []operation.Plan{})
+	case f.settings.json:
 		return printJSON(c.OutOrStdout(), nil)
 	}
-	return printLine(c.OutOrStdout(), "%s", text)
+	return printLine(c.OutOrStdout(), "%s", strings.ToUpper(text[:1])+text[1:]+".")
 }
 
 // same is an operation at work that is the very same, of the same person: that is

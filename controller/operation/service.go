@@ -465,13 +465,11 @@ func (s *Service) last(kind Kind) *Operation {
 	return nil
 }
 
-// Plans says what an operation would do, slot for slot, and begins nothing.
+// Plans says what an operation would do, slot for slot, and begins nothing. The error
+// is one of Start's.
 func (s *Service) Plans(ctx context.Context, r Request) ([]Plan, error) {
 	plans := []Plan{}
 	slots, err := s.slots(ctx, &r)
-	if errors.Is(err, ErrNothing) {
-		return plans, nil
-	}
 	if err != nil {
 		return nil, err
 	}
