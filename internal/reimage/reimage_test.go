@@ -17,6 +17,7 @@ import (
 // bytes arrive, those of one write in sectors of any order.
 type card struct {
 	data  []byte
+	base  int64 // where data begins on the card
 	left  int
 	back  bool // a torn write's last sectors arrive, not its first
 	syncs int
@@ -27,11 +28,12 @@ func newCard() *card { return &card{data: make([]byte, 2<<20), left: -1} }
 var errPower = errors.New("the power is gone")
 
 func (c *card) ReadAt(p []byte, off int64) (int, error) {
-	return bytes.NewReader(c.data).ReadAt(p, off)
+	return bytes.NewReader(c.data).ReadAt(p, off-c.base)
 }
 
 func (c *card) WriteAt(p []byte, off int64) (int, error) {
 	n := len(p)
+	off -= c.base
 	if c.left >= 0 {
 		n = min(n, c.left)
 		c.left -= n
@@ -337,16 +339,21 @@ func FuzzParseList(f *testing.F) {
 	})
 }
 
+// newPlace is no more of a card than where an order lies.
+func newPlace() *card {
+	return &card{data: make([]byte, reimage.OrderSize), base: reimage.OrderPlace, left: -1}
+}
+
 func FuzzReadOrder(f *testing.F) {
-	c := newCard()
+	c := newPlace()
 	if err := reimage.WriteOrder(c, order(nil)); err != nil {
 		f.Fatal(err)
 	}
-	f.Add(c.data[reimage.OrderPlace : reimage.OrderPlace+reimage.OrderSize])
+	f.Add(c.data)
 	f.Add([]byte("hatchery order 1\n"))
 	f.Fuzz(func(t *testing.T, place []byte) {
-		c := newCard()
-		copy(c.data[reimage.OrderPlace:reimage.OrderPlace+reimage.OrderSize], place)
+		c := newPlace()
+		copy(c.data, place)
 		if o, err := reimage.ReadOrder(c); err == nil && o.Check() != nil {
 			t.Error(o.Check())
 		}
@@ -364,7 +371,7 @@ func FuzzOrderJSON(f *testing.F) {
 	f.Add([]byte(`{"version":1,"slot":2,"controller":"172.19.181.254","address":"172.19.181.2/24","key":"k","certificate":"c","ca":"a"}`))
 	f.Add([]byte(`{}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		c := newCard()
+		c := newPlace()
 		if reimage.WriteRaw(c, body) != nil {
 			return
 		}
