@@ -37,6 +37,7 @@ func newService(t *testing.T) (socket string, asked *[]string) {
 			Alarms: []enrol.AlarmEntry{{Time: seen, Slot: 2, Code: enrol.Clone, Detail: "two cards"}, {Time: seen, Code: "\x1b]0;x\a", Detail: "one\nALARM"}},
 		},
 		"POST /revoke/p2": controller.Revocation{Slot: 2, Name: "p2", MinGeneration: 3, Removed: []string{"abc"}, Rotated: true, Next: "hatchery build p2 --renew"},
+		"GET /metrics":    "hatchery_info 1",
 		"GET /events":     controller.Event{Time: seen, Slot: 1, Kind: controller.EventJoin, Detail: "p1: told to join"},
 	}
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -79,6 +80,7 @@ func TestStation(t *testing.T) {
 		{args: "revoke", code: exitUsage, stderr: "one slot at a time"},
 		{args: "events", stdout: []string{"join      p1: told to join"}, calls: "GET /events"},
 		{args: "events --json", stdout: []string{`"kind":"join"`}, calls: "GET /events"},
+		{args: "metrics", stdout: []string{"hatchery_info 1"}, calls: "GET /metrics"},
 		{args: "status extra", code: exitUsage, stderr: "takes no arguments"},
 	} {
 		*asked = nil
@@ -135,6 +137,8 @@ func TestOn(t *testing.T) {
 	}{
 		{args: []string{"status", "--on", "hammond"}, stdout: "<-F><" + config + "><hammond><--><sudo><-n><hatchery><'status'>\n"},
 		{args: []string{"status", "--on", "hammond", "--json"}, stdout: "<-F><" + config + "><hammond><--><sudo><-n><hatchery><'status'><'--json'>\n"},
+		{args: []string{"status", "--on", "hammond", "--watch", "--clear-alarms"}, stdout: "<'status'><'--clear-alarms'><'--watch'>\n"},
+		{args: []string{"metrics", "--on", "hammond"}, stdout: "<'metrics'>\n"},
 		{args: []string{"revoke", "p2", "--on", "hammond"}, stdout: "<'revoke'><'p2'>\n"},
 		{args: []string{"backup", "-", "--on", "hammond"}, stdout: "<'backup'><'-'>\n"},
 		{args: []string{"events", "--follow", "--on", "hammond"}, stdout: "<'events'><'--follow'>\n"},

@@ -308,14 +308,15 @@ func (c *cluster) connect(ctx context.Context, n int) (net.Conn, error) {
 	return d.DialContext(ctx, "tcp", netip.AddrPortFrom(address(0), c.port).String())
 }
 
-// ask makes a call, and gives its answer.
+// ask makes a call, and gives its answer; 0 where there is none.
 func ask(t *testing.T, call caller, method, path, body string) (status int, header http.Header, answer string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, method, "https://hatchery"+path, strings.NewReader(body))
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return 0, nil, ""
 	}
 	if body == "" {
 		r.Body = nil
@@ -327,7 +328,8 @@ func read(t *testing.T, call caller, r *http.Request) (status int, header http.H
 	t.Helper()
 	a, err := call(r)
 	if err != nil {
-		t.Fatalf("%s %s: %v", r.Method, r.URL.Path, err)
+		t.Errorf("%s %s: %v", r.Method, r.URL.Path, err)
+		return 0, nil, ""
 	}
 	defer a.Body.Close()
 	if a.StatusCode == http.StatusSwitchingProtocols {
@@ -335,7 +337,8 @@ func read(t *testing.T, call caller, r *http.Request) (status int, header http.H
 	}
 	data, err := io.ReadAll(a.Body)
 	if err != nil {
-		t.Fatalf("%s %s: %v", r.Method, r.URL.Path, err)
+		t.Errorf("%s %s: %v", r.Method, r.URL.Path, err)
+		return 0, nil, ""
 	}
 	return a.StatusCode, a.Header, string(data)
 }

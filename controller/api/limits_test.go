@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -39,7 +40,7 @@ type listener struct {
 func listeners(t *testing.T) []listener {
 	c := newCluster(t)
 	slot := c.identity(1)
-	as := func(r *http.Request) (*http.Response, error) { return c.slot(2)(r) }
+	as, controller := c.slot(2), c.identity(0)
 	nodes := listener{
 		name: "nodes",
 		dial: func(ctx context.Context) (net.Conn, error) { return c.dial(ctx, slot, 1) },
@@ -79,7 +80,7 @@ func listeners(t *testing.T) []listener {
 		}
 	})
 	dial := func(ctx context.Context) (net.Conn, error) {
-		return dialTLS(ctx, l.Addr().String(), c.identity(0), 1)
+		return dialTLS(ctx, l.Addr().String(), controller, 1)
 	}
 	agent := listener{
 		name: "agent",
@@ -205,6 +206,7 @@ func TestSlowLoris(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes as long as a slow node may")
 	}
+	var trickling sync.WaitGroup
 	for _, l := range listeners(t) {
 		for _, test := range []struct {
 			summary, begin, drop string
@@ -222,44 +224,51 @@ func TestSlowLoris(t *testing.T) {
 			if test.not == l.name {
 				continue
 			}
-			t.Run(l.name+"/"+test.summary, func(t *testing.T) {
-				t.Parallel()
-				dial := l.dial
-				if test.raw {
-					dial = l.raw
-				}
-				conn, err := dial(t.Context())
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer conn.Close()
-				if _, err := io.WriteString(conn, test.begin); err != nil {
-					t.Fatal(err)
-				}
-				over := make(chan error, 1)
-				go func() {
-					_, err := io.Copy(io.Discard, conn)
-					over <- err
-				}()
-				drop, asked := time.NewTicker(time.Second), time.NewTicker(10*time.Second)
-				defer drop.Stop()
-				defer asked.Stop()
-				deadline := time.NewTimer(patience)
-				defer deadline.Stop()
-				for {
-					select {
-					case <-over:
-						l.well(t)
-						return
-					case <-deadline.C:
-						t.Fatal("the server does not hang up")
-					case <-drop.C:
-						io.WriteString(conn, test.drop)
-					case <-asked.C:
-						l.well(t)
-					}
+			// All at a time: they wait for a minute or two.
+			trickling.Go(func() {
+				if err := trickle(t, l, test.raw, test.begin, test.drop); err != nil {
+					t.Errorf("%s, %s: %v", l.name, test.summary, err)
 				}
 			})
+		}
+	}
+	trickling.Wait()
+}
+
+// trickle begins something, and sends a drop more every second until the server
+// hangs up.
+func trickle(t *testing.T, l listener, raw bool, begin, drop string) error {
+	dial := l.dial
+	if raw {
+		dial = l.raw
+	}
+	conn, err := dial(t.Context())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, begin); err != nil {
+		return err
+	}
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		io.Copy(io.Discard, conn)
+	}()
+	second, asked, deadline := time.NewTicker(time.Second), time.NewTicker(20*time.Second), time.NewTimer(patience)
+	defer second.Stop()
+	defer asked.Stop()
+	defer deadline.Stop()
+	for {
+		select {
+		case <-over:
+			return nil
+		case <-deadline.C:
+			return errors.New("the server does not hang up")
+		case <-second.C:
+			io.WriteString(conn, drop) // if the server is gone, over says so
+		case <-asked.C:
+			l.well(t)
 		}
 	}
 }
