@@ -52,14 +52,18 @@ func NewCaller(order *reimage.Order, o enrol.ClientOptions) (*Caller, error) {
 }
 
 // Image implements Controller.
-func (c *Caller) Image(ctx context.Context) (*reimage.Image, error) {
-	data, err := c.small(ctx, http.MethodGet, reimage.PathImage, nil, enrol.MaxRequest)
+func (c *Caller) Image(ctx context.Context, begun bool) (*reimage.Image, error) {
+	path := reimage.PathImage
+	if begun {
+		path += "?" + reimage.QueryBegun + "=1"
+	}
+	data, err := c.small(ctx, http.MethodGet, path, nil, enrol.MaxRequest)
 	var invalid x509.CertificateInvalidError
 	if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
 		if terr := c.setClock(ctx); terr != nil {
 			return nil, errors.Join(err, terr)
 		}
-		data, err = c.small(ctx, http.MethodGet, reimage.PathImage, nil, enrol.MaxRequest)
+		data, err = c.small(ctx, http.MethodGet, path, nil, enrol.MaxRequest)
 	}
 	if errors.Is(err, ErrChanged) {
 		return nil, ErrNothing

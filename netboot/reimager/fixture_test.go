@@ -136,6 +136,7 @@ type fakeController struct {
 	image  []byte
 	list   *reimage.List
 	gone   bool // nothing is to be written
+	begun  bool // what it was told last of the card
 	fail   func(call string) error
 	spoil  int // a piece that comes damaged, once; -1 for none
 	told   []reimage.Progress
@@ -163,7 +164,8 @@ func (c *fakeController) call(name string) error {
 	return nil
 }
 
-func (c *fakeController) Image(context.Context) (*reimage.Image, error) {
+func (c *fakeController) Image(_ context.Context, begun bool) (*reimage.Image, error) {
+	c.begun = begun
 	if c.gone {
 		return nil, reimager.ErrNothing
 	}

@@ -12,9 +12,9 @@ import (
 
 // A Controller says what a card is to hold, and has it.
 type Controller interface {
-	// Image is what the card is to hold. The error is ErrNothing where nothing is to
-	// be written (any more).
-	Image(ctx context.Context) (*reimage.Image, error)
+	// Image is what the card is to hold, which is begun or not. The error is ErrNothing
+	// where nothing is to be written (any more).
+	Image(ctx context.Context, begun bool) (*reimage.Image, error)
 	// List gives the list of pieces that an Image names. ErrChanged says that the
 	// controller does not have it (any more), here and below.
 	List(ctx context.Context, list string) ([]byte, error)
@@ -188,7 +188,7 @@ func (w *writer) once(ctx context.Context) error {
 
 // learn asks which image the card is to hold.
 func (w *writer) learn(ctx context.Context) error {
-	image, err := w.controller.Image(ctx)
+	image, err := w.controller.Image(ctx, w.touched)
 	if err != nil {
 		return err
 	}

@@ -337,6 +337,9 @@ func TestUntouched(t *testing.T) {
 			t.Fatal(err)
 		}
 		whole(t, card, controller, image)
+		if !controller.begun {
+			t.Error("the controller was not told that the card is begun")
+		}
 	})
 }
 

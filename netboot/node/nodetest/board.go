@@ -26,7 +26,11 @@ func Pipe() {
 	if path == "" {
 		return
 	}
-	conn, err := net.Dial("unix", path)
+	network := "unix"
+	if !filepath.IsAbs(path) {
+		network = "tcp"
+	}
+	conn, err := net.Dial(network, path)
 	if err != nil {
 		os.Exit(1)
 	}
@@ -46,12 +50,19 @@ type Options struct {
 	Kernel    *Kernel
 	Initramfs []byte
 	Append    string // to the command line
-	Socket    string // the NBD server's
+	Socket    string // the server's: a path, or an address
 	Memory    int    // MiB, 256 if 0
 	MAC       string // of the network card
 	Log       string // where the console goes
 	// Server is the address that leads to the socket: 172.19.180.254:10809.
 	Server string
+	// Card is an image that the board has as its card, "" for none. What is written to
+	// it is slowed down to so many bytes a second, 0 for not.
+	Card  string
+	Speed int
+	// Plain has the node's link lead to Server's network without a VLAN, whose first 24
+	// bits are Server's.
+	Plain bool
 }
 
 // A Board is one that runs.
@@ -89,13 +100,27 @@ func Boot(t testing.TB, o Options) *Board {
 	if err := os.WriteFile(initrd, o.Initramfs, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b := &Board{t: t, Switch: newSwitch(t), ended: make(chan struct{}), began: time.Now()}
-	b.cmd = exec.Command(qemu, "-M", "virt", "-cpu", "cortex-a7", "-smp", "1", "-m", fmt.Sprint(o.Memory), "-nodefaults", "-no-reboot", "-display", "none",
-		"-kernel", o.Kernel.Image, "-initrd", initrd, "-append", "console=ttyAMA0 "+o.Append, "-serial", "stdio",
-		"-netdev", "user,id=controller,restrict=on,net=172.19.180.0/24,host=172.19.180.253,dns=172.19.180.252,dhcpstart=172.19.180.200,guestfwd=tcp:"+o.Server+"-cmd:"+self,
-		"-netdev", b.Switch.arguments("plain", "plain"),
-		"-netdev", "hubport,id=port1,hubid=0,netdev=controller", "-netdev", "hubport,id=port2,hubid=0,netdev=plain",
-		"-netdev", b.Switch.arguments("node", "node"), "-device", "virtio-net-device,netdev=node,mac="+o.MAC)
+	b := &Board{t: t, ended: make(chan struct{}), began: time.Now()}
+	network := o.Server[:strings.LastIndexByte(o.Server[:strings.LastIndexByte(o.Server, ':')], '.')]
+	controller := "user,id=controller,restrict=on,net=" + network + ".0/24,host=" + network + ".253,dns=" + network + ".252,dhcpstart=" + network + ".200,guestfwd=tcp:" + o.Server + "-cmd:" + self
+	arguments := []string{"-M", "virt", "-cpu", "cortex-a7", "-smp", "1", "-m", fmt.Sprint(o.Memory), "-nodefaults", "-no-reboot", "-display", "none",
+		"-kernel", o.Kernel.Image, "-initrd", initrd, "-append", "console=ttyAMA0 " + o.Append, "-serial", "stdio", "-netdev", controller}
+	if o.Plain {
+		arguments = append(arguments, "-device", "virtio-net-device,netdev=controller,mac="+o.MAC)
+	} else {
+		b.Switch = newSwitch(t)
+		arguments = append(arguments, "-netdev", b.Switch.arguments("plain", "plain"),
+			"-netdev", "hubport,id=port1,hubid=0,netdev=controller", "-netdev", "hubport,id=port2,hubid=0,netdev=plain",
+			"-netdev", b.Switch.arguments("node", "node"), "-device", "virtio-net-device,netdev=node,mac="+o.MAC)
+	}
+	if o.Card != "" {
+		drive := "if=none,id=card,format=raw,file=" + o.Card
+		if o.Speed > 0 {
+			drive += fmt.Sprintf(",throttling.bps-write=%d", o.Speed)
+		}
+		arguments = append(arguments, "-drive", drive, "-device", "virtio-blk-device,drive=card")
+	}
+	b.cmd = exec.Command(qemu, arguments...)
 	b.cmd.Env = append(os.Environ(), pipeVariable+"="+o.Socket)
 	log, err := os.Create(o.Log)
 	if err != nil {
@@ -221,6 +246,12 @@ func (b *Board) Ended(deadline time.Duration) {
 	case <-time.After(deadline):
 		b.t.Fatalf("the board has not switched itself off in %v", deadline)
 	}
+}
+
+// Kill takes the board's power away.
+func (b *Board) Kill() {
+	b.cmd.Process.Kill()
+	<-b.ended
 }
 
 // Pull pulls the link's plug, and puts it in again.
