@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"hatchery/firstboot/health"
 	"hatchery/internal/clusterctrl"
 	"hatchery/internal/enrol"
 	"hatchery/internal/hearsay"
@@ -33,8 +34,8 @@ func (e *examination) cluster(ctx context.Context) {
 		return
 	}
 	e.view = v
-	if v.TimeSource == enrol.TimeUntrusted {
-		e.found("clock", OnController, "let the controller reach a time server (`timedatectl timesync-status`), or build with `swarm: {offline: true}` and set the clock by hand",
+	if v.TimeSource == enrol.TimeUntrusted && !e.has(health.Clock, OnController) {
+		e.found(health.Clock, OnController, "let the controller reach a time server (`timedatectl timesync-status`), or build with `swarm: {offline: true}` and set the clock by hand",
 			"the controller does not know the time: until then it lets no node join")
 	}
 	if e.Node.Docker {
@@ -210,7 +211,7 @@ func (e *examination) boot(s *netboot.SlotView) {
 	}
 	if s.State == slots.Card {
 		e.booting[s.Number] = true
-		e.found("card-in-slot", name, "take the card out and `hatchery power cycle "+name+"`; or `hatchery netboot disable "+name+"`, if it is to boot from it", "it booted from a card, and is to boot without one: the boot ROM prefers the card")
+		e.found(health.CardInSlot, name, "take the card out and `hatchery power cycle "+name+"`; or `hatchery netboot disable "+name+"`, if it is to boot from it", "it booted from a card, and is to boot without one: the boot ROM prefers the card")
 		return
 	}
 	stage, trapped := stageOf(s)

@@ -102,6 +102,11 @@ func (e *examination) found(code, where, remedy, format string, values ...any) {
 	})
 }
 
+// has says that something was found.
+func (e *examination) has(code, where string) bool {
+	return slices.ContainsFunc(e.report.Findings, func(f Finding) bool { return f.Code == code && f.Where == where })
+}
+
 // unchecked tells that something could not be looked at, and why.
 func (e *examination) unchecked(what string, err error) {
 	text := what
@@ -127,7 +132,6 @@ func Examine(ctx context.Context, o Options) *Report {
 	e.engine(ctx)
 	e.filter(ctx)
 	e.addresses(ctx)
-	// What was found twice (by the service and by the machine) is one.
 	slices.SortStableFunc(e.report.Findings, func(a, b Finding) int {
 		if d := a.Severity.rank() - b.Severity.rank(); d != 0 {
 			return d

@@ -193,6 +193,10 @@ func TestFindings(t *testing.T) {
 			"broken controller service-down: the controller's service does not answer: nobody answers\nunchecked: the slots: the service does not answer", true},
 		{"an untrusted clock", func(c *cluster) { c.view.TimeSource = enrol.TimeUntrusted },
 			"broken controller clock: the controller does not know the time: until then it lets no node join", true},
+		{"an untrusted clock, of which the machine has said so", func(c *cluster) {
+			c.view.TimeSource = enrol.TimeUntrusted
+			c.health.Findings = []enrol.Finding{{Code: health.Clock, Detail: "no time server", Remedy: "one"}}
+		}, "broken controller clock: no time server", true},
 		{"a swarm in error", func(c *cluster) { c.view.Swarm = enrol.SwarmState{State: "error", Error: "no CA"} },
 			"broken controller swarm-down: the controller's swarm is error, no CA", true},
 		{"no backup", func(c *cluster) { c.view.Backup = nil }, "warning controller backup-missing: there is no backup of the swarm yet", true},
