@@ -28,3 +28,6 @@ func (s *Service) OpenImages() int {
 	defer s.mu.Unlock()
 	return len(s.preps)
 }
+
+// IsWhole says whether a slot's card is taken for written, and its node for back.
+func (s *Service) IsWhole(slot int) bool { return s.whole()[slot] != nil }

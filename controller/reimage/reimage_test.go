@@ -222,6 +222,9 @@ func TestItBeginsAgain(t *testing.T) {
 		}
 		w.progress(image, wire.Progress{State: wire.Done, Attempt: 2}, http.StatusOK)
 	}
+	if w.s.Heard(slot, agentBoot); w.s.IsWhole(slot) {
+		t.Error("a report of the boot before makes it whole")
+	}
 	w.s.Heard(slot, nextBoot)
 	succeed(t, await(t, "the end", done))
 }

@@ -54,7 +54,7 @@ func (c *card) Sync() error { c.syncs++; return nil }
 func order(change func(*reimage.Order)) *reimage.Order {
 	o := &reimage.Order{
 		Version: reimage.OrderVersion, Operation: "op", Slot: 2, Cluster: "homelab", Controller: "172.19.181.254", Address: "172.19.181.2/24",
-		Key: "the secret key", Certificate: "certificate", CA: "authority",
+		Key: "the secret key" + strings.Repeat("k", 3000), Certificate: "certificate", CA: "authority",
 	}
 	if change != nil {
 		change(o)
@@ -131,7 +131,7 @@ func TestOrderTorn(t *testing.T) {
 					may = []int{1, 2}
 				case "third": // over a torn one
 					must(write(1))
-					c.left = left
+					c.left = (left + reimage.OrderSize/2) % reimage.OrderSize // in the other copy
 					if err := write(2); err == nil {
 						t.Fatal("not torn")
 					}
