@@ -325,6 +325,16 @@ func TestEvents(t *testing.T) {
 		want[2] = `hatchery_events_total{kind="step",slot="p1"} 258`
 		expect("after many were missed", want...)
 
+		// A few come meanwhile, and as many of the known are kept no more.
+		close(f.come)
+		synctest.Wait()
+		for range 10 {
+			f.keep(event(1, controller.EventStep))
+		}
+		time.Sleep(5 * time.Second)
+		want[2] = `hatchery_events_total{kind="step",slot="p1"} 268`
+		expect("after a few were missed", want...)
+
 		// A node joins: its slot has another.
 		mu.Lock()
 		v.Slots[0].NodeID = ""
