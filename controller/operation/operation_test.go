@@ -92,6 +92,28 @@ func TestOperations(t *testing.T) {
 			did: "drain p1; drop p1; renew p1; active p1; remove p1",
 		},
 		{
+			summary: "the controller gives a new entry what the one before had, later than we look",
+			request: operation.Request{Kind: operation.Rebuild, Slots: []int{1}},
+			prepare: func(w *world) {
+				w.settle(1, "active", map[string]string{"rack": "top"})
+				w.renewed = func(slot int, root string) {
+					w.mu.Lock()
+					defer w.mu.Unlock()
+					former := w.nodes[w.slots[slot].NodeID]
+					w.up(slot)
+					former.State = "down"
+					time.AfterFunc(50*time.Millisecond, func() {
+						w.mu.Lock()
+						defer w.mu.Unlock()
+						w.settle(slot, former.Availability, former.Labels)
+						delete(w.nodes, former.ID)
+					})
+				}
+			},
+			state: operation.Done, world: "p1 old active rack=top, 1 entries\np2 old active, 1 entries\n",
+			did: "drain p1; drop p1; renew p1; active p1",
+		},
+		{
 			summary: "tasks leave first", request: operation.Request{Kind: operation.Rebuild, Slots: []int{1}},
 			prepare: func(w *world) { w.serve(3) },
 			state:   operation.Done, world: "p1 old active, 1 entries\np2 old active, 1 entries\n",
@@ -464,6 +486,45 @@ func TestSideBySide(t *testing.T) {
 	}
 	if state := w.state(); state != "p1 old active, 1 entries\np2 old active, 1 entries\np3 old active, 1 entries\n" {
 		t.Error(state)
+	}
+}
+
+// TestSideBySideHealth: what a slot that is away takes with it is not held against the
+// one that is back.
+func TestSideBySideHealth(t *testing.T) {
+	w := newWorld(t, 1, 2)
+	w.limits.Health = 10 * time.Millisecond
+	w.services = []swarm.Service{{ID: "db", Name: "db", Mode: swarm.Global, Running: 2, Desired: 2}}
+	hold := make(chan struct{})
+	w.renewed = func(slot int, root string) {
+		w.mu.Lock()
+		w.services[0].Running = 1
+		w.mu.Unlock()
+		if slot == 2 {
+			<-hold
+		}
+		w.reborn(slot, root)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if slot == 2 {
+			w.services[0].Running = 2
+		}
+	}
+	s := w.run()
+	op, err := s.Start(t.Context(), operation.Request{Kind: operation.Rebuild, All: true, MaxUnavailable: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for v := s.View(1); v == nil || v.Detail != "db has 1 of 2"; v = s.View(1) {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(10 * w.limits.Health) // it has had its time
+	if v := s.View(1); v == nil || v.Step != operation.StepHealth {
+		t.Errorf("p1 is at %+v", v)
+	}
+	close(hold)
+	if op := w.over(s, op.ID); op.State != operation.Done {
+		t.Errorf("it is %s: %s", op.State, op.Error)
 	}
 }
 
