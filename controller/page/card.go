@@ -266,11 +266,12 @@ func healthFact(h *enrol.Health) Fact {
 }
 
 func seenFact(v *enrol.SlotView) Fact {
-	f := Fact{ID: "seen", Name: "Last heard", Time: v.LastSeen}
 	if v.LastSeen == nil {
-		f.Text = "never"
+		return Fact{ID: "seen", Name: "Last heard", Text: "never"}
 	}
-	return f
+	// It is reckoned back from the clock each time, and moves by nanoseconds.
+	seen := v.LastSeen.Truncate(time.Second)
+	return Fact{ID: "seen", Name: "Last heard", Time: &seen}
 }
 
 func errorFact(v *enrol.SlotView) Fact {

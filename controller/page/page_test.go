@@ -553,7 +553,7 @@ func TestTLS(t *testing.T) {
 // TestWatchersThatDoNotRead are cut off, and make room.
 func TestWatchersThatDoNotRead(t *testing.T) {
 	c := newCluster()
-	s := serve(t, c, func(o *page.Options) { o.Times.Alive = 300 * time.Millisecond })
+	s := serve(t, c, func(o *page.Options) { o.Times.Alive, o.Times.Poll = 300*time.Millisecond, 5*time.Millisecond })
 	for range 12 {
 		conn, err := net.Dial("tcp4", s.plain)
 		if err != nil {
@@ -576,13 +576,18 @@ func TestWatchersThatDoNotRead(t *testing.T) {
 	if status := ask(); status != http.StatusServiceUnavailable {
 		t.Fatalf("one more than there may be: %d", status)
 	}
-	long := strings.Repeat("much has happened ", 30)
-	for deadline := time.Now().Add(time.Minute); ask() != http.StatusOK; {
+	// More than all buffers between them and the page hold.
+	alarms := make([]enrol.AlarmEntry, 200)
+	for deadline, n := time.Now().Add(20*time.Second), 0; ask() != http.StatusOK; n++ {
 		if time.Now().After(deadline) {
 			t.Fatal("they keep their places")
 		}
-		for range 200 {
-			c.events <- controller.Event{Time: time.Now(), Kind: controller.EventStep, Detail: long}
+		for i := range alarms {
+			alarms[i] = enrol.AlarmEntry{Time: time.Now(), Code: enrol.Clone, Detail: fmt.Sprint(n, strings.Repeat(" an alarm", 40))}
 		}
+		c.mu.Lock()
+		c.view.Alarms = slices.Clone(alarms)
+		c.mu.Unlock()
+		time.Sleep(5 * time.Millisecond)
 	}
 }
