@@ -74,6 +74,7 @@ func newLab(t testing.TB, change func(*preserve.Options)) *lab {
 	// The node's end.
 	backups, err := keep.Open(filepath.Join(t.TempDir(), "backups"))
 	must(t, err)
+	nodes, log := l.identity(2), l.options.Log
 	serve := func(ctx context.Context, listener net.Listener) error {
 		calls := make(map[string]http.Handler)
 		for _, pattern := range []string{"GET " + kept.Path, "POST " + kept.PathStream} {
@@ -81,7 +82,7 @@ func newLab(t testing.TB, change func(*preserve.Options)) *lab {
 				l.node().Calls()[pattern].ServeHTTP(w, r)
 			})
 		}
-		return keep.Serve(ctx, listener, backups, l.identity(2), l.options.Log, calls)
+		return keep.Serve(ctx, listener, backups, nodes, log, calls)
 	}
 	where := l.run(serve)
 	l.options.Port = where.Port()
@@ -96,18 +97,19 @@ func newLab(t testing.TB, change func(*preserve.Options)) *lab {
 	}
 	l.reopen()
 	// The controller's end.
+	mux := http.NewServeMux()
+	for pattern := range l.keeper.NodeCalls() {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			peer, err := enrol.PeerOfRequest(r)
+			if err != nil {
+				t.Error(err)
+			}
+			l.keeper.NodeCalls()[pattern](w, r, peer.Slot)
+		})
+	}
+	id := l.options.Identity
 	controllers := l.run(func(ctx context.Context, listener net.Listener) error {
-		mux := http.NewServeMux()
-		for pattern := range l.keeper.NodeCalls() {
-			mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-				peer, err := enrol.PeerOfRequest(r)
-				if err != nil {
-					t.Error(err)
-				}
-				l.keeper.NodeCalls()[pattern](w, r, peer.Slot)
-			})
-		}
-		server := enrol.NewServer(l.options.Identity, mux, l.options.Log)
+		server := enrol.NewServer(id, mux, log)
 		defer context.AfterFunc(ctx, func() { server.Close() })()
 		return server.ServeTLS(listener, "", "")
 	})
@@ -402,6 +404,7 @@ func TestLyingNodes(t *testing.T) {
 	} {
 		t.Run(test.summary, func(t *testing.T) {
 			l := newLab(t, nil)
+			id, log := l.identity(2), l.options.Log
 			where := l.run(func(ctx context.Context, listener net.Listener) error {
 				mux := http.NewServeMux()
 				mux.HandleFunc("GET "+kept.Path, func(w http.ResponseWriter, r *http.Request) { _ = json.NewEncoder(w).Encode(test.plan) })
@@ -409,7 +412,7 @@ func TestLyingNodes(t *testing.T) {
 					w.Header().Set("Trailer", kept.Trailer+", "+kept.FailureTrailer)
 					test.stream(w)
 				})
-				server := enrol.NewServer(l.identity(2), mux, l.options.Log)
+				server := enrol.NewServer(id, mux, log)
 				defer context.AfterFunc(ctx, func() { server.Close() })()
 				return server.ServeTLS(listener, "", "")
 			})
