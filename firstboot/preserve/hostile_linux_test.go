@@ -17,6 +17,7 @@ import (
 
 	"hatchery/firstboot/preserve"
 	"hatchery/internal/kept"
+	"hatchery/internal/testtool"
 )
 
 // made is an archive of entries, whatever they are, and a controller that offers it.
@@ -128,6 +129,24 @@ func TestHostileArchives(t *testing.T) {
 				t.Errorf("the engine was stopped %d times, receipt %+v", n.stops, s.receipt)
 			}
 		})
+	}
+}
+
+// TestBomb: few bytes of an archive do not become many on the card.
+func TestBomb(t *testing.T) {
+	v := []kept.Root{{Kind: kept.Volume, Name: "v"}}
+	for _, format := range []string{"gnu", "pax"} {
+		dir := t.TempDir()
+		lay(t, dir, map[string]string{"volumes/v/f": ""})
+		must(t, os.Truncate(filepath.Join(dir, "volumes/v/f"), 1<<30))
+		file := filepath.Join(dir, "bomb.tar")
+		testtool.Run(t, "tar", "-C", dir, "-S", "--format="+format, "-cf", file, "volumes/v")
+		archive, err := os.ReadFile(file)
+		must(t, err)
+		n := newNode(t, filepath.Join(dir, "root"), nil, offering(archive, v))
+		if err := n.keeper().Restore(t.Context(), nil); !errors.Is(err, preserve.ErrBadArchive) {
+			t.Errorf("%s: %v", format, err)
+		}
 	}
 }
 

@@ -41,6 +41,9 @@ type unpacker struct {
 	stack []folder
 	seen  map[int]bool
 	buf   []byte
+	// read and written are bytes of the archive and of files: tar has formats of its
+	// own for files with holes, by which few bytes become as many as somebody likes.
+	read, written int64
 }
 
 // A folder is one that is being filled: what it is to be like comes last, because
@@ -71,7 +74,12 @@ func unpack(ctx context.Context, r io.Reader, dir string, place map[kept.Root]in
 			unix.Close(f.fd)
 		}
 	}()
-	for t := tar.NewReader(r); ; {
+	counted := readerFunc(func(p []byte) (int, error) {
+		n, err := r.Read(p)
+		u.read += int64(n)
+		return n, err
+	})
+	for t := tar.NewReader(counted); ; {
 		h, err := t.Next()
 		if err == io.EOF {
 			break
@@ -252,6 +260,9 @@ func (u *unpacker) fill(f *os.File, h *tar.Header, content io.Reader) error {
 			part := u.buf[:min(int64(len(u.buf)), e.Length)]
 			if _, err := io.ReadFull(content, part); err != nil {
 				return broken(u.ctx, err)
+			}
+			if u.written += int64(len(part)); u.written > u.read {
+				return bad("it has holes of another kind than are kept")
 			}
 			if _, err := f.WriteAt(part, e.Offset); err != nil {
 				return err
