@@ -94,11 +94,12 @@ func makeCard(t *testing.T, place, version string, initramfs, guest []byte) {
 	random := make([]byte, 6*mib)
 	chacha(version).Read(random)
 	must(t, fs.Mkdir("hatchery"))
-	for name, content := range map[string]string{
-		"config.txt": "# " + version + "\n" + initramfsLine, "cmdline.txt": words, "hatchery-initramfs.img": string(initramfs), "start.elf": string(random),
-		wire.PreparedConfig: "# armed " + version + "\n" + initramfsLine, wire.PreparedCmdline: words,
+	for _, file := range [][2]string{
+		{"hatchery-initramfs.img", string(initramfs)},
+		{"config.txt", "# " + version + "\n" + initramfsLine}, {"cmdline.txt", words}, {"start.elf", string(random)},
+		{wire.PreparedConfig, "# armed " + version + "\n" + initramfsLine}, {wire.PreparedCmdline, words},
 	} {
-		must(t, fs.WriteFile(name, []byte(content)))
+		must(t, fs.WriteFile(file[0], []byte(file[1])))
 	}
 	must(t, fs.Close())
 

@@ -74,7 +74,7 @@ func write(found *found) error {
 	}
 	caller, err := reimager.NewCaller(found.order, enrol.ClientOptions{Local: local.Addr()})
 	if err != nil {
-		if touched, terr := reimager.Touched(found.card); terr == nil && !touched {
+		if touched, terr := reimager.Touched(found.card, found.order.Operation); terr == nil && !touched {
 			return &reimager.UntouchedError{Err: err}
 		}
 		return err
@@ -134,7 +134,8 @@ func look(class, dev string, slot int) (*found, error) {
 			return &found{d, order}, nil
 		}
 		why = append(why, name+": "+err.Error())
-		if begun, terr := reimager.Touched(d); terr == nil && begun {
+		// Without any order the card is whole: that is wiped last.
+		if begun, terr := reimager.Touched(d, ""); terr == nil && begun && !errors.Is(err, reimage.ErrNoOrder) {
 			touched = true
 		}
 		d.Close()

@@ -30,21 +30,30 @@ const (
 	markText  = "hatchery writes this card 1\n"
 )
 
-// Touched says whether writing has begun on a card: then what is on it is no system
-// that may be started, until it is whole.
-func Touched(card io.ReaderAt) (bool, error) {
-	head := make([]byte, len(markText))
-	if _, err := card.ReadAt(head, markPlace); err != nil {
+// Touched says whether writing has begun on a card by an operation ("" for any): then
+// what is on it is no system that may be started, until it is whole. A mark of another
+// operation is of one that was cut off when all was written.
+func Touched(card io.ReaderAt, operation string) (bool, error) {
+	mark := markOf(operation)
+	have := make([]byte, len(mark))
+	if _, err := card.ReadAt(have, markPlace); err != nil {
 		return false, fmt.Errorf("cannot read whether the card was written to: %w", err)
 	}
-	return string(head) == markText, nil
+	return bytes.Equal(have, mark), nil
 }
 
-// writeMark sets or wipes the mark.
-func writeMark(card Card, set bool) error {
+func markOf(operation string) []byte {
+	if operation == "" {
+		return []byte(markText)
+	}
+	return []byte(markText + operation + "\n")
+}
+
+// writeMark sets the mark of an operation, or wipes it: "".
+func writeMark(card Card, operation string) error {
 	mark := make([]byte, sector)
-	if set {
-		copy(mark, markText)
+	if operation != "" {
+		copy(mark, markOf(operation))
 	}
 	if _, err := card.WriteAt(mark, markPlace); err != nil {
 		return fmt.Errorf("cannot mark the card: %w", err)

@@ -93,9 +93,9 @@ func Run(ctx context.Context, card Card, order *reimage.Order, c Controller, o O
 	if o.Pause == nil {
 		o.Pause = func(try int) time.Duration { return min(2*time.Second<<min(try-1, 5), time.Minute) }
 	}
-	w := &writer{card: card, controller: c, Options: o}
+	w := &writer{card: card, controller: c, Options: o, operation: order.Operation}
 	var err error
-	if w.touched, err = Touched(card); err != nil {
+	if w.touched, err = Touched(card, w.operation); err != nil {
 		return err
 	}
 	counted := *order
@@ -141,6 +141,7 @@ type writer struct {
 	Options
 	card       Card
 	controller Controller
+	operation  string
 	attempt    int
 	touched    bool // writing has begun, now or before
 
@@ -297,7 +298,7 @@ func (w *writer) finish(ctx context.Context) error {
 		case <-time.After(min(w.Pause(try), 5*time.Second)):
 		}
 	}
-	if err := writeMark(w.card, false); err != nil {
+	if err := writeMark(w.card, ""); err != nil {
 		return err
 	}
 	if err := reimage.WipeOrder(w.card); err != nil {

@@ -321,8 +321,11 @@ func TestUntouched(t *testing.T) {
 			t.Fatal(err)
 		}
 		card = newCard(card.medium)
-		if touched, err := reimager.Touched(card); err != nil || !touched {
+		if touched, err := reimager.Touched(card, "test"); err != nil || !touched {
 			t.Fatalf("touched: %v, %v", touched, err)
+		}
+		if touched, err := reimager.Touched(card, "another"); err != nil || touched {
+			t.Fatalf("touched by another operation: %v, %v", touched, err)
 		}
 		controller.gone = true
 		tries := 0

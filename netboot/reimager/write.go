@@ -88,7 +88,7 @@ func (w *writer) touch() error {
 	if w.touched {
 		return nil
 	}
-	if err := writeMark(w.card, true); err != nil {
+	if err := writeMark(w.card, w.operation); err != nil {
 		return err
 	}
 	w.touched = true
