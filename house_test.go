@@ -34,7 +34,7 @@ func floor(pkg string) int {
 // onNodes says whether a package runs on nodes, where the image builder has
 // no business.
 func onNodes(pkg string) bool {
-	for _, top := range []string{"firstboot", "netboot", "controller", "cmd/firstboot", "cmd/nodeinit"} {
+	for _, top := range []string{"firstboot", "netboot", "controller", "cmd/firstboot", "cmd/nodeinit", "cmd/reimage"} {
 		if pkg == top || strings.HasPrefix(pkg, top+"/") {
 			return true
 		}

@@ -140,7 +140,7 @@ func (s *slot) initramfs() (content []byte, i Initramfs, err error) {
 		case info.Digest == plan.Digest:
 			return nil, own, nil
 		default:
-			b.note("%s of the boot partition is not used: it was made of other modules or programs, or with another version of hatchery", name)
+			b.note("%s of the boot partition is not used: it was made of other modules, or with another version of hatchery", name)
 		}
 	}
 	for _, fault := range s.root.Faults() {
