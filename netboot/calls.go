@@ -43,7 +43,7 @@ const Conflict enrol.Code = "conflict"
 //	POST …slots/p2/X  does X, one of the constants beginning with Do
 func (s *Service) Calls() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+Prefix, func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET "+Prefix+"{$}", func(w http.ResponseWriter, _ *http.Request) {
 		enrol.WriteJSON(w, http.StatusOK, s.View())
 	})
 	registry := prometheus.NewRegistry()

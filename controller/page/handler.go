@@ -26,10 +26,14 @@ const (
 	PathStyle   = "/page.css"
 	PathScript  = "/page.js"
 	PathIcon    = "/icon.svg"
-	PathStream  = "/stream"                       // server-sent events: GET
-	PathToken   = "/token"                        // is this the token? POST
-	PathActions = "/actions/"                     // POST /actions/p2/cycle
-	pathAction  = PathActions + "{slot}/{action}" // as http.ServeMux has it
+	PathStream  = "/stream"   // server-sent events: GET
+	PathToken   = "/token"    // is this the token? POST
+	PathActions = "/actions/" // POST /actions/p2/cycle
+
+	// What programs look at: Prometheus' metrics, and the calls' description.
+	PathMetrics  = "/metrics"
+	PathDocument = "/openapi.yaml"
+	pathAction   = PathActions + "{slot}/{action}" // as http.ServeMux has it
 )
 
 // policy lets the page load its own three files and nothing else, and nobody
@@ -92,6 +96,12 @@ func (s *Service) handler() (http.Handler, error) {
 	}
 	mux.HandleFunc("GET "+PathPage+"{$}", func(w http.ResponseWriter, r *http.Request) { s.pageCall(w, r, page) })
 	mux.HandleFunc("GET "+PathStream, s.streamCall)
+	if s.Metrics != nil {
+		mux.Handle("GET "+PathMetrics, s.Metrics)
+	}
+	if s.Document != nil {
+		mux.Handle("GET "+PathDocument, s.Document)
+	}
 	mux.HandleFunc("POST "+PathToken, s.tokenCall)
 	mux.HandleFunc("POST "+pathAction, s.actionCall)
 	sameOrigin := http.NewCrossOriginProtection()

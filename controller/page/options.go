@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"path/filepath"
 	"strconv"
@@ -38,6 +39,8 @@ type Options struct {
 	StateDir string
 	// IdentityDir has the page's certificate; "" is enrol.IdentityDir.
 	IdentityDir string
+	// Metrics and Document are at PathMetrics and PathDocument, where they are there.
+	Metrics, Document http.Handler
 	// Listen are the addresses of plain HTTP; none: 127.0.0.1 and the controller's
 	// own on the slots' network. One that is not there yet is waited for.
 	Listen []string

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"path/filepath"
 	"sync"
@@ -63,7 +62,7 @@ func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *s
 	var err error
 	if boots.store != nil {
 		s.cards, err = reimage.New(reimage.Options{
-			Node: node, Identity: id, Store: boots.store, Dir: filepath.Join(state, "cards"), Log: o.Log,
+			Node: node, Identity: id, Store: boots.store, Dir: filepath.Join(o.StateDir, "cards"), Log: o.Log,
 			Cycle: func(ctx context.Context, slot int) error { return s.power.Restart(ctx, slot) },
 		})
 		missing("cards cannot be written in place", err)
@@ -102,12 +101,6 @@ func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *s
 	s.operations, err = operation.New(ops)
 	missing("nothing can be rebuilt or upgraded", err)
 
-	s.page, err = page.New(page.Options{
-		Node: node, View: s.client.Cluster, Events: s.client.Events, Actions: s.actions(), StateDir: state,
-		IdentityDir: filepath.Join(o.ConfigDir, filepath.Base(enrol.IdentityDir)), Log: o.Log,
-	})
-	missing("there is no page", err)
-
 	s.metrics, err = metrics.New(metrics.Options{Version: firstboot.Version(), View: s.client.Cluster, Events: s.client.Events, Log: o.Log})
 	missing("there are no metrics", err)
 	if s.metrics != nil && s.power != nil {
@@ -116,6 +109,16 @@ func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *s
 	if s.metrics != nil && boots.service != nil {
 		missing("netboot's metrics", s.metrics.Register(boots.service.Collector()))
 	}
+	var shown http.Handler
+	if s.metrics != nil {
+		shown = s.metrics.Calls()
+	}
+	s.page, err = page.New(page.Options{
+		Node: node, View: s.client.Cluster, Events: s.client.Events, Actions: s.actions(), StateDir: state, Metrics: shown, Document: api.Calls(),
+		IdentityDir: filepath.Join(o.ConfigDir, filepath.Base(enrol.IdentityDir)), Log: o.Log,
+	})
+	missing("there is no page", err)
+
 	return s
 }
 
@@ -303,8 +306,7 @@ type keeper struct{ *preserve.Keeper }
 
 func (k keeper) Save(ctx context.Context, slot int, tell operation.Tell) error {
 	err := k.Keeper.Save(ctx, slot, tell)
-	// A node that answers and does not want to is another matter.
-	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "dial" {
+	if errors.Is(err, preserve.ErrUnreachable) {
 		return fmt.Errorf("%w: %w", operation.ErrGone, err)
 	}
 	return err

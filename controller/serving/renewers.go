@@ -13,7 +13,10 @@ import (
 )
 
 // cardRenewer has a node write its own card.
-type cardRenewer struct{ *reimage.Service }
+type cardRenewer struct {
+	*reimage.Service
+	store *store.Store
+}
 
 func (cardRenewer) Kind() string { return "card" }
 
@@ -28,6 +31,13 @@ func (r cardRenewer) Plan(ctx context.Context, slot int) (operation.Plan, error)
 	}
 	if p.Current != nil {
 		plan.Current = p.Current.Digest().String()
+	}
+	state, err := r.store.State(slot)
+	if err != nil {
+		return operation.Plan{}, err
+	}
+	if state.Previous != nil {
+		plan.Previous = state.Previous.Root.Digest().String()
 	}
 	return plan, nil
 }
@@ -110,7 +120,7 @@ func (s *operating) renewer(kind operation.Kind, slot int) (operation.Renewer, e
 	case s.boots.service != nil && s.boots.service.Drives(slot):
 		return &netbootRenewer{s.boots.service, s.boots.store, kind}, nil
 	case s.cards != nil:
-		return cardRenewer{s.cards}, nil
+		return cardRenewer{s.cards, s.boots.store}, nil
 	}
 	return nil, errors.New("this controller's image is of before rebuilding in place: build it again, and flash it")
 }
