@@ -222,6 +222,7 @@ func openGround(ctx context.Context, c *spec.Cluster, targets []spec.Target, o O
 	byKey := map[foundationKey]*foundation{}
 	for _, key := range order {
 		f := &foundation{Parent: bases[key.base], base: bases[key.base]}
+		f.boots.Beside = f.base.image.Beside
 		g.made, byKey[key] = append(g.made, f), f
 		in := inputs[key]
 		if in.Epoch = g.epoch; !in.Empty() {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"hatchery/internal/cachefile"
 	"hatchery/netboot/initramfs"
 )
 
@@ -23,6 +24,10 @@ const (
 // by the digest of their inputs, and the releases of kernels. Its zero value is
 // ready; it is for all slots of a controller, which then make one at a time.
 type Cache struct {
+	// Beside gives the place where one initramfs of a kind is kept for the next run too;
+	// nil where none is. What lies there may be lost at any time.
+	Beside func(kind string) string
+
 	mu      sync.Mutex
 	made    []madeOne
 	kernels []knownKernel
@@ -68,9 +73,37 @@ func (c *Cache) initramfs(ctx context.Context, plan *initramfs.Plan) ([]byte, er
 		c.made = append(slices.Delete(c.made, i, i+1), found) // the last one is the newest
 		return found.content, nil
 	}
-	content, err := plan.Make(ctx)
+	content, err := c.make(ctx, plan)
 	if err == nil {
 		c.made = append(c.made[max(0, len(c.made)+1-keepInitramfs):], madeOne{plan.Digest, content})
+	}
+	return content, err
+}
+
+// kindInitramfs is what initramfs's are called among files that only spare work, and
+// maxInitramfs more than one has, in bytes.
+const (
+	kindInitramfs = "initramfs"
+	maxInitramfs  = 64 << 20
+)
+
+// make is plan.Make, or what an earlier run made of the same.
+func (c *Cache) make(ctx context.Context, plan *initramfs.Plan) ([]byte, error) {
+	if c.Beside == nil {
+		return plan.Make(ctx)
+	}
+	kind, key := kindInitramfs, fmt.Sprintf("%s at %d", plan.Digest, plan.Epoch().Unix())
+	if plan.HasPrograms() {
+		kind += "-" + WriterName
+	}
+	place := c.Beside(kind)
+	if content, err := cachefile.Read(place, kind, key, maxInitramfs); err == nil {
+		return content, nil
+	}
+	content, err := plan.Make(ctx)
+	if err == nil {
+		// What cannot be kept is made again.
+		_ = cachefile.Write(place, kind, key, content)
 	}
 	return content, err
 }

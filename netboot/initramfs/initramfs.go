@@ -133,6 +133,12 @@ func NewPlan(ctx context.Context, o Options) (*Plan, error) {
 	return p, nil
 }
 
+// Epoch is the time that everything in it has.
+func (p *Plan) Epoch() time.Time { return p.options.Epoch }
+
+// HasPrograms says whether there are programs in it beside /init.
+func (p *Plan) HasPrograms() bool { return len(p.options.Programs) > 0 }
+
 // validProgram says whether a name can be a program's beside what else there is.
 func validProgram(name string) bool {
 	return fs.ValidPath(name) && !strings.ContainsAny(name, "/ \n") && !slices.Contains([]string{".", "dev", "etc", "init", "lib", "proc", "run", "sys"}, name)
