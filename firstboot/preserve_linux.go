@@ -6,6 +6,7 @@ import (
 
 	"hatchery/firstboot/founding"
 	"hatchery/firstboot/preserve"
+	"hatchery/internal/enrol"
 )
 
 // preserver keeps what outlives the node's root.
@@ -45,14 +46,26 @@ func (e *environment) stopEngine(ctx context.Context) error {
 // swarm comes after that, so that no task finds its volume empty; the engine need
 // not wait, and is stopped for it.
 func (e *environment) restoreStep(k *preserve.Keeper) Step {
+	// A card that the controller takes for none of its own gets nothing back, and is
+	// told why by the step that joins.
+	refused := ""
 	return Step{
 		Name: "restore", Needs: []string{"link", "clock"}, Limit: packagesLimit,
-		Check: func(context.Context) (bool, string, error) { return k.Done() },
+		Check: func(context.Context) (bool, string, error) {
+			if refused != "" {
+				return true, refused, nil
+			}
+			return k.Done()
+		},
 		Run: func(ctx context.Context, tell Tell) (string, error) {
 			err := k.Restore(ctx, tell)
 			if e.node.Docker {
 				// It may have been stopped.
 				e.wake("docker")
+			}
+			if why := (*enrol.Error)(nil); errors.As(err, &why) && shutOut(why.Code) {
+				refused = "nothing is given back: " + why.Error()
+				return refused, nil
 			}
 			if errors.Is(err, preserve.ErrCall) {
 				err = e.calling(err)

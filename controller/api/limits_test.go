@@ -32,7 +32,8 @@ type listener struct {
 	raw  func(ctx context.Context) (net.Conn, error)
 	// post is the path of a call that may have a body.
 	post string
-	// well makes a call that is answered, as long as the server is well.
+	// well makes a call that is answered, as long as the server is well. One call at a
+	// time: an address has few connections at a node, and slow callers have most of them.
 	well func(t *testing.T)
 }
 
@@ -82,6 +83,7 @@ func listeners(t *testing.T) []listener {
 	dial := func(ctx context.Context) (net.Conn, error) {
 		return dialTLS(ctx, l.Addr().String(), controller, 1)
 	}
+	var one sync.Mutex
 	agent := listener{
 		name: "agent",
 		dial: dial,
@@ -90,6 +92,8 @@ func listeners(t *testing.T) []listener {
 		},
 		post: "/v1/backup/" + strings.Repeat("0", 64),
 		well: func(t *testing.T) {
+			one.Lock()
+			defer one.Unlock()
 			transport := &http.Transport{DisableKeepAlives: true, DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }}
 			if status, _, answer := ask(t, transport.RoundTrip, "GET", "/v1/backup", ""); status != http.StatusOK {
 				t.Errorf("another call is answered %d %s", status, answer)
