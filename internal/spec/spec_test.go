@@ -98,7 +98,7 @@ func TestThreeLines(t *testing.T) {
 		t.Error(diff)
 	}
 	rest := fmt.Sprint(c.Name, c.User, c.Controller.Network, c.Controller.Address.IsValid(), c.Boot, c.Timezone, c.Locale, c.HAT, c.DNS, c.Dir() == dir, len(c.Unbuilt()))
-	if want := fmt.Sprint("homelab", spec.User{Name: "pi", AuthorizedKeys: []string{key1}, KeyFiles: []string{filepath.Join(dir, ".ssh", "id_ed25519")}}, "cnat", false, spec.Boot{GPUMem: 16}, "Etc/UTC", "C.UTF-8", spec.HAT{Version: "auto", Hub: "auto"}, c.DNS, true, 0); rest != want {
+	if want := fmt.Sprint("homelab", spec.User{Name: "pi", AuthorizedKeys: []string{key1}, KeyFiles: []string{filepath.Join(dir, ".ssh", "id_ed25519")}}, "cnat", false, spec.Boot{GPUMem: 16}, "Etc/UTC", "C.UTF-8", spec.HAT{Version: "auto", Hub: "auto", PowerOn: "slots"}, c.DNS, true, 0); rest != want {
 		t.Errorf("got  %s\nwant %s", rest, want)
 	}
 }
