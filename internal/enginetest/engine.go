@@ -234,6 +234,8 @@ func (e *engine) state() (active, reason string) {
 		return "active", ""
 	case e.ended != "":
 		return "failed", e.ended
+	case e.process != nil && e.wanted && !e.abandoned:
+		return "failed", "dockerd: " + e.process.ending() // watch has not got so far
 	}
 	return "inactive", ""
 }
