@@ -38,6 +38,14 @@ type Options struct {
 	// NodeInit gives the program that a node without a card starts, for an
 	// architecture: armv6, arm64.
 	NodeInit func(architecture string) ([]byte, error)
+	// Writer gives the program that a node starts whose card is half written and has
+	// nothing to boot from, for an architecture; nil: such nodes are left alone.
+	// Unfinished says whose cards these are. It does not wait; nil: nobody's.
+	Writer     func(architecture string) ([]byte, error)
+	Unfinished func(slot int) bool
+	// Hold says whether the root that a slot had before is held on to although its node
+	// was seen Ready, so that it can go back. It does not wait; nil: it is not.
+	Hold func(slot int) bool
 	// Firmware has files that are sent in place of the images'.
 	Firmware map[string]bootfiles.Firmware
 	// Modules and Words are kernel modules and words for the kernel that nodes

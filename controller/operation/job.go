@@ -511,7 +511,7 @@ func (j *job) undo(ctx context.Context) error {
 	} else if err := j.enter(ctx, StepUndo, func(sl *Slot) { sl.Undone, sl.Boot, sl.From = true, v.BootID, p.Current }); err != nil {
 		return err
 	}
-	return renewer.Undo(ctx, sl.Slot, j.say)
+	return renewer.Undo(ctx, sl.Slot, "", j.say)
 }
 
 // boot waits until the slot's node is in place with its new root.

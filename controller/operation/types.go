@@ -64,8 +64,16 @@ type Renewer interface {
 	Plan(ctx context.Context, slot int) (Plan, error)
 	// Renew gives a slot its new root, and has it boot that.
 	Renew(ctx context.Context, slot int, tell Tell) error
-	// Undo gives a slot the root before, and has it boot that.
-	Undo(ctx context.Context, slot int, tell Tell) error
+	// Undo gives a slot the root that has this name in a [Plan], the one before where
+	// it is "", and has it boot that. Its error matches ErrNothingWritten where the
+	// slot has that root still: its node was left alone then.
+	Undo(ctx context.Context, slot int, to string, tell Tell) error
+}
+
+// A Canceller is a Renewer that can leave a slot as it is, as long as nothing was
+// written. Its error says why it cannot any more.
+type Canceller interface {
+	Cancel(ctx context.Context, slot int) error
 }
 
 // A Plan is what renewing a slot's root means.
@@ -80,9 +88,11 @@ type Plan struct {
 	Previous string `json:"previous,omitempty"` // what Undo goes back to
 	Bytes    int64  `json:"bytes,omitempty"`    // to be written, 0 where nobody knows
 	// Generation is of the certificate in the next root, 0 where nobody knows.
-	Generation int      `json:"generation,omitempty"`
-	Discards   []string `json:"discards,omitempty"` // what is lost, for people
-	Keeps      []string `json:"keeps,omitempty"`    // what outlives it, for people
+	Generation int `json:"generation,omitempty"`
+	// PreviousGeneration is of the certificate in the root before.
+	PreviousGeneration int      `json:"previous_generation,omitempty"`
+	Discards           []string `json:"discards,omitempty"` // what is lost, for people
+	Keeps              []string `json:"keeps,omitempty"`    // what outlives it, for people
 	// Refused says why it cannot be done, with the remedy; "" where it can.
 	Refused string `json:"refused,omitempty"`
 }
@@ -106,6 +116,9 @@ type Swarm interface {
 	Tasks(ctx context.Context, node string) ([]swarm.Task, error)
 	Services(ctx context.Context) ([]swarm.Service, error)
 }
+
+// ErrNothingWritten says that a slot has the root still that it is to go back to.
+var ErrNothingWritten = errors.New("nothing was written: the slot has the root before still")
 
 // ErrGone says that a node cannot be asked any more.
 var ErrGone = errors.New("the node cannot be asked any more")

@@ -323,7 +323,7 @@ func (r renewer) Renew(ctx context.Context, slot int, tell operation.Tell) error
 	})
 }
 
-func (r renewer) Undo(ctx context.Context, slot int, tell operation.Tell) error {
+func (r renewer) Undo(ctx context.Context, slot int, _ string, tell operation.Tell) error {
 	tell("write", "")
 	return r.call(ctx, fmt.Sprintf("undo p%d", slot), func() error {
 		r.mu.Lock()

@@ -46,6 +46,11 @@ func (r cardRenewer) Renew(ctx context.Context, slot int, tell operation.Tell) e
 	return r.Reimage(ctx, slot, tell)
 }
 
+// Undo has a node write its card as it was.
+func (r cardRenewer) Undo(ctx context.Context, slot int, _ string, tell operation.Tell) error {
+	return r.Service.Undo(ctx, slot, tell)
+}
+
 // netbootRenewer gives a slot without a card a fresh layer, or the next root.
 type netbootRenewer struct {
 	boots *netboot.Service
@@ -109,7 +114,7 @@ func (r *netbootRenewer) Renew(ctx context.Context, slot int, tell operation.Tel
 	return r.boots.Reset(ctx, slot)
 }
 
-func (r *netbootRenewer) Undo(ctx context.Context, slot int, tell operation.Tell) error {
+func (r *netbootRenewer) Undo(ctx context.Context, slot int, _ string, tell operation.Tell) error {
 	tell("undo", "its power is cut, and it boots what it had before")
 	return r.boots.Undo(ctx, slot)
 }
