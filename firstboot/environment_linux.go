@@ -39,6 +39,7 @@ type environment struct {
 	imagesTried atomic.Bool
 	began       time.Time
 	closers     []func()
+	own         *lookout // at the controller's own machine; nil on a node in a slot
 
 	mu     sync.Mutex
 	timers map[string]*time.Timer // by step, of after
@@ -58,6 +59,7 @@ func (e *environment) steps() ([]Step, *reports, error) {
 		return nil, nil, err
 	}
 	if e.node.IsController() {
+		e.own = e.lookout()
 		return e.controllerSteps(), nil, nil
 	}
 	steps, report := e.workerSteps()

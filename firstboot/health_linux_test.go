@@ -1,12 +1,16 @@
 package firstboot
 
 import (
+	"context"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"hatchery/firstboot/health"
 	"hatchery/internal/enrol"
+	"hatchery/internal/enrol/enroltest"
 	"hatchery/internal/nodefile"
 	"hatchery/internal/swarm"
 )
@@ -47,4 +51,82 @@ func TestHealthOfTheClock(t *testing.T) {
 			t.Errorf("%s: %+v", test.summary, h.Findings)
 		}
 	}
+}
+
+// The controller's agent leaves what it finds of its own machine for the service,
+// again and again: it reports to nobody.
+func TestTheControllersOwnHealth(t *testing.T) {
+	dir := t.TempDir()
+	options := Options{ConfigDir: filepath.Join(dir, "etc"), RunDir: filepath.Join(dir, "run"), DockerRoot: dir, DockerHost: "unix:///nonexistent.sock", Now: time.Now}
+	identity := filepath.Join(options.ConfigDir, filepath.Base(enrol.IdentityDir))
+	if err := os.MkdirAll(identity, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	files := enroltest.NewCluster(t, "homelab").Files(t, 0)
+	for name, content := range map[string][]byte{"key.pem": files.Key, "certificate.pem": files.Certificate, "ca.pem": files.CA} {
+		if err := os.WriteFile(filepath.Join(identity, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e := &environment{Options: options, node: &nodefile.Node{Cluster: "homelab", Role: nodefile.Controller}}
+	_, report, err := e.steps()
+	if err != nil || report != nil || e.own == nil {
+		t.Fatalf("%v: reports %v, looks at itself %v", err, report, e.own)
+	}
+	defer e.close()
+	e.began = time.Now().Add(-time.Hour)
+	told := make(chan announcement, 16)
+	e.own.every, e.own.tell = 10*time.Millisecond, func(n announcement) { told <- n }
+	ctx, cancel := context.WithCancel(t.Context())
+	states, ended := make(chan *State, 1), make(chan struct{})
+	go func() { defer close(ended); e.own.run(ctx, states) }()
+	defer func() { cancel(); <-ended }()
+	path := filepath.Join(options.RunDir, health.File)
+	until := func(what string, right func(clock string) bool) {
+		t.Helper()
+		for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+			h, _, err := health.Read(path)
+			clock := ""
+			if err == nil {
+				for _, f := range h.Findings {
+					if f.Code == health.Clock {
+						clock = f.Detail
+					}
+				}
+				if h.Memory > 0 && right(clock) {
+					return
+				}
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%s: %+v, %v", what, h, err)
+			}
+		}
+	}
+	states <- &State{Steps: []StepState{{Name: "clock", State: enrol.StateWaiting, Detail: "no time server"}}}
+	until("a clock that nobody set", func(clock string) bool { return clock == "the controller does not trust its clock: no time server" })
+	states <- &State{Steps: []StepState{{Name: "clock", State: enrol.StateDone}}}
+	until("a clock that is right", func(clock string) bool { return clock == "" })
+
+	// One that cannot be written is told once, and written when it can be.
+	if err := os.RemoveAll(options.RunDir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(options.RunDir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // a file that is replaced at the very moment is another error
+		select {
+		case n := <-told:
+			if !strings.Contains(n.text, "directory") {
+				continue
+			}
+		case <-time.After(time.Minute):
+			t.Fatal("it is not told that nothing can be written")
+		}
+		break
+	}
+	if err := os.Remove(options.RunDir); err != nil {
+		t.Fatal(err)
+	}
+	until("written again", func(string) bool { return true })
 }

@@ -98,7 +98,7 @@ type agent struct {
 func (a *agent) run(ctx context.Context) error {
 	o := a.options
 	state := State{BootID: o.BootID, AgentVersion: o.Version}
-	steps, report := o.Steps, (*reports)(nil)
+	steps, report, own := o.Steps, (*reports)(nil), (*lookout)(nil)
 	if o.Report != nil {
 		report = &reports{to: o.Report, ready: func(*State) bool { return true }, swarm: noSwarm}
 	}
@@ -115,6 +115,7 @@ func (a *agent) run(ctx context.Context) error {
 		if steps, report, err = e.steps(); err != nil {
 			return err
 		}
+		own = e.own
 	}
 	if err := arrange(steps); err != nil {
 		return err
@@ -155,6 +156,11 @@ func (a *agent) run(ctx context.Context) error {
 		}
 		outlets.Go(func() { report.run(ctx, reported) })
 	}
+	looked := make(chan *State, 1)
+	if own != nil {
+		own.tell = a.tell
+		outlets.Go(func() { own.run(ctx, looked) })
+	}
 	line := ""
 	l := &loop{
 		intervals: o.Intervals, state: state, previous: previous,
@@ -163,6 +169,7 @@ func (a *agent) run(ctx context.Context) error {
 		changed: func(s *State) {
 			offer(stored, s)
 			offer(reported, s)
+			offer(looked, s)
 			if now := s.Line(); now != line {
 				line = now
 				_ = systemd.Status(line)
@@ -176,6 +183,7 @@ func (a *agent) run(ctx context.Context) error {
 	a.event(EventStopped, slog.LevelInfo, "", "the agent was told to end")
 	close(stored)
 	close(reported)
+	close(looked)
 	outlets.Wait()
 	close(quit)
 	<-told
