@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"hatchery/firstboot/arm"
 	"hatchery/firstboot/bridge"
 	"hatchery/firstboot/founding"
 	"hatchery/firstboot/link"
@@ -51,6 +52,9 @@ type Options struct {
 	// SkipGadget leaves the USB gadget out; SkipMachine also what is the
 	// machine's own: growing the root, and packages.
 	SkipGadget, SkipMachine bool
+	// Card finds the node's card; nil is arm.Find, or no card where the machine is
+	// skipped.
+	Card func() (arm.Place, error)
 	// Link is how a node's link to the controller is looked for, Bridge how
 	// the controller's to the slots are.
 	Link   link.Options

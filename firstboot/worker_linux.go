@@ -47,7 +47,7 @@ func (e *environment) workerSteps() ([]Step, *reports) {
 	} else {
 		steps = append(steps, serving)
 	}
-	if !e.SkipMachine {
+	if !e.SkipMachine || e.Card != nil {
 		steps = append(steps, e.cardStep(armer))
 	}
 	return steps, &reports{
@@ -196,7 +196,10 @@ func (e *environment) armer() *arm.Armer {
 		Node: e.node, Identity: filepath.Join(e.ConfigDir, filepath.Base(enrol.IdentityDir)), BootID: e.BootID, Now: e.Now, Log: e.Log,
 		Restart: func(ctx context.Context) error { return e.Units.StartUnit(ctx, "reboot.target") },
 	}
-	if e.SkipMachine {
+	switch {
+	case e.Card != nil:
+		o.Find = e.Card
+	case e.SkipMachine:
 		o.Find = func() (arm.Place, error) { return arm.Place{}, arm.ErrNoCard }
 	}
 	return arm.New(o)

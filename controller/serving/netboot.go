@@ -84,7 +84,7 @@ func (n *netbooting) openHAT(ctx context.Context, o Options, node *nodefile.Node
 	if node.HAT != nil {
 		version = node.HAT.Version
 	}
-	switch n.hat, n.noHAT = hat.Open(hat.Options{Version: version, Lock: filepath.Join(o.RunDir, "hat.lock"), Log: o.Log}); {
+	switch n.hat, n.noHAT = hat.Open(hat.Options{Version: version, Lock: filepath.Join(o.RunDir, "hat.lock"), Bus: o.HAT, Log: o.Log}); {
 	case n.noHAT == nil:
 		// Slots without cards need the HAT's hub, which is off when the HAT gets power.
 		if err := n.hat.Start(ctx); err != nil {

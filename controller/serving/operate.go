@@ -62,14 +62,14 @@ func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *s
 	var err error
 	if boots.store != nil {
 		s.cards, err = reimage.New(reimage.Options{
-			Node: node, Identity: id, Store: boots.store, Dir: filepath.Join(o.StateDir, "cards"), Log: o.Log,
+			Node: node, Identity: id, Store: boots.store, Dir: filepath.Join(o.StateDir, "cards"), Log: o.Log, Times: o.Cards,
 			Cycle: func(ctx context.Context, slot int) error { return s.power.Restart(ctx, slot) },
 		})
 		missing("cards cannot be written in place", err)
 	}
 	p := power.Options{
 		Node: node, StateDir: state, RunDir: o.RunDir, Busy: s.busy, Told: s.tell, Log: o.Log,
-		Shutdown: shutdown(node, id), Missing: boots.noHAT,
+		Shutdown: shutdown(node, id), Missing: boots.noHAT, Limits: o.Power,
 	}
 	if boots.hat != nil {
 		p.HAT = boots.hat
@@ -90,7 +90,7 @@ func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *s
 	missing("nothing can be kept for new roots", err)
 
 	ops := operation.Options{
-		Node: node, StateDir: state, Swarm: engine, View: s.client.Cluster, Renewer: s.renewer, Log: o.Log,
+		Node: node, StateDir: state, Swarm: engine, View: s.client.Cluster, Renewer: s.renewer, Limits: o.Operations, Log: o.Log,
 		Told: func(slot int, detail string) {
 			s.tell(controller.Event{Time: time.Now(), Slot: slot, Kind: controller.EventOperation, Detail: detail})
 		},

@@ -16,6 +16,10 @@ import (
 
 	"hatchery/controller"
 	"hatchery/controller/backup"
+	"hatchery/controller/hat"
+	"hatchery/controller/operation"
+	"hatchery/controller/power"
+	"hatchery/controller/reimage"
 	"hatchery/firstboot/clock"
 	"hatchery/firstboot/founding"
 	"hatchery/firstboot/systemd"
@@ -37,8 +41,13 @@ type Options struct {
 	Socket     string // of the command line: /run/hatchery/hatchery.sock
 	Log        *slog.Logger
 
-	Times   controller.Times
-	Backups backup.Times
+	Times      controller.Times
+	Backups    backup.Times
+	Power      power.Limits
+	Operations operation.Limits
+	Cards      reimage.Times
+	// HAT is in place of the I²C bus that the HAT is on; nil for the kernel's.
+	HAT hat.Bus
 }
 
 func (o Options) withDefaults() Options {
