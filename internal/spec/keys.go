@@ -18,7 +18,7 @@ var (
 // keys is the table of all keys of cluster.yaml, bound to the cluster that
 // they fill.
 func (c *Cluster) keys() []key {
-	return []key{
+	return append([]key{
 		{
 			name: "name", syntax: "a name", example: "homelab",
 			about:    "The cluster's name. Lower-case letters, digits and hyphens, at most 63. It is part of every certificate, so changing it later means a new identity (the folder `identity/`) for all nodes.",
@@ -215,12 +215,7 @@ func (c *Cluster) keys() []key {
 			about: "Folders with files of your own, laid over all others in this order. What lies in a folder's `common/` goes to every node, in `controller/`, `node/` (all slots) and `p1/` … to those. How owners, modes and templates are written is in overlays/README.md.",
 			items: func(d *decoder, v []item) { c.Overlays = d.overlays(v) },
 		},
-		{
-			name: "workloads", syntax: "a list of files", example: "[./stacks/traefik.yml]", elsewise: "none", unbuilt: "the running of workloads",
-			about: "Compose files that are applied once the swarm is up.",
-			items: func(d *decoder, v []item) { c.Workloads = d.workloads(v) },
-		},
-	}
+	}, c.Workloads.keys()...)
 }
 
 func (e *Docker) keys() []key {

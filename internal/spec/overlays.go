@@ -2,7 +2,6 @@ package spec
 
 import (
 	"os"
-	"path/filepath"
 	"strings"
 
 	"hatchery/internal/clusterctrl"
@@ -59,14 +58,4 @@ func (d *decoder) checkOverlay(it item, entries []os.DirEntry) {
 	if trees == 0 {
 		d.problem(it, "the folder %s holds none of common/, controller/, node/ and p1/ …, so nothing of it would go to a node", quote(it.text))
 	}
-}
-
-func (d *decoder) workloads(items []item) []string {
-	var files []string
-	for _, it := range items {
-		if path, ok := d.existingFile(it, "the file"); ok {
-			files = append(files, filepath.Clean(path))
-		}
-	}
-	return files
 }

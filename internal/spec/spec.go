@@ -42,7 +42,7 @@ type Cluster struct {
 	CPU        CPU
 	Swarm      Swarm
 	Overlays   []string // absolute paths of folders that exist
-	Workloads  []string // absolute paths of files that exist
+	Workloads  Workloads
 
 	dir     string
 	unbuilt []Problem

@@ -43,7 +43,7 @@ func folder(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	for name, content := range map[string]string{
-		"x.img.xz": "", "raspios.img.xz": "", "stacks/traefik.yml": "",
+		"x.img.xz": "", "raspios.img.xz": "", "stacks/traefik.yml": "", "workloads.env": "", "secrets/cf_token": "x\n", "site.conf": "",
 		".ssh/id_ed25519.pub": key1 + "\n",
 		".ssh/id_ed25519":     "-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n-----END OPENSSH PRIVATE KEY-----\n",
 		"team.pub":            "\ufeff# the team\r\n\r\n" + key1 + "\r\nfrom=\"10.0.0.0/8\",no-pty " + key2 + "\r\n",
@@ -204,6 +204,12 @@ func TestProblems(t *testing.T) {
 			[]string{"4:17: boot.gpu_mem: 8 is out", "4:30: boot.cmdline[0]: root= cannot", "4:45: boot.cmdline[1]: init= cannot", "4:59: boot.cmdline[2]: \"a b\" is more", "4:64: boot.cmdline[3]: a word", "4:82: boot.config[0]: gpu_mem is", "4:94: boot.config[1]: hatchery sets", "4:125: boot.config[2]: the line has 99"}},
 		{"filters of boot.config", threeLines + "boot: {config: ['[pi4]', '[CM4]', a=1, '[gpio4=1]', b=2, '[ALL]', '[0x1]', '[all]', '[pi4']}\n",
 			[]string{"4:40: boot.config[3]: the lines after it would stand under [cm4] and [gpio4=1] at once", "4:85: boot.config[8]: \"[pi4\" is not a filter"}},
+		{"workloads", threeLines + "workloads: [stacks/traefik.yml, ./stacks/traefik.yml]\nwait_for: some\nenv_file: none.env\nnetworks: {ingress: , a: {subnet: 172.19.181.0/25}, b: {subnet: 10.0.0.1/8}}\n" +
+			"secrets: {-x: a, t: gone, u: $9, w: secrets}\nconfigs: {c: }\narch_guard: warn\n",
+			[]string{`4:33: workloads[1]: "./stacks/traefik.yml" stands here twice`, `5:11: wait_for: "some" is not one of nodes, all`, `6:11: env_file: the file "none.env" does not exist`,
+				`7:12: networks.ingress: "ingress" is a network of Docker's own`, `7:35: networks.a.subnet: "172.19.181.0/25" is the cluster's own`, `7:65: networks.b.subnet: "10.0.0.1/8" is no IPv4 network`,
+				`8:11: secrets.-x: "-x" is no name`, `8:21: secrets.t: the file "gone" does not exist`, `8:30: secrets.u: "$9" is no variable`, `8:37: secrets.w: "secrets" is a folder`,
+				`9:11: configs.c: is empty`, `10:13: arch_guard: "warn" is not one of error, fix, off`}},
 		{"overlays", threeLines + "overlays: [nowhere, wrong-files, none, x.img.xz, typo]\nworkloads: [a.yml]\n",
 			[]string{`4:12: overlays[0]: the folder "nowhere" does not exist`, `4:21: overlays[1]: the folder "etc" in it would go to no node`, `4:34: overlays[2]: the folder "none" holds none`, `4:40: overlays[3]: "x.img.xz" is a file`, `4:50: overlays[4]: the folder "controler" in it would go to no node: files for all nodes lie in common/, for some in controller/, node/ or p1/ …: did you mean controller?`, `5:13: workloads[0]: the file "a.yml" does not exist`}},
 		{"labels", threeLines + "slots: {p1: {labels: {a b: c, com.docker.x: d, e: [f], g: }}}\n", []string{`4:23: slots.p1.labels."a b": "a b" is not a label`, "4:31: slots.p1.labels.com.docker.x: labels that begin", "4:51: slots.p1.labels.e: wants text, not a list", "4:56: slots.p1.labels.g: is empty"}},
@@ -480,7 +486,7 @@ func TestTemplate(t *testing.T) {
 	if err != nil {
 		t.Fatalf("with everything uncommented: %v\n%s", err, all)
 	}
-	if c.Controller.Hostname != "hammond" || c.Controller.Wifi == nil || len(c.Slots) != 2 || c.Slots[1].Labels["disk"] != "ssd" || len(c.Workloads) != 1 {
+	if c.Controller.Hostname != "hammond" || c.Controller.Wifi == nil || len(c.Slots) != 2 || c.Slots[1].Labels["disk"] != "ssd" || len(c.Workloads.Stacks) != 1 {
 		t.Errorf("%+v", c)
 	}
 }
