@@ -32,7 +32,7 @@ func BenchmarkSave(b *testing.B) {
 	megabytes := float64(plan.Bytes) / 1e6
 	for b.Loop() {
 		began := time.Now()
-		must(b, l.keeper.Save(b.Context(), 2, nil))
+		must(b, l.keeper.Save(b.Context(), 2, "", nil))
 		b.ReportMetric(megabytes/time.Since(began).Seconds(), "MB/s-saved")
 		l.newRoot()
 		began = time.Now()

@@ -31,7 +31,7 @@ func (k *Keeper) NodeCalls() map[string]func(w http.ResponseWriter, r *http.Requ
 func (k *Keeper) waiting(slot int) *record {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if r := k.slots[slot]; r != nil && !r.Restored {
+	if r := k.slots[slot]; r.waits() {
 		return r
 	}
 	return nil
@@ -95,9 +95,9 @@ func (k *Keeper) restored(w http.ResponseWriter, r *http.Request, slot int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	// Of one that is gone meanwhile, there is nothing to note.
-	if had := k.slots[slot]; had != nil && had.Digest == receipt.Digest && !had.Restored {
+	if had := k.slots[slot]; had != nil && had.Digest == receipt.Digest && !had.Restored && !had.Aside {
 		now := *had
-		now.Restored, now.NotRestored = true, receipt.Left
+		now.Restored, now.NotRestored, now.Withheld = true, receipt.Left, false
 		if err := k.write(slot, &now); err != nil {
 			enrol.WriteError(w, &enrol.Error{Status: http.StatusInternalServerError, Code: kept.Failed, Detail: err.Error()})
 			return

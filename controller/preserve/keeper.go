@@ -53,7 +53,17 @@ type record struct {
 	NotRestored []kept.Left   `json:"not_restored,omitempty"`
 	Ready       bool          `json:"ready,omitempty"`
 	Held        time.Duration `json:"held_ns,omitempty"`
+	// Operation is at work on the slot: until it lets go, a node that is Ready is taken for
+	// the one before. Withheld says that the root which it makes is to be without.
+	Operation string `json:"operation,omitempty"`
+	Withheld  bool   `json:"withheld,omitempty"`
+	// Aside says that the slot's node went on in a root that never was without it: no root
+	// gets it any more, and it is there for people for a while.
+	Aside bool `json:"aside,omitempty"`
 }
+
+// waits says whether the slot's next root gets it.
+func (r *record) waits() bool { return r != nil && !r.Restored && !r.Withheld && !r.Aside }
 
 // New makes a keeper, whose folder is made if it is not there. What a killed process
 // has left half-written is removed.
@@ -69,6 +79,9 @@ func New(o Options) (*Keeper, error) {
 }
 
 const recordSuffix = ".json"
+
+// steady is the step of an agent that has nothing left to do.
+const steady = "steady"
 
 func (k *Keeper) open() error {
 	if err := os.MkdirAll(k.o.Dir, 0o700); err != nil {
@@ -193,8 +206,8 @@ func (k *Keeper) take(slot int) (release func(), err error) {
 	}, nil
 }
 
-// Drop throws away what is kept of a slot, if there is something: a node that has not
-// got it yet will not.
+// Drop throws away what is kept of a slot, if there is something, for good: a node that
+// has not got it yet will not.
 func (k *Keeper) Drop(slot int) error {
 	release, err := k.take(slot)
 	if err != nil {
@@ -209,17 +222,26 @@ func (k *Keeper) Drop(slot int) error {
 // Heard takes what a node reports, as controller.Options.Heard gets it: member says
 // that it is the member of the swarm that the controller takes it for.
 func (k *Keeper) Heard(slot int, report enrol.StatusReport, member bool) {
-	if !member || report.State != enrol.StateDone {
+	// Without Docker, a node that has nothing left to do is all that there can be.
+	if !member && (k.o.Node.Docker || report.Step != steady) || report.State != enrol.StateDone {
 		return
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	r := k.slots[slot]
-	if r == nil || !r.Restored || r.Ready {
+	if r == nil || r.Ready {
 		return
 	}
 	now := *r
 	now.Ready = true
+	if !r.Restored {
+		// A root that is new has it before it is Ready. So this one was there before, and
+		// what it has is newer; unless an operation is about to renew it.
+		if r.Operation != "" {
+			return
+		}
+		now.Aside, now.Withheld = true, false
+	}
 	if err := k.write(slot, &now); err != nil {
 		k.o.Log.Warn("a node is Ready, but that cannot be noted", "slot", clusterctrl.SlotName(slot), "error", err)
 	}
@@ -256,7 +278,7 @@ func (k *Keeper) age(by time.Duration) {
 		var err error
 		if now.Held >= k.o.Hold {
 			if err = k.forget(slot); err == nil {
-				k.o.Log.Info("what was kept of a slot is let go: its node has it, and was Ready long enough", "slot", clusterctrl.SlotName(slot))
+				k.o.Log.Info("what was kept of a slot is let go: its node was Ready long enough without it", "slot", clusterctrl.SlotName(slot))
 			}
 		} else {
 			err = k.write(slot, &now)
@@ -278,6 +300,7 @@ type View struct {
 	Roots    []kept.Root `json:"roots"`
 	Left     []kept.Left `json:"left,omitempty"`         // not kept
 	Restored bool        `json:"restored"`               // its node has it back
+	Waits    bool        `json:"waits,omitempty"`        // the slot's next root gets it
 	NotBack  []kept.Left `json:"not_restored,omitempty"` // but for these
 }
 
@@ -288,7 +311,7 @@ func (k *Keeper) View() []View {
 	all := []View{}
 	for slot, r := range k.slots {
 		all = append(all, View{Slot: slot, Name: clusterctrl.SlotName(slot), Saved: r.Saved, Bytes: r.Bytes, Stored: r.Stored,
-			File: k.archive(slot, r.Digest), Roots: r.Roots, Left: r.Left, Restored: r.Restored, NotBack: r.NotRestored})
+			File: k.archive(slot, r.Digest), Roots: r.Roots, Left: r.Left, Restored: r.Restored, Waits: r.waits(), NotBack: r.NotRestored})
 	}
 	slices.SortFunc(all, func(a, b View) int { return cmp.Compare(a.Slot, b.Slot) })
 	return all

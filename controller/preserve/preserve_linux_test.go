@@ -44,6 +44,7 @@ type lab struct {
 	keeper  *preserve.Keeper
 	dir     string // the node's root
 	uses    []swarm.Use
+	away    bool          // the node does not answer
 	calls   *enrol.Client // the node's
 }
 
@@ -67,7 +68,7 @@ func newLab(t testing.TB, change func(*preserve.Options)) *lab {
 	l.store, err = identity.Open(filepath.Join(t.TempDir(), "identity"), "homelab")
 	must(t, err)
 	l.options = preserve.Options{
-		Node:     &nodefile.Node{Cluster: "homelab", Role: nodefile.Controller, Name: "controller"},
+		Node:     &nodefile.Node{Cluster: "homelab", Role: nodefile.Controller, Name: "controller", Docker: true},
 		Identity: l.identity(0), Dir: filepath.Join(t.TempDir(), "kept"), Stall: 20 * time.Second,
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
@@ -89,6 +90,9 @@ func newLab(t testing.TB, change func(*preserve.Options)) *lab {
 	l.options.Addr = func(slot int) (netip.Addr, error) {
 		if slot != 2 {
 			return netip.Addr{}, errors.New("there is no such slot")
+		}
+		if l.away {
+			return nowhere, nil
 		}
 		return where.Addr(), nil
 	}
@@ -206,13 +210,13 @@ func TestOverTheWire(t *testing.T) {
 	l.lay("var/y", "not kept")
 	l.lay("docker/volumes/large/_data/f", strings.Repeat("0123456789abcdef", 3<<20))
 	var told []string
-	must(t, l.keeper.Save(t.Context(), 2, func(step, detail string) { told = append(told, step+": "+detail) }))
+	must(t, l.keeper.Save(t.Context(), 2, "", func(step, detail string) { told = append(told, step+": "+detail) }))
 	if len(told) < 3 || told[0] != "save: asking what there is" || told[1] != "save: 16 MiB of 48 MiB" {
 		t.Errorf("it told %q", told)
 	}
 	// Again, with something newer: that takes its place.
 	l.lay(data, "newer")
-	must(t, l.keeper.Save(t.Context(), 2, nil))
+	must(t, l.keeper.Save(t.Context(), 2, "", nil))
 	if got := l.stored(); got != "archive p2.json" {
 		t.Errorf("stored are %s", got)
 	}
@@ -238,7 +242,7 @@ func TestOverTheWire(t *testing.T) {
 	l.newRoot()
 	l.lay("srv/of the image", "i")
 	// Nothing is saved of a root that has not got it back: that would be the end of it.
-	must(t, l.keeper.Save(t.Context(), 2, nil))
+	must(t, l.keeper.Save(t.Context(), 2, "", nil))
 	must(t, l.node().Restore(t.Context(), nil))
 	for name, want := range map[string]string{data: "newer", "srv/x": "kept too", "srv/of the image": "none", "var/y": "none"} {
 		if got := l.read(name); got != want {
@@ -260,7 +264,7 @@ func TestOverTheWire(t *testing.T) {
 func TestLetGo(t *testing.T) {
 	l := newLab(t, func(o *preserve.Options) { o.Hold = 50 * time.Millisecond })
 	l.lay(data, "x")
-	must(t, l.keeper.Save(t.Context(), 2, nil))
+	must(t, l.keeper.Save(t.Context(), 2, "upgrade-1", nil))
 	done := enrol.StatusReport{State: enrol.StateDone}
 	gone := func() bool { return len(l.keeper.View()) == 0 }
 	ctx, cancel := context.WithCancel(t.Context())
@@ -301,11 +305,11 @@ func TestRefusals(t *testing.T) {
 		o.Free = func(string) (int64, error) { return free, nil }
 	})
 	must(t, l.node().Restore(t.Context(), nil))
-	if err := l.keeper.Save(t.Context(), 2, nil); err != nil || l.stored() != "" {
+	if err := l.keeper.Save(t.Context(), 2, "", nil); err != nil || l.stored() != "" {
 		t.Errorf("nothing: %v, stored %s", err, l.stored())
 	}
 	l.lay(data, "first")
-	must(t, l.keeper.Save(t.Context(), 2, nil))
+	must(t, l.keeper.Save(t.Context(), 2, "", nil))
 	before := l.keeper.View()
 	for _, test := range []struct {
 		summary string
@@ -328,7 +332,7 @@ func TestRefusals(t *testing.T) {
 				test.change()
 			}
 			defer func() { l.uses, free = nil, 1<<40 }()
-			err := l.keeper.Save(t.Context(), slot, nil)
+			err := l.keeper.Save(t.Context(), slot, "", nil)
 			if err == nil || test.want != nil && !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.words) {
 				t.Errorf("%v, want %v with %q", err, test.want, test.words)
 			}
@@ -418,7 +422,7 @@ func TestLyingNodes(t *testing.T) {
 			})
 			l.options.Port = where.Port()
 			l.reopen()
-			err := l.keeper.Save(t.Context(), 2, nil)
+			err := l.keeper.Save(t.Context(), 2, "", nil)
 			if err == nil || !strings.Contains(err.Error(), test.words) {
 				t.Errorf("%v, want %q", err, test.words)
 			}
@@ -434,7 +438,7 @@ func TestLyingNodes(t *testing.T) {
 func TestLeftovers(t *testing.T) {
 	l := newLab(t, nil)
 	l.lay(data, "x")
-	must(t, l.keeper.Save(t.Context(), 2, nil))
+	must(t, l.keeper.Save(t.Context(), 2, "", nil))
 	for _, name := range []string{"p2-0123456789ab.tar.zst", "p5-0123456789ab.tar.zst", "p2.json.tar.zst", "p7-0123456789ab.tar.zst", "p7.json"} {
 		must(t, os.WriteFile(filepath.Join(l.options.Dir, name), []byte("{"), 0o600))
 	}
@@ -451,7 +455,7 @@ func TestLeftovers(t *testing.T) {
 func TestCalls(t *testing.T) {
 	l := newLab(t, nil)
 	l.lay(data, "x")
-	must(t, l.keeper.Save(t.Context(), 2, nil))
+	must(t, l.keeper.Save(t.Context(), 2, "", nil))
 	c := preserve.Client{Caller: caller{l.keeper.Calls()}}
 	if v, err := c.View(t.Context()); err != nil || len(v) != 1 || v[0].Slot != 2 {
 		t.Errorf("%+v, %v", v, err)

@@ -49,20 +49,7 @@ func (k *Keeper) Plan(ctx context.Context, slot int) (*kept.Plan, error) {
 	return p, nil
 }
 
-// Save fetches from a slot's node what outlives its root, and keeps it until the node
-// has it back. What is there from before stays until the new one is whole; and it
-// stays for good where the node has not got it back yet, because then that is what is to be
-// kept. ErrInUse where containers may write to it; ErrTooBig.
-func (k *Keeper) Save(ctx context.Context, slot int, tell Tell) error {
-	return k.save(ctx, slot, tell, false)
-}
-
-// SaveForce is Save, whatever containers do meanwhile.
-func (k *Keeper) SaveForce(ctx context.Context, slot int, tell Tell) error {
-	return k.save(ctx, slot, tell, true)
-}
-
-func (k *Keeper) save(ctx context.Context, slot int, tell Tell, force bool) error {
+func (k *Keeper) save(ctx context.Context, slot int, operation string, tell Tell, force bool) error {
 	name := clusterctrl.SlotName(slot)
 	if tell == nil {
 		tell = func(string, string) {}
@@ -73,22 +60,21 @@ func (k *Keeper) save(ctx context.Context, slot int, tell Tell, force bool) erro
 	}
 	defer release()
 	tell(step, "asking what there is")
-	plan, err := k.Plan(ctx, slot)
-	if err != nil {
-		return err
-	}
 	k.mu.Lock()
 	had := k.slots[slot]
 	k.mu.Unlock()
-	if plan.Fresh && had != nil && !had.Restored {
-		tell(step, "what was kept before is not back on the node yet: that stays")
-		return nil
-	}
-	if len(plan.Roots) == 0 {
-		k.mu.Lock()
-		defer k.mu.Unlock()
+	plan, err := k.Plan(ctx, slot)
+	switch {
+	case errors.Is(err, ErrUnreachable) && had.waits() && ctx.Err() == nil:
+		return k.stays(slot, operation, tell, "the node does not answer, and has not got what was kept before")
+	case err != nil:
+		return err
+	case plan.Fresh && had != nil && (had.waits() || had.Withheld):
+		return k.stays(slot, operation, tell, "what was kept before is not back on the node yet")
+	case len(plan.Roots) == 0:
+		// There is nothing to keep; and the next root is not to get what this one has thrown away.
 		tell(step, "there is nothing to keep")
-		return k.forget(slot)
+		return k.Withhold(slot, operation)
 	}
 	if !force && (len(plan.Users) > 0 || plan.Unknown != "") {
 		return fmt.Errorf("cannot keep what %s has: %w: %s; stop them, or do without what they write meanwhile", name, ErrInUse, users(plan))
@@ -100,6 +86,7 @@ func (k *Keeper) save(ctx context.Context, slot int, tell Tell, force bool) erro
 	if err != nil {
 		return fmt.Errorf("cannot keep what %s has: %w", name, err)
 	}
+	r.Operation = operation
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if err := k.write(slot, r); err != nil {

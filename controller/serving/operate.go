@@ -305,7 +305,7 @@ func (s *operating) run(ctx context.Context, beside *sync.WaitGroup) {
 type keeper struct{ *preserve.Keeper }
 
 func (k keeper) Save(ctx context.Context, slot int, tell operation.Tell) error {
-	err := k.Keeper.Save(ctx, slot, tell)
+	err := k.Keeper.Save(ctx, slot, "", tell)
 	if errors.Is(err, preserve.ErrUnreachable) {
 		return fmt.Errorf("%w: %w", operation.ErrGone, err)
 	}

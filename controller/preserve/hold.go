@@ -1,0 +1,101 @@
+package preserve
+
+import (
+	"context"
+
+	"hatchery/internal/clusterctrl"
+)
+
+// What is kept of a slot belongs to an operation, by its name, from when it is saved until
+// that lets go of it: meanwhile the node that is Ready is the one before, and says
+// nothing of the next root.
+
+// Waits says whether the slot's next root would get something.
+func (k *Keeper) Waits(slot int) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.slots[slot].waits()
+}
+
+// Withhold has the root that an operation is about to make be without what was saved
+// before, which is there until the operation lets go of it.
+func (k *Keeper) Withhold(slot int, operation string) error {
+	return k.change(slot, func(r *record) bool {
+		was := *r
+		r.Operation, r.Withheld = operation, true
+		return was.Operation != operation || !was.Withheld
+	})
+}
+
+// Again has the slot's next root get what is there, although the one that is given up has
+// it. It says whether there is something.
+func (k *Keeper) Again(slot int, operation string) (there bool, err error) {
+	err = k.change(slot, func(r *record) bool {
+		there = true
+		r.Operation, r.Withheld, r.Aside = operation, false, false
+		r.Restored, r.NotRestored, r.Ready, r.Held = false, nil, false, 0
+		return true
+	})
+	return there, err
+}
+
+// Release lets go of what is kept of a slot, where it is this operation's. Where the
+// slot's root was renewed, what was withheld is thrown away; else it waits for the next
+// root, as before.
+func (k *Keeper) Release(slot int, operation string, renewed bool) error {
+	k.mu.Lock()
+	if r := k.slots[slot]; r != nil && r.Operation == operation && r.Withheld && renewed && !k.busy[slot] {
+		defer k.mu.Unlock()
+		return k.forget(slot)
+	}
+	k.mu.Unlock()
+	return k.change(slot, func(r *record) bool {
+		if operation == "" || r.Operation != operation {
+			return false
+		}
+		// What is being read goes when its time has come.
+		r.Aside = r.Aside || r.Withheld && renewed
+		r.Operation, r.Withheld = "", false
+		return true
+	})
+}
+
+// change changes what is known of a slot's archive, if there is one.
+func (k *Keeper) change(slot int, do func(r *record) (changed bool)) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	had := k.slots[slot]
+	if had == nil {
+		return nil
+	}
+	now := *had
+	if !do(&now) {
+		return nil
+	}
+	return k.write(slot, &now)
+}
+
+// Save fetches from a slot's node what outlives its root, for an operation that is about to
+// renew it, and keeps it until the node has it back. What is there from before stays until
+// the new one is whole; and it stays for good where it waits for the slot's next root, and
+// the present one has not got it or does not answer, because then that is what is to be
+// kept. ErrInUse where containers may write to it; ErrTooBig; ErrUnreachable.
+func (k *Keeper) Save(ctx context.Context, slot int, operation string, tell Tell) error {
+	return k.save(ctx, slot, operation, tell, false)
+}
+
+// SaveForce is Save for nobody, whatever containers do meanwhile.
+func (k *Keeper) SaveForce(ctx context.Context, slot int, tell Tell) error {
+	return k.save(ctx, slot, "", tell, true)
+}
+
+// stays has what waits for the slot's next root be the operation's.
+func (k *Keeper) stays(slot int, operation string, tell Tell, why string) error {
+	tell(step, why+": that stays")
+	k.o.Log.Info("what was kept before stays", "slot", clusterctrl.SlotName(slot), "reason", why)
+	return k.change(slot, func(r *record) bool {
+		changed := r.Operation != operation || r.Withheld
+		r.Operation, r.Withheld = operation, false
+		return changed
+	})
+}

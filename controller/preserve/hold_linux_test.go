@@ -1,0 +1,185 @@
+package preserve_test
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"hatchery/controller/preserve"
+	"hatchery/firstboot"
+	"hatchery/internal/enrol"
+)
+
+// TestWhoseItIs: what is kept is the next root's, whatever becomes of the operation
+// that saved it, and never that of a root which was there before.
+func TestWhoseItIs(t *testing.T) {
+	const op = "upgrade-7"
+	done := enrol.StatusReport{Step: firstboot.Steady, State: enrol.StateDone}
+	for _, test := range []struct {
+		summary string
+		do      func(l *lab) // the operation, after "newer" was saved by it
+		fresh   bool         // then there is a root that is new; else it is the one before
+		data    string       // what that has after it has asked
+		there   bool         // there is an archive for people
+		waits   bool         // and the next root gets it
+	}{
+		{summary: "a new root gets it", do: func(l *lab) {}, fresh: true, data: "newer", there: true},
+		{
+			summary: "withdrawn, and the root before goes on", do: func(l *lab) {
+				l.keeper.Heard(2, done, true) // it is at work: this is the root before
+				if !l.keeper.Waits(2) {
+					t.Error("the node that is about to be renewed takes it from the next root")
+				}
+				must(t, l.keeper.Release(2, op, false))
+				l.keeper.Heard(2, done, true)
+			}, data: "newest", there: true,
+		},
+		{
+			summary: "withdrawn, and the node does not come back but with a new root", do: func(l *lab) {
+				must(t, l.keeper.Release(2, op, false))
+			}, fresh: true, data: "newer", there: true,
+		},
+		{
+			summary: "another operation is without it, and renews the root", do: func(l *lab) {
+				must(t, l.keeper.Release(2, op, false))
+				must(t, l.keeper.Withhold(2, "rebuild-8"))
+				l.reopen()
+				l.keeper.Heard(2, done, true)
+				must(t, l.keeper.Release(2, op, true)) // whose it is not any more
+			}, fresh: true, data: "none", there: true,
+		},
+		{
+			summary: "it is thrown away when that is done", do: func(l *lab) {
+				must(t, l.keeper.Withhold(2, "rebuild-8"))
+				must(t, l.keeper.Release(2, "rebuild-8", true))
+			}, fresh: true, data: "none",
+		},
+		{
+			summary: "another operation is without it, and does not get to renew the root", do: func(l *lab) {
+				must(t, l.keeper.Withhold(2, "rebuild-8"))
+				must(t, l.keeper.Release(2, "rebuild-8", false))
+			}, fresh: true, data: "newer", there: true,
+		},
+		{
+			summary: "the new root is given up after it had it", do: func(l *lab) {
+				l.newRoot()
+				must(t, l.node().Restore(t.Context(), nil))
+				must(t, l.keeper.Release(2, op, true))
+				l.keeper.Heard(2, done, true)
+				if again, err := l.keeper.Again(2, op); !again || err != nil {
+					t.Errorf("%v, %v", again, err)
+				}
+				l.reopen()
+			}, fresh: true, data: "newer", there: true,
+		},
+		{
+			summary: "the next save is of a node that does not answer, and has not got it", do: func(l *lab) {
+				must(t, l.keeper.Release(2, op, true))
+				l.away = true
+				must(t, l.keeper.Save(t.Context(), 2, "rebuild-8", nil))
+				l.away = false
+				must(t, l.keeper.Release(2, "rebuild-8", false))
+			}, fresh: true, data: "newer", there: true,
+		},
+		{
+			summary: "the next save is of a root that has thrown it all away", do: func(l *lab) {
+				must(t, os.RemoveAll(l.dir+"/docker/volumes/data"))
+				must(t, l.keeper.Save(t.Context(), 2, "upgrade-8", nil))
+			}, fresh: true, data: "none", there: true,
+		},
+		{summary: "nobody was at work any more", do: func(l *lab) { must(t, l.keeper.Release(2, op, true)) }, data: "newest", there: true, waits: true},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			l := newLab(t, nil)
+			must(t, l.node().Restore(t.Context(), nil))
+			l.lay(data, "newer")
+			must(t, l.keeper.Save(t.Context(), 2, op, nil))
+			l.lay(data, "newest")
+			l.reopen()
+			test.do(l)
+			if test.fresh {
+				l.newRoot()
+			}
+			must(t, l.node().Restore(t.Context(), nil))
+			if got := l.read(data); got != test.data {
+				t.Errorf("the root has %q, want %q", got, test.data)
+			}
+			v := l.keeper.View()
+			if test.there != (len(v) == 1) || test.there && v[0].Waits != test.waits || l.keeper.Waits(2) != test.waits {
+				t.Errorf("kept are %+v", v)
+			}
+		})
+	}
+}
+
+// TestAway: a node that does not answer has nothing saved of it, where nothing waits.
+func TestAway(t *testing.T) {
+	l := newLab(t, nil)
+	l.away = true
+	if err := l.keeper.Save(t.Context(), 2, "rebuild-1", nil); !errors.Is(err, preserve.ErrUnreachable) {
+		t.Error(err)
+	}
+	if v := l.keeper.View(); len(v) > 0 {
+		t.Errorf("kept are %+v", v)
+	}
+}
+
+// TestCutSave: until the new one is whole there is the one before.
+func TestCutSave(t *testing.T) {
+	l := newLab(t, nil)
+	must(t, l.node().Restore(t.Context(), nil))
+	l.lay(data, "first")
+	must(t, l.keeper.Save(t.Context(), 2, "upgrade-1", nil))
+	l.lay("docker/volumes/large/_data/f", strings.Repeat("0123456789abcdef", 3<<20))
+	ctx, cancel := context.WithCancel(t.Context())
+	err := l.keeper.Save(ctx, 2, "upgrade-2", func(_, detail string) {
+		if strings.HasPrefix(detail, "16 MiB") {
+			cancel()
+		}
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	l.reopen()
+	l.newRoot()
+	must(t, l.node().Restore(t.Context(), nil))
+	if got := l.read(data); got != "first" {
+		t.Errorf("it has %q", got)
+	}
+}
+
+// TestWithoutDocker: a node that has nothing left to do is Ready, though no member of
+// anything.
+func TestWithoutDocker(t *testing.T) {
+	l := newLab(t, func(o *preserve.Options) {
+		node := *o.Node
+		node.Docker = false
+		o.Node, o.Hold = &node, 10*time.Millisecond
+	})
+	l.lay(data, "x")
+	must(t, l.keeper.Save(t.Context(), 2, "", nil))
+	l.newRoot()
+	l.keeper.Heard(2, enrol.StatusReport{Step: "link", State: enrol.StateDone}, false)
+	must(t, l.node().Restore(t.Context(), nil))
+	if l.read(data) != "x" {
+		t.Error("a node on its way was taken for one that has it all")
+	}
+	l.keeper.Heard(2, enrol.StatusReport{Step: firstboot.Steady, State: enrol.StateDone}, false)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- l.keeper.Run(ctx) }()
+	for deadline := time.Now().Add(30 * time.Second); len(l.keeper.View()) > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it is kept for ever")
+		}
+	}
+	cancel()
+	<-ended
+}
+
+// nowhere is an address that nobody has.
+var nowhere = netip.MustParseAddr("127.255.255.254")
