@@ -74,7 +74,7 @@ func (w *works) Renew(ctx context.Context, slot int, tell operation.Tell) error 
 	return nil
 }
 
-func (w *works) Undo(context.Context, int, operation.Tell) error { return errors.New("no") }
+func (w *works) Undo(context.Context, int, string, operation.Tell) error { return errors.New("no") }
 
 // newWorks serves a works on a socket.
 func newWorks(t *testing.T) (w *works, socket string) {
