@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"hatchery/internal/progress"
+	"hatchery/internal/sparse"
 )
 
 // check reads pieces, given by ascending indexes of the list, from the card, and
@@ -123,7 +124,10 @@ func (e *engine) compare(ctx context.Context) (todo []int, maybe map[int]bool, e
 	defer func() { task.End(err) }()
 	differ, _, err := e.check(ctx, known, task, func(p *piece, content []byte) bool {
 		e.counts.compared.Add(p.size)
-		if p.index == zeros {
+		switch {
+		case p.gap:
+			return sparse.IsZero(content)
+		case p.index == zeros:
 			return !hasGPT(content)
 		}
 		return e.matches(p, content, sha256.Sum256(content))

@@ -150,11 +150,6 @@ func (e *engine) prepare(ctx context.Context) error {
 	if err := e.pieces(); err != nil {
 		return err
 	}
-	most := int64(0)
-	for _, r := range e.runs(e.all(func(*piece) bool { return true })) {
-		most = max(most, r.size)
-	}
-	e.pool = newPool(most)
 	e.note = note{Cluster: e.o.Cluster, Target: e.o.Target, Image: Digest(e.m)}.block()
 	if err := e.readFirst(ctx); err != nil {
 		return err
@@ -162,6 +157,11 @@ func (e *engine) prepare(ctx context.Context) error {
 	if err := e.growth(); err != nil {
 		return err
 	}
+	most := int64(0)
+	for _, r := range e.runs(e.all(func(*piece) bool { return true })) {
+		most = max(most, r.size)
+	}
+	e.pool = newPool(most)
 	e.before = aligned(headSize)
 	return e.read(e.before, 0)
 }

@@ -14,7 +14,7 @@ const growTo = 4 << 20
 const linux = 0x83
 
 // growth makes the head that the card gets in the end, and sees that the
-// image's partitions have room.
+// image's partitions have room, and nothing lies before the first of them.
 func (e *engine) growth() error {
 	e.head = aligned(headSize)
 	copy(e.head, e.own)
@@ -29,10 +29,16 @@ func (e *engine) growth() error {
 		return nil
 	}
 	var last parttable.Partition
-	number := 0
+	number, first := 0, int64(0)
 	for i, p := range table.Partitions {
-		if p.Used() && p.End() > last.End() {
+		if !p.Used() {
+			continue
+		}
+		if p.End() > last.End() {
 			last, number = p, i+1
+		}
+		if first == 0 || p.Start < first {
+			first = p.Start
 		}
 	}
 	if last.End() > e.size {
@@ -44,6 +50,7 @@ func (e *engine) growth() error {
 		e.warn("%s: most machines will find no partitions", why)
 		return nil
 	}
+	e.clearGap(first)
 	if !e.o.Grow {
 		return nil
 	}

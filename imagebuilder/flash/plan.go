@@ -16,6 +16,7 @@ type piece struct {
 	size  int64 // on the card, in whole blocks
 	used  int64 // of size, what the image has; behind it are zeros
 	cut   int64 // what of the range lies before it, in the head
+	gap   bool  // zeros that must be: else they are where no GUID partition table may be
 
 	known bool     // the map has a checksum,
 	want  [32]byte // this: of the whole range
@@ -86,6 +87,32 @@ func (e *engine) pieces() error {
 	return nil
 }
 
+// mostGap is how far behind the partition table zeros are written, in bytes: a disk
+// may be partitioned in odd ways.
+const mostGap = 16 << 20
+
+// clearGap has the card empty between the head and the first partition, where the
+// image is: boot loaders that lay there boot nothing of this image, and an order to
+// write the card in place has to find its room (internal/reimage). What the image has
+// there is in its map.
+func (e *engine) clearGap(first int64) {
+	most := max(bmap.BlockSize, e.block)
+	end := min(first, mostGap) / most * most
+	for i := range e.list {
+		if p := &e.list[i]; p.index == zeros && p.end() <= end {
+			p.gap = true
+		}
+	}
+	before := len(e.list)
+	for _, g := range e.without(func(*piece) bool { return true }) {
+		e.wipe(g, headSize, end)
+	}
+	for i := range e.list[before:] {
+		e.list[before+i].gap = true
+	}
+	e.sortPieces()
+}
+
 func (e *engine) insert(p piece) {
 	p.size = e.padded(p.used)
 	e.list = append(e.list, p)
@@ -104,9 +131,10 @@ func (e *engine) wipe(gap Extent, from, to int64) {
 // padded rounds up to the card's blocks.
 func (e *engine) padded(n int64) int64 { return (n + e.block - 1) / e.block * e.block }
 
-// gaps gives what of the card belongs to no range and not to the head.
+// gaps gives what of the card belongs to no range and not to the head, nor has to be
+// zeros in the end.
 func (e *engine) gaps() []Extent {
-	return e.without(func(p *piece) bool { return p.index != zeros })
+	return e.without(func(p *piece) bool { return p.index != zeros || p.gap })
 }
 
 // without gives what of the card belongs to no such piece and not to the head.

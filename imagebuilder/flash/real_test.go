@@ -34,6 +34,12 @@ func miniature(t testing.TB, options ...imagetest.Option) *image {
 	path := imagetest.Bookworm(t, append(options, imagetest.WithFile(nodefile.Path, nodeJSON, 0o644, 0, 0))...)
 	data, err := os.ReadFile(path)
 	succeed(t, err)
+	return built(t, data)
+}
+
+// built is an image with the map that a build makes.
+func built(t testing.TB, data []byte) *image {
+	t.Helper()
 	sums, err := blockmap.Sum(background, disk(data), digest.FromString("any"), progress.Discard)
 	succeed(t, err)
 	m, err := blockmap.Compute(background, "p1", disk(data), nil, sums, progress.Discard)
