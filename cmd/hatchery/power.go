@@ -234,7 +234,7 @@ func (f *powerFlags) args() []string {
 	for _, flag := range []struct {
 		set  bool
 		name string
-	}{{f.all, "--all"}, {f.how.Now, "--now"}, {f.how.DryRun, "--dry-run"}} {
+	}{{f.all, "--all"}, {f.how.Now, "--now"}, {f.how.Force, "--force"}, {f.how.DryRun, "--dry-run"}} {
 		if flag.set {
 			args = append(args, flag.name)
 		}
@@ -256,7 +256,11 @@ and cuts its power. The slot stays off until it is switched on by hand: when the
 controller is started again, too.
 
 With --now the power is cut at once. A node that writes to its card in that moment
-may lose what it wrote.`,
+may lose what it wrote.
+
+A slot that a rebuild, an upgrade or the writing of its card is at work on keeps its
+power, unless --force is said. While a card's boot partition is written that does not
+do it either.`,
 			"  hatchery power off p2\n  hatchery power off --all --on hammond"},
 		power.DoCycle: {"Switch slots off and on again",
 			`cycle asks a slot's node to shut down, where it can be asked, cuts its power for
@@ -287,6 +291,7 @@ some seconds, and switches it on again. For a node that hangs, --now does not as
 	flags.BoolVar(&f.all, "all", false, "all slots of the cluster")
 	if what != power.DoOn {
 		flags.BoolVar(&f.how.Now, "now", false, "do not ask the nodes to shut down")
+		flags.BoolVar(&f.how.Force, "force", false, "though a rebuild, an upgrade or the writing of a card is at work on the slot")
 	}
 	return c
 }
@@ -392,5 +397,8 @@ link: nodes without cards lose their roots, and are power-cycled after a while.`
 	}
 	p.flags(c)
 	c.Flags().BoolVar(&f.how.DryRun, "dry-run", false, "switch nothing, and say what would be done")
+	if part == power.Hub {
+		c.Flags().BoolVar(&f.how.Force, "force", false, "off, though a rebuild, an upgrade or the writing of a card is at work on a slot")
+	}
 	return c
 }

@@ -80,8 +80,10 @@ func TestPower(t *testing.T) {
 	for n := 1; n <= 3; n++ {
 		node.Targets = append(node.Targets, nodefile.Target{Name: clusterctrl.SlotName(n), Slot: n, Hostname: clusterctrl.SlotName(n)})
 	}
+	atWork := map[int]*power.Work{}
 	service, err := power.New(power.Options{
-		Node: node, HAT: h, StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"),
+		AtWork: func(n int) *power.Work { return atWork[n] },
+		Node:   node, HAT: h, StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"),
 		Limits: power.Limits{OffFor: 1, Settle: 1},
 		Links:  func() (map[int]bool, error) { return map[int]bool{3: true}, nil },
 		Shutdown: func(_ context.Context, n int) error {
@@ -167,6 +169,28 @@ p3     p3              on       up     -
 			registers, err := os.ReadFile(expander)
 			if err != nil || registers[hat.RegOut] != test.out {
 				t.Errorf("%#02x, %v, want %#02x", registers, err, test.out)
+			}
+		})
+	}
+
+	// What is at work on a slot keeps its power, and is named.
+	atWork[3] = &power.Work{What: "the rebuild rebuild-12 by anna is at work on it (write)", Remedy: "`hatchery rebuild --cancel rebuild-12` ends it"}
+	for _, test := range []struct {
+		line string
+		code int
+		want string
+	}{
+		{"power cycle p3 --now", 1, "p3 keeps its power: the rebuild rebuild-12 by anna is at work on it (write); `hatchery rebuild --cancel rebuild-12` ends it; --force"},
+		{"power hub off", 1, "the USB hub stays on, it carries the link of p3: "},
+		{"power off p3 --now --dry-run", 0, "p3: would be refused (p3 keeps its power: the rebuild rebuild-12"},
+		{"power cycle p3 --now --force", 0, "p3: switched off and on."},
+		{"power hub off --force", 0, "the USB hub was switched off"},
+	} {
+		t.Run(test.line, func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			code := run(t.Context(), append(strings.Fields(test.line), "--socket", socket), &stdout, &stderr)
+			if code != test.code || !strings.Contains(stdout.String()+stderr.String(), test.want) {
+				t.Errorf("%d, %s%s", code, stdout.String(), stderr.String())
 			}
 		})
 	}

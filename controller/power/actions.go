@@ -22,6 +22,9 @@ type How struct {
 	Now bool
 	// DryRun does nothing, and says what would be done.
 	DryRun bool
+	// Force cuts the power though something is at work on the slot; of a card whose
+	// boot partition is being written it does not.
+	Force bool
 }
 
 // An Outcome is what was done.
@@ -91,14 +94,22 @@ func (s *Service) Do(ctx context.Context, n int, what string, how How) (*Outcome
 	if err != nil {
 		return nil, err
 	}
-	busy := ""
-	if what != DoOn && s.o.Busy(n) {
-		busy = "something else is at work with it: `hatchery status`"
+	// What is off by hand nobody switches on, whoever is at work on it: it is refused too.
+	cuts := what == DoOff || what == DoCycle && on
+	var refused error
+	if cuts {
+		refused = s.atWork(n, how)
 	}
 	if how.DryRun {
 		outcome := s.plan(sl, what, on, how)
-		outcome.Note = busy
+		if refused != nil {
+			outcome.Did = "would be refused"
+			outcome.Note = refused.Error()
+		}
 		return outcome, nil
+	}
+	if refused != nil {
+		return nil, refused
 	}
 	outcome := &Outcome{Slot: sl.name()}
 	was, err := s.held.set(ctx, n, what == DoOff)
@@ -120,6 +131,9 @@ func (s *Service) Do(ctx context.Context, n int, what string, how How) (*Outcome
 		} else if !how.Now {
 			outcome.Note = s.shutDown(ctx, sl)
 		}
+		if err = s.atWork(n, how); err != nil { // begun since
+			break
+		}
 		if err = s.off(ctx, sl); err == nil {
 			err = s.owe(n, false)
 		}
@@ -133,7 +147,9 @@ func (s *Service) Do(ctx context.Context, n int, what string, how How) (*Outcome
 		if !how.Now {
 			outcome.Note = s.shutDown(ctx, sl)
 		}
-		err = s.over(ctx, sl)
+		if err = s.atWork(n, how); err == nil {
+			err = s.over(ctx, sl)
+		}
 	}
 	if err != nil {
 		if was != (what == DoOff) && what == DoOff {
@@ -145,10 +161,6 @@ func (s *Service) Do(ctx context.Context, n int, what string, how How) (*Outcome
 		}
 		return nil, err
 	}
-	if busy != "" && outcome.Note != "" {
-		busy += "; "
-	}
-	outcome.Note = busy + outcome.Note
 	s.mu.Lock()
 	// Somebody is at it: its tries begin anew.
 	sl.Cycles, sl.GivenUp, sl.LastCycle, sl.LostSince, sl.ReadySince = 0, false, time.Time{}, time.Time{}, time.Time{}
@@ -181,7 +193,8 @@ func (s *Service) plan(sl *slot, what string, on bool, how How) *Outcome {
 }
 
 // Restart power-cycles a slot for another part of the service, or switches it on.
-// What is off by hand stays off: [ErrOffByHand].
+// What is off by hand stays off: [ErrOffByHand]. A card whose boot partition is being
+// written keeps its power: [ErrAtWork].
 func (s *Service) Restart(ctx context.Context, n int) error {
 	sl, done, err := s.take(ctx, n, DoCycle)
 	if err != nil {
@@ -201,6 +214,9 @@ func (s *Service) Restart(ctx context.Context, n int) error {
 	}
 	if !on {
 		return s.on(ctx, sl)
+	}
+	if err := s.deadly(n); err != nil {
+		return err
 	}
 	return s.over(ctx, sl)
 }
@@ -322,6 +338,13 @@ func (s *Service) Turn(ctx context.Context, part string, on bool, how How) (*Out
 	word := DoOff
 	if on {
 		word = DoOn
+	}
+	if part == Hub && !on && !how.Force {
+		for _, n := range s.numbers {
+			if w := s.o.AtWork(n); w != nil {
+				return nil, fmt.Errorf("the USB hub stays on, it carries the link of %s: %w: %s; %s; --force switches it off all the same", clusterctrl.SlotName(n), ErrAtWork, w.What, w.Remedy)
+			}
+		}
 	}
 	if how.DryRun {
 		return &Outcome{Did: fmt.Sprintf("%s would be switched %s", name, word), DryRun: true}, nil

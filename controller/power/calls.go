@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"hatchery/controller/hat"
 	"hatchery/internal/clusterctrl"
@@ -18,10 +19,11 @@ const Prefix = "/power/"
 // Conflict is the code of a call that cannot be done as things stand.
 const Conflict enrol.Code = "conflict"
 
-// The query of a call that says how: ?now&dry-run.
+// The query of a call that says how: ?now&dry-run&force.
 const (
-	queryNow = "now"
-	queryDry = "dry-run"
+	queryNow   = "now"
+	queryDry   = "dry-run"
+	queryForce = "force"
 )
 
 // Calls answers the command line, under Prefix:
@@ -31,7 +33,7 @@ const (
 //	POST …hub/X        switches the hub, …alert/X the LED, on or off; an Outcome
 //
 // With ?now a node that runs is not asked to shut down; with ?dry-run nothing is
-// switched.
+// switched; with ?force the power of a slot is cut that something is at work on.
 func (s *Service) Calls() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+Prefix+"{$}", func(w http.ResponseWriter, r *http.Request) {
@@ -80,7 +82,7 @@ func (s *Service) Calls() http.Handler {
 func howOf(w http.ResponseWriter, r *http.Request) (how How, ok bool) {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	for name, values := range query {
-		flag := map[string]*bool{queryNow: &how.Now, queryDry: &how.DryRun}[name]
+		flag := map[string]*bool{queryNow: &how.Now, queryDry: &how.DryRun, queryForce: &how.Force}[name]
 		if flag == nil || len(values) != 1 {
 			err = errors.Join(err, errors.New(name))
 			continue
@@ -92,7 +94,7 @@ func howOf(w http.ResponseWriter, r *http.Request) (how How, ok bool) {
 		}
 	}
 	if err != nil {
-		enrol.WriteError(w, &enrol.Error{Status: http.StatusBadRequest, Code: enrol.BadRequest, Detail: "the query is " + queryNow + ", " + queryDry + ", or both"})
+		enrol.WriteError(w, &enrol.Error{Status: http.StatusBadRequest, Code: enrol.BadRequest, Detail: "the query is of " + queryNow + ", " + queryDry + " and " + queryForce})
 	}
 	return how, err == nil
 }
@@ -107,7 +109,7 @@ func answer[T any](w http.ResponseWriter, v *T, err error) {
 		enrol.WriteJSON(w, http.StatusOK, v)
 	case errors.Is(err, ErrUnknownSlot):
 		enrol.WriteError(w, &enrol.Error{Status: http.StatusNotFound, Code: enrol.UnknownSlot, Detail: err.Error()})
-	case errors.Is(err, hat.ErrNoHAT), errors.Is(err, hat.ErrNoSlot), errors.Is(err, hat.ErrNotSwitchable), errors.Is(err, hat.ErrNotKept):
+	case errors.Is(err, hat.ErrNoHAT), errors.Is(err, hat.ErrNoSlot), errors.Is(err, hat.ErrNotSwitchable), errors.Is(err, hat.ErrNotKept), errors.Is(err, ErrAtWork):
 		enrol.WriteError(w, &enrol.Error{Status: http.StatusConflict, Code: Conflict, Detail: err.Error()})
 	default:
 		enrol.WriteError(w, &enrol.Error{Status: http.StatusInternalServerError, Code: Conflict, Detail: err.Error()})
@@ -147,13 +149,17 @@ func (c Client) Turn(ctx context.Context, part string, on bool, how How) (*Outco
 }
 
 func (h How) query() string {
-	switch {
-	case h.Now && h.DryRun:
-		return "?" + queryNow + "&" + queryDry
-	case h.Now:
-		return "?" + queryNow
-	case h.DryRun:
-		return "?" + queryDry
+	var flags []string
+	for _, flag := range []struct {
+		set  bool
+		name string
+	}{{h.Now, queryNow}, {h.DryRun, queryDry}, {h.Force, queryForce}} {
+		if flag.set {
+			flags = append(flags, flag.name)
+		}
 	}
-	return ""
+	if len(flags) == 0 {
+		return ""
+	}
+	return "?" + strings.Join(flags, "&")
 }

@@ -134,7 +134,7 @@ hatchery_power_slot_powered{slot="p4"} 0
 		"POST /power/hub/maybe":                      404,
 		"POST /power/slots/p1/on/off":                404,
 		"POST /power/slots/p2/off?now=maybe&dry-run": 400,
-		"POST /power/slots/p2/off?force":             400,
+		"POST /power/slots/p2/off?hard":              400,
 		"POST /power/slots/p2/off?now&now":           400,
 		"POST /power/hub/on?%zz":                     400,
 		"POST /power/slots/p2/on?dry-run=true":       200,

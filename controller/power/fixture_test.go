@@ -38,7 +38,7 @@ type world struct {
 	up, ready map[int]bool
 	linksErr  error
 	readyErr  error
-	busy      map[int]bool
+	work      map[int]*power.Work
 	driven    map[int]bool
 }
 
@@ -46,7 +46,7 @@ func newWorld(t testing.TB) *world {
 	dir := t.TempDir()
 	return &world{
 		t: t, state: filepath.Join(dir, "state", "service"), run: filepath.Join(dir, "run"), began: time.Now(),
-		on: map[int]bool{}, hub: true, up: map[int]bool{}, ready: map[int]bool{}, busy: map[int]bool{}, driven: map[int]bool{}, stuck: map[int]error{},
+		on: map[int]bool{}, hub: true, up: map[int]bool{}, ready: map[int]bool{}, work: map[int]*power.Work{}, driven: map[int]bool{}, stuck: map[int]error{},
 	}
 }
 
@@ -71,6 +71,9 @@ func (w *world) told() string {
 	w.events = nil
 	return text
 }
+
+// rebuilding is what an operation is at.
+var rebuilding = &power.Work{What: "the rebuild rebuild-12 by anna is at work on it (write)", Remedy: "`hatchery rebuild --follow rebuild-12` shows it"}
 
 func (w *world) change(do func()) {
 	w.mu.Lock()
@@ -212,10 +215,10 @@ func (w *world) options() power.Options {
 			defer w.mu.Unlock()
 			return set(w.ready), w.readyErr
 		},
-		Busy: func(n int) bool {
+		AtWork: func(n int) *power.Work {
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			return w.busy[n]
+			return w.work[n]
 		},
 		Told: func(e controller.Event) {
 			w.mu.Lock()

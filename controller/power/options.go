@@ -53,9 +53,9 @@ type Options struct {
 	// Ready gives the slots whose nodes the swarm takes for ready; nil: there is no
 	// swarm.
 	Ready func() (map[int]bool, error)
-	// Busy says that somebody is at work with a slot, who expects it to go away
-	// for a while; nil: nobody is.
-	Busy func(slot int) bool
+	// AtWork says what somebody is at with a slot, who expects it to go away for a
+	// while, and not its power to be cut by others; nil: nobody is. It does not wait.
+	AtWork func(slot int) *Work
 	// Shutdown asks a slot's node to shut down, and returns when it has said that
 	// it will; nil: nobody can ask.
 	Shutdown func(ctx context.Context, slot int) error
@@ -81,8 +81,8 @@ func (o *Options) fill() {
 	if o.Links == nil {
 		o.Links = kernelLinks
 	}
-	if o.Busy == nil {
-		o.Busy = func(int) bool { return false }
+	if o.AtWork == nil {
+		o.AtWork = func(int) *Work { return nil }
 	}
 	if o.Told == nil {
 		o.Told = func(controller.Event) {}

@@ -348,7 +348,7 @@ func (s *Service) judge(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		busy := s.o.Busy(n)
+		busy := s.o.AtWork(n) != nil
 		now := time.Now()
 		s.mu.Lock()
 		sl := s.slots[n]
@@ -400,7 +400,7 @@ func (s *Service) hubOff() bool { return s.status != nil && s.status.Hub != nil 
 func (s *Service) revive(ctx context.Context, sl *slot, why string) bool {
 	n := sl.number
 	_, done, ok := s.tryTake(n, "cycle")
-	if !ok || s.o.Busy(n) {
+	if !ok || s.o.AtWork(n) != nil {
 		if ok {
 			done()
 		}

@@ -207,7 +207,7 @@ func TestLeftAlone(t *testing.T) {
 		}},
 		{"clusterctrl switched it off", func(t *testing.T, w *world, s *power.Service) { w.change(func() { w.on[2] = false }) }},
 		{"somebody switched it off", func(t *testing.T, w *world, s *power.Service) { by(t, s, power.DoOff, 2) }},
-		{"an operation is at work", func(t *testing.T, w *world, s *power.Service) { w.change(func() { w.busy[2] = true }) }},
+		{"an operation is at work", func(t *testing.T, w *world, s *power.Service) { w.change(func() { w.work[2] = rebuilding }) }},
 		{"netboot has it now", func(t *testing.T, w *world, s *power.Service) { w.change(func() { w.driven[2] = true }) }},
 		{"the engine does not answer", func(t *testing.T, w *world, s *power.Service) {
 			w.change(func() { w.readyErr = errors.New("no engine") })
@@ -497,10 +497,13 @@ func TestWorkBegins(t *testing.T) {
 		w.up, w.ready = map[int]bool{2: true}, map[int]bool{2: true}
 		var s *power.Service
 		s = w.service(func(o *power.Options) {
-			busy := o.Busy
-			o.Busy = func(n int) bool {
+			work := o.AtWork
+			o.AtWork = func(n int) *power.Work {
 				v, err := s.View(t.Context())
-				return err != nil || busy(n) || v.Slots[n-1].Doing == power.DoCycle && time.Since(w.began) < time.Hour
+				if err != nil || v.Slots[n-1].Doing == power.DoCycle && time.Since(w.began) < time.Hour {
+					return rebuilding
+				}
+				return work(n)
 			}
 		})
 		stop := w.running(s)
@@ -508,14 +511,9 @@ func TestWorkBegins(t *testing.T) {
 		w.change(func() { w.up, w.ready = map[int]bool{}, map[int]bool{} })
 		time.Sleep(50 * time.Minute)
 		same(t, "at first", w.did(), "")
-		w.change(func() { w.busy[2] = true })
-		for what, want := range map[string]string{power.DoOn: "", power.DoOff: "something else is at work with it: `hatchery status`"} {
-			if o, err := s.Do(t.Context(), 2, what, power.How{DryRun: true}); err != nil || o.Note != want {
-				t.Errorf("%+v, %v, want %q", o, err, want)
-			}
-		}
+		w.change(func() { w.work[2] = rebuilding })
 		time.Sleep(30 * time.Minute)
-		w.change(func() { w.busy[2] = false })
+		w.change(func() { w.work[2] = nil })
 		time.Sleep(4 * time.Minute)
 		same(t, "a while after", w.did(), "")
 		time.Sleep(2 * time.Minute)

@@ -22,6 +22,7 @@ import (
 	"hatchery/internal/enrol"
 	"hatchery/internal/nodefile"
 	"hatchery/internal/swarm"
+	"hatchery/netboot/slots"
 )
 
 // operating is what the service does for whoever runs the cluster: power, rebuilds and
@@ -43,15 +44,17 @@ type operating struct {
 
 	events chan controller.Event
 
-	mu     sync.Mutex
-	errors map[int]*enrol.Told // the last that a slot's events told of, by slot
+	began    time.Time
+	troubles troubles
+	// bootOf says where a slot without a card is on its way; nil: there is none.
+	bootOf func(slot int) (slots.Status, bool)
 }
 
 // openOperating gets everything ready.
 func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *swarm.Engine, up *members, boots *netbooting) *operating {
 	s := &operating{
 		o: o, node: node, boots: boots, client: controller.Dial(o.Socket),
-		events: make(chan controller.Event, 64), errors: map[int]*enrol.Told{},
+		events: make(chan controller.Event, 64), began: time.Now(),
 	}
 	state := filepath.Join(o.StateDir, nodefile.ServiceDir)
 	missing := func(what string, err error) {
@@ -68,7 +71,7 @@ func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *s
 		missing("cards cannot be written in place", err)
 	}
 	p := power.Options{
-		Node: node, StateDir: state, RunDir: o.RunDir, Busy: s.busy, Told: s.tell, Log: o.Log,
+		Node: node, StateDir: state, RunDir: o.RunDir, AtWork: s.atWork, Told: s.powerTold, Log: o.Log,
 		Shutdown: shutdown(node, id), Missing: boots.noHAT, Limits: o.Power,
 	}
 	if boots.hat != nil {
@@ -76,6 +79,12 @@ func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *s
 	}
 	if boots.service != nil {
 		p.Boots = boots.service
+		s.bootOf = func(slot int) (slots.Status, bool) {
+			if !boots.service.Drives(slot) {
+				return slots.Status{}, false
+			}
+			return boots.service.Status(slot)
+		}
 	}
 	if node.Docker {
 		p.Ready = up.slots
@@ -131,17 +140,18 @@ func slotsOf(node *nodefile.Node) (slots []int) {
 	return slots
 }
 
-// busy says that somebody is at work with a slot, and expects it to go away.
-func (s *operating) busy(slot int) bool {
-	return s.operations != nil && s.operations.Busy(slot) || s.cards != nil && s.cards.Busy(slot)
-}
-
 // tell hands on an event; nobody is kept waiting by one.
 func (s *operating) tell(e controller.Event) {
 	select {
 	case s.events <- e:
 	default:
 	}
+}
+
+// powerTold hands on what was done with the slots' power.
+func (s *operating) powerTold(e controller.Event) {
+	s.troubles.power(e)
+	s.tell(e)
 }
 
 // merge hands on the events of slots without cards, until ctx ends.
@@ -151,6 +161,11 @@ func (s *operating) merge(ctx context.Context, events <-chan controller.Event) {
 		case <-ctx.Done():
 			return
 		case e := <-events:
+			if s.bootOf != nil {
+				if status, ok := s.bootOf(e.Slot); ok {
+					s.troubles.netboot(e.Slot, status)
+				}
+			}
 			s.tell(e)
 		}
 	}
@@ -230,11 +245,7 @@ func (s *operating) heard(slot int, r enrol.StatusReport, member bool) {
 	if s.kept != nil {
 		s.kept.Heard(slot, r, member)
 	}
-	if r.State == enrol.StateFailed {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.errors[slot] = &enrol.Told{Time: time.Now().UTC(), Text: r.Step + ": " + r.Detail}
-	}
+	s.troubles.heard(slot, r, member || !s.node.Docker, time.Now())
 }
 
 // beside fills in what others than the node say of a slot.
@@ -242,9 +253,10 @@ func (s *operating) beside(v *enrol.SlotView) {
 	if s.power != nil {
 		s.power.Beside(v)
 	}
-	if boots := s.boots.service; boots != nil && boots.Drives(v.Slot) {
-		if status, ok := boots.Status(v.Slot); ok {
+	if s.bootOf != nil {
+		if status, ok := s.bootOf(v.Slot); ok {
 			v.Boot, v.BootInfo = string(status.State), status.Detail
+			s.troubles.netboot(v.Slot, status)
 		}
 	}
 	if s.operations != nil {
@@ -255,9 +267,11 @@ func (s *operating) beside(v *enrol.SlotView) {
 			v.Operation = &enrol.OperationView{ID: "card", Kind: "card", Step: c.Phase, Detail: c.String(), Since: c.Since}
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	v.LastError = s.errors[v.Slot]
+	var operations []*operation.Operation
+	if s.operations != nil {
+		operations = s.operations.List()
+	}
+	v.LastError = s.troubles.last(v.Slot, operations)
 }
 
 // run does it all until ctx ends. What ends is begun again: nodes need none of it.

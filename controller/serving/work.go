@@ -1,0 +1,87 @@
+package serving
+
+import (
+	"fmt"
+	"time"
+
+	"hatchery/controller/operation"
+	"hatchery/controller/power"
+	"hatchery/controller/reimage"
+	wire "hatchery/internal/reimage"
+)
+
+// unheard is how long after the service began a node that writes its card may be at
+// any point of that, as long as it has not said at which.
+const unheard = 10 * time.Minute
+
+// atWork says what is at work on a slot, for whom its power is kept; nil for nothing.
+func (s *operating) atWork(slot int) *power.Work {
+	var card *reimage.View
+	if s.cards != nil {
+		card = s.cards.View(slot)
+	}
+	if s.operations != nil && s.operations.Busy(slot) {
+		if w := operationWork(s.operations.List(), slot); w != nil {
+			if card != nil {
+				w.Boot = writesBoot(card, time.Since(s.began))
+			}
+			return w
+		}
+	}
+	switch {
+	case card != nil:
+		return cardWork(card, time.Since(s.began))
+	case s.cards != nil && s.cards.Busy(slot):
+		return &power.Work{What: "its card is about to be written", Remedy: "`hatchery status --watch` shows it"}
+	}
+	return nil
+}
+
+// operationWork is what an operation is at with a slot.
+func operationWork(operations []*operation.Operation, slot int) *power.Work {
+	for _, op := range operations {
+		if op.Over() {
+			continue
+		}
+		for _, sl := range op.Slots {
+			if sl.Slot != slot || ended(sl.Step) {
+				continue
+			}
+			step, by, verb := sl.Step, "", string(op.Request.Kind)
+			if sl.Part != "" {
+				step = sl.Part
+			}
+			if op.Request.By != "" {
+				by = " by " + op.Request.By
+			}
+			if op.Request.Kind == operation.Undo {
+				verb = string(operation.Upgrade)
+			}
+			return &power.Work{
+				What:   fmt.Sprintf("the %s %s%s is at work on it since %s (%s)", op.Request.Kind, op.ID, by, sl.Since.Local().Format(time.TimeOnly), step),
+				Remedy: fmt.Sprintf("`hatchery %s --follow %s` shows it, `hatchery %[1]s --cancel %[2]s` ends it", verb, op.ID),
+			}
+		}
+	}
+	return nil
+}
+
+// ended says that a step is an end.
+func ended(step string) bool {
+	return step == operation.StepDone || step == operation.StepFailed || step == operation.StepCancelled
+}
+
+// cardWork is a card that is being written, by a service that runs for so long. Nobody
+// sees to it who would notice that nothing is heard of the node.
+func cardWork(v *reimage.View, runs time.Duration) *power.Work {
+	return &power.Work{
+		What: "its card is written anew: " + v.String(), Remedy: "`hatchery status --watch` shows it",
+		Boot: writesBoot(v, runs), Silent: min(time.Duration(min(v.SilentS, int64(runs/time.Second)))*time.Second, runs),
+	}
+}
+
+// writesBoot says that a node writes its card's boot partition, or may: how far it is,
+// a service that was started anew does not know before it is told.
+func writesBoot(v *reimage.View, runs time.Duration) bool {
+	return v.Phase == reimage.Writing && (v.Progress.State == wire.Booting || v.Progress.State == "" && runs < unheard)
+}

@@ -1,0 +1,78 @@
+package serving
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"hatchery/controller/operation"
+	"hatchery/controller/power"
+	"hatchery/controller/reimage"
+	wire "hatchery/internal/reimage"
+)
+
+// TestOperationWork: who is at work on a slot is told, with what ends it.
+func TestOperationWork(t *testing.T) {
+	operations := []*operation.Operation{
+		{ID: "rebuild-1", State: operation.Done, Request: operation.Request{Kind: operation.Rebuild}, Slots: []operation.Slot{{Slot: 1, Step: operation.StepDone}}},
+		{ID: "undo-2", State: operation.Running, Request: operation.Request{Kind: operation.Undo, By: "anna"}, Slots: []operation.Slot{
+			{Slot: 1, Step: operation.StepFailed}, {Slot: 2, Step: operation.StepUndo, Part: "write"}, {Slot: 3, Step: operation.StepQueued}}},
+	}
+	for slot, want := range map[int][]string{
+		1: nil,
+		2: {"the undo undo-2 by anna is at work on it", "(write)", "`hatchery upgrade --follow undo-2`", "`hatchery upgrade --cancel undo-2`"},
+		3: {"undo-2", "(queued)"},
+		4: nil,
+	} {
+		w := operationWork(operations, slot)
+		if (w == nil) != (want == nil) {
+			t.Errorf("p%d: %+v", slot, w)
+			continue
+		}
+		for _, words := range want {
+			if !strings.Contains(w.What+" "+w.Remedy, words) {
+				t.Errorf("p%d: %+v does not say %q", slot, w, words)
+			}
+		}
+	}
+}
+
+// TestCardWork: while a card's boot partition is written, or may be, its power stays.
+func TestCardWork(t *testing.T) {
+	for _, test := range []struct {
+		summary       string
+		phase, state  string
+		silent        int64
+		runs          time.Duration
+		boot          bool
+		silence       time.Duration
+		forced, plain bool // whether its power is cut with --force, and without
+	}{
+		{"it restarts", reimage.Armed, "", 20, time.Hour, false, 20 * time.Second, true, false},
+		{"its data is written", reimage.Writing, wire.Writing, 20, time.Hour, false, 20 * time.Second, true, false},
+		{"its data is written, and nothing is heard", reimage.Writing, wire.Writing, 400, time.Hour, false, 400 * time.Second, true, true},
+		{"its boot partition is written", reimage.Writing, wire.Booting, 20, time.Hour, true, 20 * time.Second, false, false},
+		{"the service does not know yet", reimage.Writing, "", 1 << 40, time.Minute, true, time.Minute, false, false},
+		{"it has not said for long", reimage.Writing, "", 1 << 40, time.Hour, false, time.Hour, true, true},
+		{"it is done", reimage.Done, wire.Booting, 20, time.Hour, false, 20 * time.Second, true, false},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			w := cardWork(&reimage.View{Phase: test.phase, Progress: wire.Progress{State: test.state}, SilentS: test.silent}, test.runs)
+			if w.Boot != test.boot || w.Silent != test.silence || w.What == "" || w.Remedy == "" {
+				t.Errorf("%+v", w)
+			}
+			board := &board{on: map[int]bool{2: true}}
+			s, err := power.New(power.Options{HAT: board, StateDir: t.TempDir(), RunDir: t.TempDir(), AtWork: func(int) *power.Work { return w }, Limits: power.Limits{OffFor: 1}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, how := range []struct{ force, cut bool }{{false, test.plain}, {true, test.forced}} {
+				_, err := s.Do(t.Context(), 2, power.DoCycle, power.How{Now: true, Force: how.force})
+				if (err == nil) != how.cut || board.cut != how.cut {
+					t.Errorf("with --force %v: %v, its power was cut: %v", how.force, err, board.cut)
+				}
+				board.cut = false
+			}
+		})
+	}
+}
