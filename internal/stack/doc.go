@@ -1,0 +1,22 @@
+// Package stack reads swarm stack files, says everything that is wrong with
+// them at once, and turns them into what Docker's API takes: the very services,
+// networks, secrets and configs that `docker stack deploy` would make of the
+// same file, with the label by which `docker stack ls`, `ps` and `rm` know
+// them.
+//
+// compose-go reads the file's model. What swarm mode makes of it is judged by
+// what `docker stack deploy` goes by: the schema in schema.json is docker/cli's
+// own (v28.5.2, cli/compose/schema, Apache-2.0), and so are the lists of keys
+// that it ignores. docker/cli's own conversion is not imported: the version
+// that the registry client needs is built on another generation of the API's
+// types than the engine's client is. A test compares both ways by what a real
+// engine has of them, field by field.
+//
+// Where this package is stricter than `docker stack deploy`: a variable that is
+// not set is an error and never the empty string; files are read from the stack
+// file's own folder only; a path of the workstation that would be looked for on
+// a node is refused.
+//
+// A stack file is foreign: its size, what its aliases and ranges of ports grow
+// to, and the files that it names are bounded.
+package stack

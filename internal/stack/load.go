@@ -1,0 +1,366 @@
+package stack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/compose-spec/compose-go/v2/loader"
+	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/google/shlex"
+)
+
+// Load reads a stack file and what it names, and judges all of it. The error
+// has everything that is wrong with it, as *Errors; a stack that it gives has
+// nothing but warnings.
+func Load(ctx context.Context, file string, o Options) (*Stack, error) {
+	unread := func(err error) error {
+		text := strings.TrimPrefix(err.Error(), "open "+file+": ")
+		return &Errors{Findings: []Finding{{File: file, Message: "it cannot be read: " + text}}, cause: err}
+	}
+	info, err := os.Stat(file)
+	switch {
+	case err != nil:
+		return nil, unread(err)
+	case !info.Mode().IsRegular():
+		return nil, unread(errors.New("it is no file"))
+	case info.Size() > maxFile:
+		return nil, unread(fmt.Errorf("it has %d bytes, more than the %d that a stack file may have", info.Size(), maxFile))
+	}
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return nil, unread(err)
+	}
+	root, err := os.OpenRoot(filepath.Dir(file))
+	if err != nil {
+		return nil, unread(err)
+	}
+	defer root.Close()
+	if o.Name == "" {
+		o.Name = NameOf(file)
+	}
+	return load(ctx, file, content, &folder{root: root}, o)
+}
+
+// NameOf is how a stack is called whose file is: hello for hello.yml, and for
+// hello/compose.yml, hello/docker-compose.yml and hello/stack.yml.
+func NameOf(file string) string {
+	name := strings.TrimSuffix(strings.TrimSuffix(filepath.Base(file), ".yml"), ".yaml")
+	switch name {
+	case "compose", "docker-compose", "docker-stack", "stack":
+		absolute, err := filepath.Abs(file)
+		if err == nil {
+			name = filepath.Base(filepath.Dir(absolute))
+		}
+	}
+	return name
+}
+
+var stackName = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9_-]*[a-zA-Z0-9])?$`)
+
+func load(ctx context.Context, file string, content []byte, files *folder, o Options) (*Stack, error) {
+	if o.Lookup == nil {
+		o.Lookup = Variables(nil)
+	}
+	d := parse(file, content)
+	if !stackName.MatchString(o.Name) || len(o.Name) > 40 {
+		d.problem(nil, "%q is no name of a stack: letters, digits, _ and -, at most 40; call the file otherwise", o.Name)
+	}
+	failed := func() error { return &Errors{Findings: sorted(d.findings)} }
+	if d.tree == nil {
+		return nil, failed()
+	}
+	d.interpolate(o.Lookup)
+	d.version()
+	d.forbiddenFirst()
+	d.validate()
+	d.ignoredKeys()
+	external := d.externals()
+	hosts := map[string][]string{}
+	for _, key := range d.keys("services") {
+		service, ok := d.mappingAt("services", key)
+		if !ok {
+			continue
+		}
+		d.environment(key, service, files, o.Lookup)
+		d.commands(key, service)
+		hosts[key] = extraHosts(service)
+	}
+	model, err := d.model(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		d.problem(pathIn(err.Error()), "%s", strings.TrimPrefix(err.Error(), "validating "+file+": "))
+		return nil, failed()
+	}
+	c := &conversion{document: d, model: model, name: o.Name, files: files, hosts: hosts, external: external}
+	s := c.stack()
+	c.check(s, o.Cluster)
+	if broken(d.findings) {
+		return nil, failed()
+	}
+	s.Name, s.File, s.Warnings = o.Name, file, sorted(d.findings)
+	if s.Digest, err = digest(s); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return s, nil
+}
+
+// keys are the keys of a part of the file, in order.
+func (d *document) keys(path ...string) []string {
+	m, _ := d.mappingAt(path...)
+	return slices.Sorted(maps.Keys(m))
+}
+
+func (d *document) mappingAt(path ...string) (map[string]any, bool) {
+	v, _ := d.at(path)
+	m, ok := v.(map[string]any)
+	return m, ok
+}
+
+// version is what the file calls its format's. All 3.x are read as the last
+// one.
+func (d *document) version() {
+	v, there := d.tree["version"]
+	if !there {
+		return
+	}
+	text, ok := v.(string)
+	if !ok {
+		return // the schema tells
+	}
+	delete(d.tree, "version")
+	major, minor, _ := strings.Cut(text, ".")
+	n, err := strconv.Atoi(minor)
+	if text != "" && (major != "3" || minor != "" && (err != nil || n > 13)) {
+		d.problem([]string{"version"}, "`docker stack deploy` takes 3 to 3.13: leave it out")
+	}
+}
+
+// forbiddenFirst tells of keys whose content the schema need not see.
+func (d *document) forbiddenFirst() {
+	for _, service := range d.keys("services") {
+		m, ok := d.mappingAt("services", service)
+		if !ok {
+			continue
+		}
+		for _, key := range slices.Sorted(maps.Keys(m)) {
+			if forbidden[key] != "" {
+				d.unknown([]string{"services", service, key})
+				delete(m, key)
+			}
+		}
+	}
+}
+
+func (d *document) ignoredKeys() {
+	for _, service := range d.keys("services") {
+		m, _ := d.mappingAt("services", service)
+		for _, key := range slices.Sorted(maps.Keys(m)) {
+			if text := ignored[key]; text != "" {
+				d.warn([]string{"services", service, key}, "swarm mode ignores it: %s", text)
+				delete(m, key)
+			}
+		}
+		networks, _ := d.mappingAt("services", service, "networks")
+		for network := range networks {
+			settings, _ := d.mappingAt("services", service, "networks", network)
+			for _, key := range slices.Sorted(maps.Keys(settings)) {
+				if key != "aliases" && key != "driver_opts" && !strings.HasPrefix(key, "x-") {
+					d.warn([]string{"services", service, "networks", network, key}, "swarm mode ignores it: the swarm gives tasks their addresses; leave it out")
+					delete(settings, key)
+				}
+			}
+		}
+	}
+}
+
+// externals takes the old form, external: {name: …}, for what it is, and says
+// what is external.
+func (d *document) externals() map[string]bool {
+	external := map[string]bool{}
+	for _, part := range []string{"networks", "volumes", "secrets", "configs"} {
+		for _, key := range d.keys(part) {
+			m, ok := d.mappingAt(part, key)
+			if !ok {
+				continue
+			}
+			switch e := m["external"].(type) {
+			case map[string]any:
+				if name, ok := e["name"].(string); ok {
+					if _, both := m["name"]; both {
+						d.problem([]string{part, key, "external"}, "name stands beside external too: keep that one, and external: true")
+					}
+					m["name"] = name
+				}
+				m["external"] = true
+			case bool:
+				if !e {
+					delete(m, "external")
+				}
+			}
+			if m["external"] != true {
+				continue
+			}
+			external[join([]string{part, key})] = true
+			for _, other := range slices.Sorted(maps.Keys(m)) {
+				if other != "external" && other != "name" && !strings.HasPrefix(other, "x-") {
+					d.problem([]string{part, key, other}, "what is external is there already: leave this out, or external")
+					delete(m, other)
+				}
+			}
+		}
+	}
+	return external
+}
+
+// environment puts the files of variables into a service's environment, as
+// `docker stack deploy` does: a variable without a value, or with an empty one,
+// is looked up.
+func (d *document) environment(key string, service map[string]any, files *folder, lookup Lookup) {
+	path := []string{"services", key}
+	out := map[string]any{}
+	put := func(path []string, s setting) {
+		if !s.set || s.value == "" {
+			if v, ok := lookup(s.name); ok {
+				s.value, s.set = v, true
+			}
+		}
+		if !s.set {
+			d.problem(path, "%s has no value: set it in the env file, or write %s=, for an empty one", s.name, s.name)
+			return
+		}
+		out[s.name] = s.value
+	}
+	if list, there := service["env_file"]; there {
+		delete(service, "env_file")
+		names, _ := list.([]any)
+		if one, ok := list.(string); ok {
+			names = []any{one}
+		}
+		for i, n := range names {
+			at := append(path[:2:2], "env_file", strconv.Itoa(i))
+			name, _ := n.(string)
+			content, err := files.content(name, maxEnvFile)
+			var all []setting
+			if err == nil {
+				all, err = settings(content)
+			}
+			if err != nil {
+				d.problem(at, "%s: %v", name, err)
+				continue
+			}
+			for _, s := range all {
+				put(at, s)
+			}
+		}
+	}
+	at := append(path[:2:2], "environment")
+	switch e := service["environment"].(type) {
+	case map[string]any:
+		for _, name := range slices.Sorted(maps.Keys(e)) {
+			s := setting{name: name}
+			if v := e[name]; v != nil {
+				s.value, s.set = fmt.Sprint(v), true
+			} else if d.told(append(at[:3:3], name)) {
+				continue
+			}
+			put(append(at[:3:3], name), s)
+		}
+	case []any:
+		for i, v := range e {
+			if text, ok := v.(string); ok {
+				name, value, set := strings.Cut(text, "=")
+				put(append(at[:3:3], strconv.Itoa(i)), setting{name, value, set})
+			}
+		}
+	}
+	delete(service, "environment")
+	if len(out) > 0 {
+		service["environment"] = out
+	}
+}
+
+// commands splits what is written as one line in the way of docker/cli, whose
+// words differ from compose-go's: a | or ; is nothing special.
+func (d *document) commands(key string, service map[string]any) {
+	for _, name := range []string{"command", "entrypoint"} {
+		line, ok := service[name].(string)
+		if !ok {
+			continue
+		}
+		words, err := shlex.Split(line)
+		if err != nil {
+			d.problem([]string{"services", key, name}, "it cannot be split into words: %v", err)
+		}
+		list := make([]any, len(words))
+		for i, w := range words {
+			list[i] = w
+		}
+		service[name] = list
+	}
+}
+
+// extraHosts are lines of /etc/hosts, in the file's order.
+func extraHosts(service map[string]any) []string {
+	var lines []string
+	put := func(host, ip string) {
+		if len(ip) > 2 && ip[0] == '[' && ip[len(ip)-1] == ']' {
+			ip = ip[1 : len(ip)-1]
+		}
+		lines = append(lines, ip+" "+host)
+	}
+	switch hosts := service["extra_hosts"].(type) {
+	case []any:
+		for _, h := range hosts {
+			text := fmt.Sprint(h)
+			for _, separator := range []string{"=", ":"} {
+				if host, ip, ok := strings.Cut(text, separator); ok {
+					put(host, ip)
+					break
+				}
+			}
+		}
+	case map[string]any:
+		for _, host := range slices.Sorted(maps.Keys(hosts)) {
+			if hosts[host] != nil {
+				put(host, fmt.Sprint(hosts[host]))
+			}
+		}
+	}
+	delete(service, "extra_hosts")
+	return lines
+}
+
+// model is what compose-go makes of the tree, which has neither variables nor
+// names of other files to follow any more.
+func (d *document) model(ctx context.Context) (model *types.Project, err error) {
+	return loader.LoadWithContext(ctx, types.ConfigDetails{
+		WorkingDir:  "/",
+		ConfigFiles: []types.ConfigFile{{Filename: d.file, Config: d.tree}},
+		Environment: types.Mapping{},
+	}, func(o *loader.Options) {
+		o.SetProjectName("stack", true)
+		o.SkipInterpolation, o.SkipNormalization, o.ResolvePaths, o.SkipConsistencyCheck = true, true, false, true
+		o.SkipExtends, o.SkipInclude, o.SkipResolveEnvironment, o.SkipResolveLabels = true, true, true, true
+	})
+}
+
+var pathPattern = regexp.MustCompile(`\b(services|networks|volumes|secrets|configs)((?:\.[A-Za-z0-9_-]+)+)`)
+
+// pathIn finds the path that an error names.
+func pathIn(text string) []string {
+	m := pathPattern.FindStringSubmatch(text)
+	if m == nil {
+		return nil
+	}
+	return append([]string{m[1]}, strings.Split(m[2][1:], ".")...)
+}
