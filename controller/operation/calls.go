@@ -170,6 +170,9 @@ func (r Request) Query() url.Values {
 	if r.MaxUnavailable > 0 {
 		q.Set("max_unavailable", strconv.Itoa(r.MaxUnavailable))
 	}
+	for _, name := range r.Anew {
+		q.Add("anew", name)
+	}
 	if r.By != "" {
 		q.Set("by", r.By)
 	}
@@ -181,7 +184,7 @@ func ParseRequest(q url.Values) (*Request, error) {
 	bad := func(format string, args ...any) (*Request, error) {
 		return nil, &enrol.Error{Code: enrol.BadRequest, Detail: fmt.Sprintf(format, args...)}
 	}
-	r := &Request{Kind: Kind(q.Get("kind")), By: q.Get("by")}
+	r := &Request{Kind: Kind(q.Get("kind")), By: q.Get("by"), Anew: q["anew"]}
 	switch r.Kind {
 	case Rebuild, Upgrade, Undo:
 	default:

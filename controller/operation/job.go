@@ -80,13 +80,17 @@ func (j *job) step(ctx context.Context) (next string, err error) {
 	case StepRenew:
 		return StepBoot, j.renew(ctx)
 	case StepUndo:
-		return StepBoot, j.undo(ctx)
+		if err := j.undo(ctx); err != nil || !j.slot().Left {
+			return StepBoot, err
+		}
+		return StepReturn, nil
 	case StepBoot:
 		return StepReturn, j.boot(ctx)
 	case StepReturn:
 		if err := j.giveBack(ctx); err != nil {
 			return "", err
 		}
+		j.letGo(ctx, !j.slot().Left)
 		if j.slot().Error != "" {
 			return StepFailed, nil // it went back, and is as it was
 		}
@@ -308,6 +312,11 @@ func (j *job) check(ctx context.Context) error {
 	if p.Refused != "" {
 		return &RefusedError{p.Refused}
 	}
+	if j.needs(j.op.Request, p) {
+		if err := j.reach(ctx); err != nil {
+			return err
+		}
+	}
 	before := &Before{}
 	if j.o.Node.Docker {
 		v, err := j.seen(ctx)
@@ -322,7 +331,17 @@ func (j *job) check(ctx context.Context) error {
 			before = &Before{NodeID: n.ID, Availability: n.Availability, Labels: maps.Clone(n.Labels)}
 		}
 	}
-	return j.enter(ctx, StepCheck, func(sl *Slot) { sl.Before = before })
+	return j.enter(ctx, StepCheck, func(sl *Slot) {
+		sl.Before, sl.Had = before, p.Current
+		switch j.op.Request.Kind {
+		case Upgrade:
+			sl.To, sl.Back = p.Next, p.Current
+		case Undo:
+			sl.To, sl.Back, sl.Intact = p.Previous, p.Previous, p.Intact
+		case Rebuild:
+			sl.To = p.Next
+		}
+	})
 }
 
 // drain has the slot's tasks go elsewhere.
@@ -334,7 +353,12 @@ func (j *job) drain(ctx context.Context) error {
 	if j.ended() {
 		return errEnd
 	}
-	if err := j.avail(ctx, before.NodeID, drained); err != nil {
+	return j.empty(ctx, before.NodeID)
+}
+
+// empty drains an entry, and waits until its tasks have gone elsewhere.
+func (j *job) empty(ctx context.Context, id string) error {
+	if err := j.avail(ctx, id, drained); err != nil {
 		return fmt.Errorf("cannot drain it: %w", err)
 	}
 	if j.op.Request.Now {
@@ -342,7 +366,7 @@ func (j *job) drain(ctx context.Context) error {
 	}
 	limit := cmp.Or(max(0, j.op.Request.DrainTimeout), j.o.Limits.Drain)
 	for began := time.Now(); ; {
-		n, ok, err := j.entry(ctx, before.NodeID)
+		n, ok, err := j.entry(ctx, id)
 		if err != nil {
 			return err
 		}
@@ -352,7 +376,7 @@ func (j *job) drain(ctx context.Context) error {
 		}
 		var tasks []swarm.Task
 		err = j.ask(ctx, func() error {
-			tasks, err = j.o.Swarm.Tasks(ctx, before.NodeID)
+			tasks, err = j.o.Swarm.Tasks(ctx, id)
 			return err
 		})
 		if err != nil {
@@ -397,121 +421,12 @@ func (j *job) names(ctx context.Context, tasks []swarm.Task) string {
 	return strings.Join(names, ", ")
 }
 
-// keep saves what outlives the slot's root.
-func (j *job) keep(ctx context.Context) error {
-	if j.ended() {
-		return errEnd
-	}
-	sl := j.slot()
-	if j.o.Keeper != nil && !j.keeps(j.op.Request) {
-		// What an earlier operation saved is not for this root.
-		if err := j.o.Keeper.Drop(sl.Slot); err != nil {
-			return fmt.Errorf("what was saved of it before cannot be dropped: %w", err)
-		}
-	}
-	if j.keeps(j.op.Request) {
-		if err := j.save(ctx); err != nil {
-			return err
-		}
-	}
-	v, err := j.seen(ctx)
-	if err != nil {
-		return err
-	}
-	return j.enter(ctx, StepKeep, func(sl *Slot) { sl.Boot = v.BootID })
-}
-
-func (j *job) save(ctx context.Context) error {
-	sl := j.slot()
-	v, err := j.seen(ctx)
-	if err != nil {
-		return err
-	}
-	err = ErrGone
-	if j.reachable(v) {
-		saving, stop := context.WithCancel(ctx)
-		defer stop()
-		go func() {
-			select {
-			case <-j.end:
-				stop()
-			case <-saving.Done():
-			}
-		}()
-		err = j.o.Keeper.Save(saving, sl.Slot, j.say)
-	}
-	switch {
-	case err == nil:
-		return j.enter(ctx, StepKeep, func(sl *Slot) { sl.Saved = true })
-	case j.ended():
-		return errEnd
-	case errors.Is(err, ErrGone) && j.op.Request.Kind == Upgrade:
-		return &RefusedError{j.unreachable(sl.Name)}
-	case errors.Is(err, ErrGone):
-		return j.note(ctx, "its node could not be asked for what outlives its root: that is lost")
-	}
-	return fmt.Errorf("what outlives its root cannot be saved: %w", err)
-}
-
-// renew gives the slot its new root.
-func (j *job) renew(ctx context.Context) error {
-	sl := j.slot()
-	if j.op.Request.Wait {
-		return nil
-	}
-	if !sl.Renewed {
-		// Until here nothing has come of it.
-		if j.ended() {
-			return errEnd
-		}
-		if err := j.enter(ctx, StepRenew, func(sl *Slot) { sl.Renewed = true }); err != nil {
-			return err
-		}
-	} else if v, err := j.seen(ctx); err != nil {
-		return err
-	} else if v.BootID != sl.Boot && v.NodeID != "" && v.NodeID != sl.node() {
-		return nil // the service ended when that was all but done
-	}
-	renewer, err := j.o.Renewer(j.op.Request.Kind, sl.Slot)
-	if err != nil {
-		return err
-	}
-	return renewer.Renew(ctx, sl.Slot, j.say)
-}
-
 // node is the entry that the slot had.
 func (s *Slot) node() string {
 	if s.Before == nil {
 		return ""
 	}
 	return s.Before.NodeID
-}
-
-// undo has the slot go back to the root before.
-func (j *job) undo(ctx context.Context) error {
-	sl := j.slot()
-	kind := j.op.Request.Kind
-	renewer, err := j.o.Renewer(kind, sl.Slot)
-	if err != nil {
-		return err
-	}
-	v, err := j.seen(ctx)
-	if err != nil {
-		return err
-	}
-	p, err := renewer.Plan(ctx, sl.Slot)
-	if err != nil {
-		return err
-	}
-	if sl.Undone {
-		// The service ended at it: to do it twice may be the way back.
-		if sl.From != "" && p.Current != sl.From {
-			return nil
-		}
-	} else if err := j.enter(ctx, StepUndo, func(sl *Slot) { sl.Undone, sl.Boot, sl.From = true, v.BootID, p.Current }); err != nil {
-		return err
-	}
-	return renewer.Undo(ctx, sl.Slot, "", j.say)
 }
 
 // boot waits until the slot's node is in place with its new root.
@@ -748,9 +663,7 @@ func (j *job) othersAway() bool {
 func (j *job) withdraw(ctx context.Context) {
 	sl := j.slot()
 	var errs []error
-	if sl.Saved && !sl.Renewed {
-		errs = append(errs, j.o.Keeper.Drop(sl.Slot))
-	}
+	j.letGo(ctx, sl.Renewed)
 	if j.o.Node.Docker && sl.node() != "" {
 		ids := []string{sl.node()}
 		if v, err := j.seen(ctx); err != nil {

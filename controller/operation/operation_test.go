@@ -22,6 +22,7 @@ func (w *world) broken(slot int, root string) {
 	defer w.mu.Unlock()
 	if w.roots[slot] != root { // else it was written before, and is again
 		w.previous[slot], w.roots[slot] = w.roots[slot], root
+		w.wrote[slot], w.data[slot], w.fresh[slot] = w.data[slot], "", true
 	}
 	w.made++
 	v := w.slots[slot]
@@ -56,7 +57,7 @@ func TestOperations(t *testing.T) {
 		{
 			summary: "one slot is rebuilt", request: operation.Request{Kind: operation.Rebuild, Slots: []int{2}},
 			state: operation.Done, world: "p1 old active, 1 entries\np2 old active, 1 entries\n",
-			did: "drain p2; drop p2; renew p2; active p2",
+			did: "drain p2; withhold p2; renew p2; active p2",
 		},
 		{
 			summary: "all of them, one after the other, with what is kept",
@@ -71,7 +72,7 @@ func TestOperations(t *testing.T) {
 				w.settle(2, "pause", nil)
 			},
 			state: operation.Done, world: "p1 old drain rack=top, 1 entries\np2 old pause, 1 entries\n",
-			did: "drop p1; renew p1; drain p2; drop p2; renew p2; pause p2",
+			did: "withhold p1; renew p1; drain p2; withhold p2; renew p2; pause p2",
 		},
 		{
 			summary: "a label that the controller forgot, and an entry that it left",
@@ -89,7 +90,7 @@ func TestOperations(t *testing.T) {
 				}
 			},
 			state: operation.Done, world: "p1 old active rack=top, 1 entries\np2 old active, 1 entries\n",
-			did: "drain p1; drop p1; renew p1; active p1; remove p1",
+			did: "drain p1; withhold p1; renew p1; active p1; remove p1",
 		},
 		{
 			summary: "the controller gives a new entry what the one before had, later than we look",
@@ -111,13 +112,13 @@ func TestOperations(t *testing.T) {
 				}
 			},
 			state: operation.Done, world: "p1 old active rack=top, 1 entries\np2 old active, 1 entries\n",
-			did: "drain p1; drop p1; renew p1; active p1",
+			did: "drain p1; withhold p1; renew p1; active p1",
 		},
 		{
 			summary: "tasks leave first", request: operation.Request{Kind: operation.Rebuild, Slots: []int{1}},
 			prepare: func(w *world) { w.serve(3) },
 			state:   operation.Done, world: "p1 old active, 1 entries\np2 old active, 1 entries\n",
-			did: "drain p1; drop p1; renew p1; active p1",
+			did: "drain p1; withhold p1; renew p1; active p1",
 		},
 		{
 			summary: "a task that does not leave", request: operation.Request{Kind: operation.Rebuild, All: true, DrainTimeout: 20 * time.Millisecond},
@@ -133,7 +134,7 @@ func TestOperations(t *testing.T) {
 			prepare: func(w *world) {
 				w.tasks = []swarm.Task{{ID: "t", ServiceID: "db", NodeID: w.slots[1].NodeID, State: "running"}}
 			},
-			state: operation.Done, world: "p1 old active, 1 entries\np2 old active, 1 entries\n", did: "drain p1; drop p1; renew p1; active p1",
+			state: operation.Done, world: "p1 old active, 1 entries\np2 old active, 1 entries\n", did: "drain p1; withhold p1; renew p1; active p1",
 		},
 		{
 			summary: "a node that is down has no tasks to wait for", request: operation.Request{Kind: operation.Rebuild, Slots: []int{1}},
@@ -142,7 +143,7 @@ func TestOperations(t *testing.T) {
 				w.tasks = []swarm.Task{{ID: "t", ServiceID: "db", NodeID: w.slots[1].NodeID, State: "running"}}
 			},
 			state: operation.Done, note: "its tasks were not waited for", world: "p1 old active, 1 entries\np2 old active, 1 entries\n",
-			did: "drain p1; drop p1; renew p1; active p1",
+			did: "drain p1; withhold p1; renew p1; active p1",
 		},
 		{
 			summary: "a slot that never had an entry", request: operation.Request{Kind: operation.Rebuild, Slots: []int{1}},
@@ -150,13 +151,13 @@ func TestOperations(t *testing.T) {
 				delete(w.nodes, w.slots[1].NodeID)
 				w.slots[1].NodeID = ""
 			},
-			state: operation.Done, world: "p1 old active, 1 entries\np2 old active, 1 entries\n", did: "drop p1; renew p1",
+			state: operation.Done, world: "p1 old active, 1 entries\np2 old active, 1 entries\n", did: "withhold p1; renew p1",
 		},
 		{
 			summary: "a node that cannot be asked for what it keeps", request: operation.Request{Kind: operation.Rebuild, Slots: []int{1}, Keep: true},
 			prepare: func(w *world) { w.save = func(int) error { return fmt.Errorf("no answer: %w", operation.ErrGone) } },
-			state:   operation.Done, note: "that is lost", world: "p1 old active, 1 entries\np2 old active, 1 entries\n",
-			did: "drain p1; save p1; renew p1; active p1",
+			state:   operation.Failed, err: "p1 cannot be asked for what outlives its root: see that it is on (`hatchery power on p1`) and comes up (`hatchery console p1`), or say it without --keep, which discards it",
+			world: "p1 old active, 1 entries\np2 old active, 1 entries\n", did: "drain p1; save p1; active p1",
 		},
 		{
 			summary: "what is kept is too big", request: operation.Request{Kind: operation.Rebuild, Slots: []int{1}, Keep: true},
@@ -175,7 +176,7 @@ func TestOperations(t *testing.T) {
 				}
 			},
 			state: operation.Failed, err: "p1: p1 is back as the node that it was: its root was not renewed", world: "p1 old active, 1 entries\np2 old active, 1 entries\n",
-			did: "drain p1; drop p1; renew p1; active p1",
+			did: "drain p1; withhold p1; renew p1; active p1",
 		},
 		{
 			summary: "a node that does not come up stops the others, and is as it was in the swarm", request: operation.Request{Kind: operation.Rebuild, All: true},
@@ -184,7 +185,7 @@ func TestOperations(t *testing.T) {
 				w.renewed = w.broken
 			},
 			state: operation.Failed, err: "p1 is not Ready 20ms after its root was renewed: docker failed: it does not start; `hatchery console p1`",
-			world: "p1 old active, 1 entries\np2 old active, 1 entries\n", did: "drain p1; drop p1; renew p1; active p1",
+			world: "p1 old active, 1 entries\np2 old active, 1 entries\n", did: "drain p1; withhold p1; renew p1; active p1",
 		},
 		{
 			summary: "services that do not come back stop it", request: operation.Request{Kind: operation.Rebuild, All: true},
@@ -197,7 +198,7 @@ func TestOperations(t *testing.T) {
 				}
 			},
 			state: operation.Failed, err: "services that had all their replicas before do not: db has 0 of 1", world: "p1 old active, 1 entries\np2 old active, 1 entries\n",
-			did: "drain p1; drop p1; renew p1; active p1",
+			did: "drain p1; withhold p1; renew p1; active p1",
 		},
 		{
 			summary: "an upgrade of those that have something to go to", request: operation.Request{Kind: operation.Upgrade},
@@ -212,7 +213,7 @@ func TestOperations(t *testing.T) {
 				w.renewed = w.broken
 			},
 			state: operation.Failed, err: "p1 is not Ready 30ms after", world: "p1 old active, 1 entries\np2 old active, 1 entries\n",
-			did: "drain p1; save p1; renew p1; undo p1; active p1",
+			did: "drain p1; save p1; renew p1; save p1; undo p1; active p1",
 		},
 		{
 			summary: "an upgrade whose services do not come back goes back", request: operation.Request{Kind: operation.Upgrade},
@@ -228,7 +229,7 @@ func TestOperations(t *testing.T) {
 				}
 			},
 			state: operation.Failed, err: "db has 0 of 1", world: "p1 old active, 1 entries\np2 old active, 1 entries\n",
-			did: "drain p1; save p1; renew p1; active p1; undo p1",
+			did: "drain p1; save p1; renew p1; active p1; drain p1; save p1; undo p1; active p1",
 		},
 		{
 			summary: "an upgrade does not discard what it cannot save", request: operation.Request{Kind: operation.Upgrade},
@@ -656,7 +657,8 @@ func TestPlans(t *testing.T) {
 	w.next = map[int]string{1: "new", 2: "new"}
 	s := w.run()
 	plans, err := s.Plans(t.Context(), operation.Request{Kind: operation.Upgrade})
-	if err != nil || len(plans) != 2 || plans[0].Name != "p1" || plans[0].Next != "new" || !slices.Equal(plans[0].Keeps, []string{"volumes"}) || !slices.Equal(plans[0].Discards, []string{"everything"}) {
+	if err != nil || len(plans) != 2 || plans[0].Name != "p1" || plans[0].Next != "new" || !slices.Equal(plans[0].Keeps, []string{"volume data (12 MB)", "/srv (5 kB)"}) ||
+		!slices.Equal(plans[0].Discards, []string{"everything", "volume 0123, which is never kept: it has no name of its own"}) {
 		t.Errorf("%+v, %v", plans, err)
 	}
 	if did := w.did(); len(did) > 0 || len(s.List()) > 0 {

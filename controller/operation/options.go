@@ -20,14 +20,14 @@ type Options struct {
 	// Renewer gives who renews a slot's root, for a rebuild or for an upgrade (and
 	// its undoing): the error says why nobody does, with the remedy.
 	Renewer func(kind Kind, slot int) (Renewer, error)
-	// Keeper saves what outlives a root; nil where nothing does. Kept says what
-	// that is, for people; it may be nil.
+	// Keeper saves what outlives a root; nil where nothing does.
 	Keeper Keeper
-	Kept   func(ctx context.Context, slot int) ([]string, error)
 	// Told is told of every step; it does not wait. It may be nil.
 	Told   func(slot int, detail string)
 	Limits Limits
-	Log    *slog.Logger
+	// Now is the time by which roots are held on to; nil: time.Now.
+	Now func() time.Time
+	Log *slog.Logger
 }
 
 // Limits are how long is waited for what. The zero value of each is what is right
@@ -52,6 +52,12 @@ type Limits struct {
 	// Unheard is how long a node may have been silent and still be asked.
 	// Default: 90 seconds.
 	Unheard time.Duration
+	// Reach is how long a node may take until it can be asked for what outlives its
+	// root: it may be in the middle of a boot. Default: 3 minutes.
+	Reach time.Duration
+	// Hold is how long the root before is held on to after an upgrade was done. Default:
+	// a day.
+	Hold time.Duration
 	// Swarm is how long a swarm that does not answer is waited for. Default: 5
 	// minutes.
 	Swarm time.Duration
@@ -69,6 +75,8 @@ func (l Limits) withDefaults() Limits {
 		{&l.Health, 10 * time.Minute},
 		{&l.Steady, 15 * time.Second},
 		{&l.Unheard, 90 * time.Second},
+		{&l.Reach, 3 * time.Minute},
+		{&l.Hold, 24 * time.Hour},
 		{&l.Swarm, 5 * time.Minute},
 	} {
 		if *d.value <= 0 {
@@ -84,6 +92,9 @@ func (o *Options) check() error {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	if o.Told == nil {
 		o.Told = func(int, string) {}

@@ -20,11 +20,11 @@ const File = "operations.json"
 // version is the file's; one of a later version is not read.
 const version = 1
 
-// maxFile bounds what is read of it, in bytes; kept is how many operations that
+// maxFile bounds what is read of it, in bytes; remembered is how many operations that
 // are over it has.
 const (
-	maxFile = 8 << 20
-	kept    = 50
+	maxFile    = 8 << 20
+	remembered = 50
 )
 
 // maxNotes bounds the notes of a slot, maxText a text that others said, in bytes.
@@ -113,7 +113,7 @@ func (r *record) trim() {
 		}
 	}
 	r.Operations = slices.DeleteFunc(r.Operations, func(o *Operation) bool {
-		if !o.Over() || over <= kept {
+		if !o.Over() || over <= remembered {
 			return false
 		}
 		over--

@@ -162,7 +162,7 @@ var ErrUnknown = errors.New("there is no such operation")
 // another is at work on one of its slots, is a *RefusedError where it cannot be
 // done, and matches ErrNothing.
 func (s *Service) Start(ctx context.Context, r Request) (*Operation, error) {
-	slots, err := s.slots(ctx, &r)
+	slots, _, err := s.slots(ctx, &r)
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +173,7 @@ func (s *Service) Start(ctx context.Context, r Request) (*Operation, error) {
 	var refused []string
 	chosen := slots[:0:0]
 	for _, slot := range slots {
-		p, err := s.examine(ctx, r, slot)
+		p, err := s.plan(ctx, r, slot)
 		if err != nil {
 			return nil, err
 		}
@@ -182,6 +182,8 @@ func (s *Service) Start(ctx context.Context, r Request) (*Operation, error) {
 			refused = append(refused, p.Refused)
 		case r.Kind == Upgrade && p.Next == p.Current:
 			// It has what was pushed.
+		case r.Kind == Undo && s.wentBack(slot, p.Current):
+			// To go back once more would be one too far.
 		default:
 			chosen = append(chosen, slot)
 		}
@@ -190,9 +192,12 @@ func (s *Service) Start(ctx context.Context, r Request) (*Operation, error) {
 		return nil, &RefusedError{strings.Join(refused, "; ")}
 	}
 	if len(chosen) == 0 {
+		if r.Kind == Undo {
+			return nil, fmt.Errorf("%w: every slot went back already; `hatchery push` and `hatchery upgrade` go forward again", ErrNothing)
+		}
 		return nil, fmt.Errorf("%w: every slot has what was pushed for it", ErrNothing)
 	}
-	r.Slots, r.All, r.Continue = chosen, false, false
+	r.Slots, r.All, r.Continue, r.Anew = chosen, false, false, nil
 	r.MaxUnavailable = max(1, r.MaxUnavailable)
 	r.By = hearsay.Line(r.By, 128)
 	now := time.Now().UTC()
@@ -371,8 +376,21 @@ func (s *Service) name(slot int) string {
 	return fmt.Sprintf("p%d", slot)
 }
 
-// slots are those that a request is for, in order.
-func (s *Service) slots(ctx context.Context, r *Request) ([]int, error) {
+// slots are those that a request is for, in order, and what it continues.
+func (s *Service) slots(ctx context.Context, r *Request) (slots []int, continues string, err error) {
+	if r.Continue {
+		last := s.last(r.Kind)
+		if last == nil {
+			return nil, "", fmt.Errorf("%w: no %s is known", ErrNothing, r.Kind.noun())
+		}
+		continues = r.from(last)
+	}
+	slots, err = s.meant(ctx, r)
+	return slots, continues, err
+}
+
+// meant are the slots of a request, in order.
+func (s *Service) meant(ctx context.Context, r *Request) ([]int, error) {
 	switch r.Kind {
 	case Rebuild, Upgrade, Undo:
 	default:
@@ -469,30 +487,42 @@ func (s *Service) last(kind Kind) *Operation {
 // is one of Start's.
 func (s *Service) Plans(ctx context.Context, r Request) ([]Plan, error) {
 	plans := []Plan{}
-	slots, err := s.slots(ctx, &r)
+	slots, continues, err := s.slots(ctx, &r)
 	if err != nil {
 		return nil, err
 	}
 	for _, slot := range slots {
-		p, err := s.examine(ctx, r, slot)
+		p, err := s.plan(ctx, r, slot)
 		if err != nil {
 			return nil, err
 		}
-		if s.o.Kept != nil && s.keeps(r) {
-			if kept, err := s.o.Kept(ctx, slot); err != nil {
-				p.Keeps = []string{"nothing, as things stand: " + err.Error()}
-			} else {
-				p.Keeps = kept
-			}
+		v, err := s.slotView(ctx, slot)
+		if err != nil {
+			return nil, err
 		}
+		if r.Kind != Upgrade || p.Next != p.Current {
+			s.tellKept(ctx, r, p, s.reachable(v))
+		}
+		p.Continues = continues
 		plans = append(plans, *p)
 	}
 	return plans, nil
 }
 
-// keeps says whether an operation saves what outlives a root.
-func (s *Service) keeps(r Request) bool {
-	return s.o.Keeper != nil && (r.Kind != Rebuild || r.Keep)
+// plan is examine for who has not begun: a node that cannot be asked now is told of now.
+func (s *Service) plan(ctx context.Context, r Request, slot int) (*Plan, error) {
+	p, err := s.examine(ctx, r, slot)
+	if err != nil || p.Refused != "" || !s.needs(r, p) {
+		return p, err
+	}
+	v, err := s.slotView(ctx, slot)
+	if err != nil {
+		return nil, err
+	}
+	if !s.askable(slot, s.reachable(v)) {
+		p.Refused = s.unreachable(r.Kind, p.Name)
+	}
+	return p, nil
 }
 
 // slotView is what the controller knows of a slot.
@@ -545,8 +575,12 @@ func (s *Service) examine(ctx context.Context, r Request, slot int) (*Plan, erro
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
+	generation := p.Generation
+	if r.Kind == Undo {
+		generation = p.PreviousGeneration
+	}
 	switch revoked := v.Generation > 0 && v.Generation < v.MinGeneration; {
-	case revoked && p.Generation < v.MinGeneration:
+	case revoked && generation == 0:
 		p.Refused = fmt.Sprintf("%s was revoked: it waits for a card of `hatchery build %s --renew`; `hatchery rebuild %s --wait` sees that one in", name, name, name)
 	case err != nil:
 		p.Refused = fmt.Sprintf("%s cannot be renewed from here: %v; or insert a new card (`hatchery rebuild %s --wait` sees it in), or boot the slot without one (`hatchery netboot enable %s`)", name, err, name, name)
@@ -554,15 +588,10 @@ func (s *Service) examine(ctx context.Context, r Request, slot int) (*Plan, erro
 		p.Refused = fmt.Sprintf("nothing was pushed for %s: `hatchery push` does that", name)
 	case r.Kind == Undo && p.Previous == "":
 		p.Refused = fmt.Sprintf("%s has nothing to go back to", name)
-	case r.Kind == Upgrade && s.keeps(r) && p.Next != p.Current && !s.reachable(v):
-		p.Refused = s.unreachable(name)
+	default:
+		p.Refused = tooOld(v, name, generation)
 	}
 	return p, nil
-}
-
-// unreachable says why a node that cannot be asked is not upgraded.
-func (s *Service) unreachable(name string) string {
-	return fmt.Sprintf("%s cannot be asked for what outlives its root: `hatchery rebuild %s` goes on without, and discards it", name, name)
 }
 
 // reachable says whether a node can be asked for something.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"hatchery/internal/enrol"
+	"hatchery/internal/kept"
 	"hatchery/internal/swarm"
 )
 
@@ -90,20 +91,40 @@ type Plan struct {
 	// Generation is of the certificate in the next root, 0 where nobody knows.
 	Generation int `json:"generation,omitempty"`
 	// PreviousGeneration is of the certificate in the root before.
-	PreviousGeneration int      `json:"previous_generation,omitempty"`
-	Discards           []string `json:"discards,omitempty"` // what is lost, for people
-	Keeps              []string `json:"keeps,omitempty"`    // what outlives it, for people
+	PreviousGeneration int `json:"previous_generation,omitempty"`
+	// Intact says that the root before comes back with what it had written, and not as its
+	// image is: what was kept is not for it.
+	Intact   bool     `json:"intact,omitempty"`
+	Discards []string `json:"discards,omitempty"` // what is lost, for people
+	Keeps    []string `json:"keeps,omitempty"`    // what outlives it, for people
+	// Continues is the operation that this one goes on with, and the flags that it has from
+	// there: "rebuild-12 --keep".
+	Continues string `json:"continues,omitempty"`
 	// Refused says why it cannot be done, with the remedy; "" where it can.
 	Refused string `json:"refused,omitempty"`
 }
 
-// A Keeper saves what outlives a slot's root, for the agent in the next one.
+// A Keeper saves what outlives a slot's root, for the agent in the next one. What it
+// has belongs to the operation, by its ID, that saved it, until that lets go of it or the
+// node with the next root has it.
 type Keeper interface {
-	// Save fetches it from the slot's node. Its error matches ErrGone where the
-	// node cannot be asked.
-	Save(ctx context.Context, slot int, tell Tell) error
-	// Drop forgets what was saved of a slot: its next root is to be without.
-	Drop(slot int) error
+	// Plan asks the slot's node what there is.
+	Plan(ctx context.Context, slot int) (*kept.Plan, error)
+	// Save fetches it from the slot's node. What was saved before stays until that is
+	// whole, and where the node has not got it back. Its error matches ErrGone where the
+	// node cannot be asked, and nothing from before waits for its next root.
+	Save(ctx context.Context, slot int, operation string, tell Tell) error
+	// Waits says whether something waits for the slot's next root.
+	Waits(slot int) bool
+	// Again has the slot's next root get what was saved last, though the one that is given
+	// up may have it; there is false where there is nothing any more.
+	Again(slot int, operation string) (there bool, err error)
+	// Withhold has the slot's next root be without what was saved before.
+	Withhold(slot int, operation string) error
+	// Release lets go of what is the operation's: where the root was renewed, what was
+	// withheld is forgotten; else it waits as before. A root that is not new gets
+	// nothing of it.
+	Release(slot int, operation string, renewed bool) error
 }
 
 // A Swarm is what is asked of the controller's Docker Engine. *swarm.Engine is
@@ -172,8 +193,12 @@ type Request struct {
 	// get done.
 	All      bool `json:"all,omitempty"`
 	Continue bool `json:"continue,omitempty"`
+	// Anew are the flags that somebody who continues has said anew, though they may be
+	// off: "now". The others are as they were. It is over when the operation has begun.
+	Anew []string `json:"-"`
 	// Now does not wait until tasks have gone elsewhere; else they have
-	// DrainTimeout (5 minutes).
+	// DrainTimeout (5 minutes). Going back, it needs no node that can be asked for what
+	// it keeps.
 	Now          bool          `json:"now,omitempty"`
 	DrainTimeout time.Duration `json:"drain_timeout,omitempty"` // nanoseconds
 	// MaxUnavailable is how many slots are at work side by side: 1 at the least.
@@ -216,11 +241,18 @@ type Slot struct {
 	// Before is what the slot had before anything was done, nil until it is known.
 	Before *Before `json:"before,omitempty"`
 	// Boot is the node's boot when its root was about to be renewed.
-	Boot     string `json:"boot,omitempty"`
+	Boot string `json:"boot,omitempty"`
+	// Roots, as a Plan names them: what it had before anything was done, what it goes to,
+	// and what it goes back to if it does; "" where nobody knows.
+	Had      string `json:"had,omitempty"`
+	To       string `json:"to,omitempty"`
+	Back     string `json:"back,omitempty"`
+	Intact   bool   `json:"intact,omitempty"`   // the root that it goes back to comes with what it wrote
 	Saved    bool   `json:"saved,omitempty"`    // what outlives the root is saved
 	Renewed  bool   `json:"renewed,omitempty"`  // it was renewed, or that was begun
-	Undone   bool   `json:"undone,omitempty"`   // it went back
+	Undone   bool   `json:"undone,omitempty"`   // it went back, or that was begun
 	From     string `json:"from,omitempty"`     // the root that it went back from
+	Left     bool   `json:"left,omitempty"`     // going back, nothing was to be written: its node was left alone
 	Outcome  string `json:"outcome,omitempty"`  // the end that withdrawing leads to
 	Returned bool   `json:"returned,omitempty"` // it has its availability back
 }

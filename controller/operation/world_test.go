@@ -1,17 +1,20 @@
 package operation_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"hatchery/controller/operation"
 	"hatchery/internal/enrol"
+	"hatchery/internal/kept"
 	"hatchery/internal/nodefile"
 	"hatchery/internal/swarm"
 )
@@ -32,7 +35,11 @@ type world struct {
 	previous map[int]string
 	made     int
 	log      []string
-	kept     map[int]bool
+	data     map[int]string   // what of each slot's root is to outlive it
+	fresh    map[int]bool     // the root has not got back what was kept
+	wrote    map[int]string   // the data of the root before, which comes with it
+	archives map[int]*archive // the keeper's
+	intact   bool             // roots that come back have what they wrote
 
 	calls   int
 	crash   int // the call that is the process' last; 0: none
@@ -42,26 +49,32 @@ type world struct {
 	held    chan int                    // gets the slot that does
 	renewed func(slot int, root string) // instead of a node that comes up
 	check   func(slot int) error        // of the renewer
+	cancel  func(slot int) error        // of the renewer, which can leave slots as they are; nil: it cannot
 	save    func(slot int) error        // of the keeper
-	view    func(slot *enrol.SlotView)  // changes what is told of a slot
-	without bool                        // no keeper
-	limits  operation.Limits
-	dir     string
-	told    []string
+	now     func() time.Time
+
+	generations map[string]int             // of the certificates in roots
+	holdUndo    chan struct{}              // Undo waits for it, unless it is nil
+	view        func(slot *enrol.SlotView) // changes what is told of a slot
+	without     bool                       // no keeper
+	limits      operation.Limits
+	dir         string
+	told        []string
 }
 
 func newWorld(t *testing.T, slots ...int) *world {
 	w := &world{t: t, nodes: map[string]*swarm.Node{}, slots: map[int]*enrol.SlotView{}, roots: map[int]string{}, next: map[int]string{},
-		previous: map[int]string{}, kept: map[int]bool{}, dir: t.TempDir()}
+		previous: map[int]string{}, data: map[int]string{}, fresh: map[int]bool{}, wrote: map[int]string{}, archives: map[int]*archive{},
+		dir: t.TempDir()}
 	w.nodes["manager"] = &swarm.Node{ID: "manager", State: "ready", Availability: "active", Manager: true, Labels: map[string]string{"hatchery.slot": "controller"}}
 	for _, slot := range slots {
 		w.slots[slot] = &enrol.SlotView{Slot: slot, Name: fmt.Sprintf("p%d", slot), Generation: 1, MinGeneration: 1}
-		w.roots[slot] = "old"
+		w.roots[slot], w.data[slot] = "old", fmt.Sprintf("data %d", slot)
 		w.up(slot)
 		w.settle(slot, "active", nil)
 	}
 	w.limits = operation.Limits{Look: time.Millisecond, Drain: 5 * time.Second, Boot: 10 * time.Second, Settle: 5 * time.Second,
-		Health: 5 * time.Second, Steady: 3 * time.Millisecond, Swarm: 5 * time.Second}
+		Health: 5 * time.Second, Steady: 3 * time.Millisecond, Swarm: 5 * time.Second, Reach: time.Nanosecond}
 	return w
 }
 
@@ -91,7 +104,9 @@ func (w *world) reborn(slot int, root string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	before := w.nodes[w.slots[slot].NodeID]
+	w.wrote[slot], w.data[slot], w.fresh[slot] = w.data[slot], "", true
 	w.previous[slot], w.roots[slot] = w.roots[slot], root
+	w.restored(slot)
 	w.up(slot)
 	if before != nil {
 		w.settle(slot, before.Availability, before.Labels)
@@ -289,12 +304,20 @@ func (r renewer) Check(ctx context.Context, slot int) error {
 
 func (r renewer) Plan(ctx context.Context, slot int) (p operation.Plan, err error) {
 	return p, r.call(ctx, "", r.locked(func() error {
-		p = operation.Plan{Current: r.roots[slot], Next: r.roots[slot], Previous: r.previous[slot], Discards: []string{"everything"}}
+		p = operation.Plan{Current: r.roots[slot], Next: r.roots[slot], Previous: r.previous[slot], Discards: []string{"everything"},
+			Generation: r.generations[r.roots[slot]], PreviousGeneration: r.generations[r.previous[slot]], Intact: r.intact}
 		if r.kind == operation.Upgrade {
-			p.Next = r.next[slot]
+			p.Next, p.Generation = r.next[slot], r.generations[r.next[slot]]
 		}
 		return nil
 	}))
+}
+
+// A canceller can leave slots as they are.
+type canceller struct{ renewer }
+
+func (c canceller) Cancel(ctx context.Context, slot int) error {
+	return c.call(ctx, fmt.Sprintf("leave p%d", slot), func() error { return c.cancel(slot) })
 }
 
 func (r renewer) Renew(ctx context.Context, slot int, tell operation.Tell) error {
@@ -323,23 +346,84 @@ func (r renewer) Renew(ctx context.Context, slot int, tell operation.Tell) error
 	})
 }
 
-func (r renewer) Undo(ctx context.Context, slot int, _ string, tell operation.Tell) error {
+func (r renewer) Undo(ctx context.Context, slot int, to string, tell operation.Tell) error {
 	tell("write", "")
+	if r.holdUndo != nil {
+		select {
+		case <-r.holdUndo:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	return r.call(ctx, fmt.Sprintf("undo p%d", slot), func() error {
 		r.mu.Lock()
-		before := r.previous[slot]
+		current, before, wrote := r.roots[slot], r.previous[slot], r.wrote[slot]
 		r.mu.Unlock()
-		if before == "" {
-			return errors.New("there is nothing before")
+		switch {
+		case to == "":
+			return errors.New("it is not said to which")
+		case current == to:
+			return fmt.Errorf("p%d: %w", slot, operation.ErrNothingWritten)
+		case before != to:
+			return fmt.Errorf("%s is not there any more", to)
 		}
-		r.reborn(slot, before)
+		if r.intact {
+			r.mu.Lock()
+			kept := r.archives[slot]
+			delete(r.archives, slot)
+			r.mu.Unlock()
+			r.reborn(slot, to)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.data[slot] = wrote
+			if kept != nil {
+				r.archives[slot] = kept
+			}
+			return nil
+		}
+		r.reborn(slot, to)
 		return nil
 	})
 }
 
+// A keeper is the world's, beside its renewer.
+type keeper struct{ *world }
+
+func (k keeper) Plan(ctx context.Context, slot int) (*kept.Plan, error) {
+	p := &kept.Plan{}
+	return p, k.call(ctx, "", k.locked(func() error {
+		if k.save != nil {
+			if err := k.save(slot); err != nil {
+				return err
+			}
+		}
+		p.Fresh = k.fresh[slot]
+		p.Roots = []kept.Root{{Kind: kept.Volume, Name: "data", Bytes: 12_345_678}, {Kind: kept.File, Name: "/srv", Bytes: 5000}}
+		p.Left = []kept.Left{{Name: "volume 0123", Why: "it has no name of its own"}}
+		return nil
+	}))
+}
+
 // The keeper.
 
-func (w *world) Save(ctx context.Context, slot int, tell operation.Tell) error {
+// An archive is what it has of a slot, as controller/preserve has it.
+type archive struct {
+	data                      string
+	operation                 string
+	restored, withheld, aside bool
+}
+
+func (a *archive) waits() bool { return a != nil && !a.restored && !a.withheld && !a.aside }
+
+// restored is a new root that asks for what was kept.
+func (w *world) restored(slot int) {
+	if a := w.archives[slot]; a.waits() {
+		w.data[slot], a.restored = a.data, true
+	}
+	w.fresh[slot] = false
+}
+
+func (w *world) Save(ctx context.Context, slot int, operation string, tell operation.Tell) error {
 	tell("", "3 files")
 	return w.call(ctx, fmt.Sprintf("save p%d", slot), func() error {
 		if w.save != nil {
@@ -349,18 +433,80 @@ func (w *world) Save(ctx context.Context, slot int, tell operation.Tell) error {
 		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.kept[slot] = true
+		if a := w.archives[slot]; w.fresh[slot] && a.waits() {
+			a.operation = operation
+			return nil
+		}
+		w.archives[slot] = &archive{data: w.data[slot], operation: operation}
 		return nil
 	})
 }
 
-func (w *world) Drop(slot int) error {
-	return w.call(context.Background(), fmt.Sprintf("drop p%d", slot), func() error {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		delete(w.kept, slot)
+func (w *world) Waits(slot int) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.archives[slot].waits()
+}
+
+func (w *world) Again(slot int, operation string) (there bool, err error) {
+	return there, w.call(context.Background(), fmt.Sprintf("again p%d", slot), w.locked(func() error {
+		if a := w.archives[slot]; a != nil {
+			there = true
+			*a = archive{data: a.data, operation: operation}
+		}
 		return nil
-	})
+	}))
+}
+
+func (w *world) Withhold(slot int, operation string) error {
+	return w.call(context.Background(), fmt.Sprintf("withhold p%d", slot), w.locked(func() error {
+		if a := w.archives[slot]; a != nil {
+			a.operation, a.withheld = operation, true
+		}
+		return nil
+	}))
+}
+
+func (w *world) Release(slot int, operation string, renewed bool) error {
+	return w.call(context.Background(), "", w.locked(func() error {
+		a := w.archives[slot]
+		if a == nil || a.operation != operation {
+			return nil
+		}
+		if a.withheld && renewed {
+			delete(w.archives, slot)
+			return nil
+		}
+		a.operation, a.withheld = "", false
+		w.heard(slot)
+		return nil
+	}))
+}
+
+// heard is a node that is Ready in a root which is not new: nothing of it waits.
+func (w *world) heard(slot int) {
+	if a := w.archives[slot]; a.waits() && a.operation == "" && !w.fresh[slot] && w.slots[slot].Step == "steady" {
+		a.aside = true
+	}
+}
+
+// outlived is what each slot's root has of what is to outlive it, and what of it its next
+// root would get.
+func (w *world) outlived() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var all []string
+	for _, slot := range slices.Sorted(maps.Keys(w.slots)) {
+		text := cmp.Or(w.data[slot], "nothing")
+		if w.fresh[slot] {
+			text = "nothing yet"
+		}
+		if a := w.archives[slot]; a.waits() {
+			text += ", " + a.data + " waits"
+		}
+		all = append(all, text)
+	}
+	return strings.Join(all, "; ")
 }
 
 // node is the controller's.
@@ -376,15 +522,21 @@ func (w *world) node() *nodefile.Node {
 func (w *world) service(ctx context.Context) (s *operation.Service, ended <-chan struct{}) {
 	w.t.Helper()
 	o := operation.Options{
-		Node: w.node(), StateDir: w.dir, Swarm: w, View: w.cluster, Limits: w.limits, Keeper: w,
-		Renewer: func(kind operation.Kind, _ int) (operation.Renewer, error) { return renewer{w, kind}, nil },
-		Kept:    func(context.Context, int) ([]string, error) { return []string{"volumes"}, nil },
+		Node: w.node(), StateDir: w.dir, Swarm: w, View: w.cluster, Limits: w.limits,
+		Renewer: func(kind operation.Kind, _ int) (operation.Renewer, error) {
+			if w.cancel != nil {
+				return canceller{renewer{w, kind}}, nil
+			}
+			return renewer{w, kind}, nil
+		},
+		Now: w.now,
 		Told: func(_ int, detail string) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.told = append(w.told, detail)
 		},
 	}
+	o.Keeper = keeper{w}
 	if w.without {
 		o.Keeper = nil
 	}

@@ -2,8 +2,6 @@ package serving
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/http"
 	"path/filepath"
 	"sync"
@@ -105,7 +103,7 @@ func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *s
 		},
 	}
 	if s.kept != nil {
-		ops.Keeper, ops.Kept = keeper{s.kept}, keeper{s.kept}.words
+		ops.Keeper = keeper{s.kept}
 	}
 	s.operations, err = operation.New(ops)
 	missing("nothing can be rebuilt or upgraded", err)
@@ -313,28 +311,4 @@ func (s *operating) run(ctx context.Context, beside *sync.WaitGroup) {
 	if s.metrics != nil {
 		again("metrics", s.metrics.Run)
 	}
-}
-
-// keeper is the keeper as operations know it.
-type keeper struct{ *preserve.Keeper }
-
-func (k keeper) Save(ctx context.Context, slot int, tell operation.Tell) error {
-	err := k.Keeper.Save(ctx, slot, "", tell)
-	if errors.Is(err, preserve.ErrUnreachable) {
-		return fmt.Errorf("%w: %w", operation.ErrGone, err)
-	}
-	return err
-}
-
-// words say what is kept of a slot.
-func (k keeper) words(ctx context.Context, slot int) ([]string, error) {
-	plan, err := k.Keeper.Plan(ctx, slot)
-	if err != nil {
-		return nil, err
-	}
-	var words []string
-	for _, root := range plan.Roots {
-		words = append(words, root.String())
-	}
-	return words, nil
 }

@@ -6,8 +6,10 @@ import (
 	"fmt"
 
 	"hatchery/controller/operation"
+	"hatchery/controller/preserve"
 	"hatchery/controller/reimage"
 	"hatchery/internal/clusterctrl"
+	"hatchery/internal/kept"
 	"hatchery/netboot"
 	"hatchery/netboot/store"
 )
@@ -128,4 +130,24 @@ func (s *operating) renewer(kind operation.Kind, slot int) (operation.Renewer, e
 		return cardRenewer{s.cards, s.boots.store}, nil
 	}
 	return nil, errors.New("this controller's image is of before rebuilding in place: build it again, and flash it")
+}
+
+// keeper is who keeps what outlives a root, as operations know it.
+type keeper struct{ *preserve.Keeper }
+
+func (k keeper) Save(ctx context.Context, slot int, by string, tell operation.Tell) error {
+	return gone(k.Keeper.Save(ctx, slot, by, tell))
+}
+
+func (k keeper) Plan(ctx context.Context, slot int) (*kept.Plan, error) {
+	plan, err := k.Keeper.Plan(ctx, slot)
+	return plan, gone(err)
+}
+
+// gone says in operations' words that a node cannot be asked.
+func gone(err error) error {
+	if errors.Is(err, preserve.ErrUnreachable) {
+		return fmt.Errorf("%w: %w", operation.ErrGone, err)
+	}
+	return err
 }
