@@ -58,6 +58,9 @@ func (s *Service) advance(slot int, r *record, phase string) {
 		return
 	}
 	r.Phase = phase
+	if rank[phase] >= rank[Writing] {
+		r.Held = nil // it does not hold that any more
+	}
 	if err := s.save(); err != nil {
 		s.o.Log.Error("how far a card is cannot be kept", "slot", slot, "error", err)
 	}
@@ -112,6 +115,10 @@ func (s *Service) imageCall(w http.ResponseWriter, req *http.Request, slot int) 
 	if p.err != nil {
 		s.o.Log.Error("a node wants its image, and it cannot be had", "slot", slot, "error", p.err)
 		s.instead(slot, r, p.err)
+		s.mu.Lock()
+		r.trouble.failed("the image cannot be had: "+hearsay.Line(p.err.Error(), 2*wire.MaxText), "")
+		r.poke()
+		s.mu.Unlock()
 		refused(w, http.StatusServiceUnavailable, NotYet, "the image cannot be had: "+hearsay.Line(p.err.Error(), 2*wire.MaxText), personS)
 		return
 	}
@@ -134,6 +141,7 @@ func (s *Service) adopt(slot int) (*record, error) {
 	s.records[slot] = r
 	if err := s.save(); err != nil {
 		delete(s.records, slot)
+		s.noteUnfinished()
 		return nil, err
 	}
 	s.o.Log.Warn("a node writes its card, and nobody knows why any more: it gets what its slot is to have", "slot", slot)
@@ -152,7 +160,7 @@ func (s *Service) instead(slot int, r *record, err error) {
 		return
 	}
 	s.o.Log.Warn("the image that a card was to have is gone: it gets what its slot is to have now", "slot", slot)
-	r.Root, r.prep = *root, nil
+	r.Root, r.prep, r.trouble = *root, nil, trouble{}
 	if err := s.save(); err != nil {
 		s.o.Log.Error("how far a card is cannot be kept", "slot", slot, "error", err)
 	}
@@ -282,6 +290,7 @@ func (s *Service) progressCall(w http.ResponseWriter, req *http.Request, slot in
 		s.o.Log.Warn("a node fails to write its card, and tries again", "slot", slot, "attempt", progress.Attempt, "reason", progress.Detail)
 	}
 	r.progress = progress
+	r.trouble.heard(&progress)
 	switch progress.State {
 	case wire.Writing, wire.Verifying, wire.Booting:
 		s.advance(slot, r, Writing)

@@ -16,10 +16,23 @@ func ListOf(ctx context.Context, dir string, top layer.Parent) (list *wire.List,
 	return list, <-counts, err
 }
 
-// DecodeRecords reads what survives the service, and gives how many there are.
-func DecodeRecords(data []byte) (int, error) {
+// DecodeRecords reads what survives the service, and gives it as it would be written again.
+func DecodeRecords(data []byte) (again []byte, slots int, err error) {
 	records, err := decodeRecords(data)
-	return len(records), err
+	if err != nil {
+		return nil, 0, err
+	}
+	again, err = encodeRecords(records)
+	return again, len(records), err
+}
+
+// LargestFile is the most that records may take, in bytes.
+const LargestFile = largestFile
+
+// HoldLists has no list made until release.
+func (s *Service) HoldLists() (release func()) {
+	s.turn <- struct{}{}
+	return func() { <-s.turn }
 }
 
 // OpenImages is how many images the service has open.

@@ -83,6 +83,8 @@ type world struct {
 	images  map[string][]byte
 	times   reimage.Times
 	cycle   func(context.Context, int) error
+	least   int // the least generation that the controller has heard of
+	known   int // the slot's generation in node.json
 
 	s      *reimage.Service
 	stop   func()
@@ -119,11 +121,10 @@ func newWorld(t *testing.T) *world {
 	base, err := w.store.AddBase(context.Background(), bytes.NewReader(a), store.Import{Name: "a"})
 	succeed(t, err)
 	w.roots["A"], w.images["A"] = store.Root{Base: base, Slot: slot}, a
-	path := filepath.Join(w.dir, "base")
-	succeed(t, os.WriteFile(path, a, 0o600))
+	succeed(t, os.WriteFile(filepath.Join(w.dir, "base"), a, 0o600))
 	b := bytes.Clone(a)
 	copy(b[rootStart+5000:], "what is new in B")
-	w.roots["B"], w.images["B"] = store.Root{Base: base, Slot: slot, Layers: []digest.Digest{w.addLayer(path, base, b)}}, b
+	w.addRoot("B", b)
 	w.agent = &agent{boot: agentBoot, arms: make(chan string, 100)}
 	w.agent.listener, err = net.Listen("tcp4", "127.0.0.1:0")
 	succeed(t, err)
@@ -134,6 +135,19 @@ func newWorld(t *testing.T) *world {
 	w.start()
 	t.Cleanup(func() { w.stop() })
 	return w
+}
+
+// addRoot adds an image that is a layer over A.
+func (w *world) addRoot(name string, content []byte) {
+	w.t.Helper()
+	base := w.roots["A"].Base
+	layers := []digest.Digest{w.addLayer(filepath.Join(w.dir, "base"), base, content)}
+	w.roots[name], w.images[name] = store.Root{Base: base, Slot: slot, Layers: layers}, content
+}
+
+func (w *world) root(name string) *store.Root {
+	r := w.roots[name]
+	return &r
 }
 
 // addLayer seals what differs from a base as a layer, and adds it.
@@ -173,9 +187,15 @@ func (w *world) start() {
 	s, err := reimage.New(reimage.Options{
 		Node: &nodefile.Node{Cluster: "homelab", Role: nodefile.Controller, Targets: []nodefile.Target{
 			{Name: "controller", Address: netip.MustParseAddr("127.0.0.1")},
-			{Name: "p2", Slot: slot, Address: netip.MustParseAddr("127.0.0.1")},
+			{Name: "p2", Slot: slot, Address: netip.MustParseAddr("127.0.0.1"), Generation: w.known},
 		}},
 		Identity: w.cluster.Slot(w.t, 0), Store: w.store, Dir: filepath.Join(w.dir, "service"), Port: port, Cycle: w.cycle, Times: w.times,
+		Least: func(n int) int {
+			if n != slot {
+				w.t.Errorf("the generation of slot %d was asked for", n)
+			}
+			return w.least
+		},
 	})
 	succeed(w.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -285,9 +305,17 @@ func (w *world) reimage(ctx context.Context) <-chan error {
 	return done
 }
 
-func (w *world) undo(ctx context.Context) <-chan error {
+func (w *world) undo(ctx context.Context) <-chan error { return w.undoTo(ctx, "") }
+
+// undoTo goes back to a root, by its name; "" is the one before.
+func (w *world) undoTo(ctx context.Context, name string) <-chan error {
+	w.t.Helper()
+	to := name
+	if _, ok := w.roots[name]; ok {
+		to = w.root(name).Digest().String()
+	}
 	s, done := w.s, make(chan error, 1)
-	go func() { done <- s.Undo(ctx, slot, w.tell) }()
+	go func() { done <- s.UndoTo(ctx, slot, to, w.tell) }()
 	return done
 }
 

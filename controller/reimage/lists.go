@@ -28,7 +28,11 @@ import (
 type lists struct {
 	dir    string
 	hashed func(bytes int64) // is told what is read; may be nil
+	most   int64             // what may be read for one, bytes; 0: all of it
 }
+
+// errMuch says that a list takes more to be made than it may.
+var errMuch = errors.New("it takes long to find out")
 
 const (
 	listSuffix = ".pieces"
@@ -105,6 +109,9 @@ func (l *lists) make(ctx context.Context, top layer.Parent, below *wire.List, ch
 			continue
 		}
 		pending = append(pending, i)
+	}
+	if l.most > 0 && int64(len(pending))*wire.Piece > l.most {
+		return nil, errMuch
 	}
 	if err := l.hash(ctx, top, list, pending); err != nil {
 		return nil, err

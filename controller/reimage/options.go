@@ -23,6 +23,10 @@ type Options struct {
 	// Cycle switches a slot off and on; nil where that cannot be done. It is asked for
 	// where a node is silent that writes its card.
 	Cycle func(ctx context.Context, slot int) error
+	// Least gives the least generation of a slot's certificate that is not refused, as far
+	// as the controller has heard; 0 where it has not. It does not wait; nil: what node.json
+	// says is all that is known.
+	Least func(slot int) int
 	Log   *slog.Logger
 
 	Times Times
@@ -44,6 +48,12 @@ type Times struct {
 	// Silent is how long nothing may be heard of a node that writes its card. Default:
 	// 15 minutes.
 	Silent time.Duration
+	// Failing is how long a node may say that it fails, before that is told as what an
+	// operation ends with. Default: 10 minutes.
+	Failing time.Duration
+	// Left is for how long nobody may be at work with a card that was not begun, until it
+	// is taken for left as it is. Default: 2 minutes.
+	Left time.Duration
 }
 
 func (t Times) withDefaults() Times {
@@ -56,6 +66,8 @@ func (t Times) withDefaults() Times {
 		{&t.Retry, 5 * time.Second},
 		{&t.Rearm, 3 * time.Minute},
 		{&t.Silent, 15 * time.Minute},
+		{&t.Failing, 10 * time.Minute},
+		{&t.Left, 2 * time.Minute},
 	} {
 		if *d.value <= 0 {
 			*d.value = d.usual
@@ -71,6 +83,9 @@ const (
 	// maxAttempts is how often a node may begin again before that is an error. It goes
 	// on all the same.
 	maxAttempts = 8
+	// maxFailures is how often a node may say that it fails, once Times.Failing is over,
+	// and maxFaults how often where it is for its card.
+	maxFailures, maxFaults = 8, 3
 )
 
 func (o *Options) check() error {

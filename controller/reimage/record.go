@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"hatchery/internal/atomicfile"
 	"hatchery/internal/clusterctrl"
 	wire "hatchery/internal/reimage"
@@ -40,6 +42,8 @@ type record struct {
 	lastAgent time.Time // when the agent was heard
 	agentBoot string    // in which boot that was
 	doneAt    time.Time
+	left      time.Time // since when nobody is at work with it
+	trouble   trouble
 	streams   int           // of pieces, that are under way
 	changed   chan struct{} // capacity 1: wakes whoever waits for the slot
 	finished  chan struct{} // closed when the record is gone
@@ -51,10 +55,14 @@ type kept struct {
 	Operation string     `json:"operation"`
 	Root      store.Root `json:"root"` // what the card is to hold
 	Phase     string     `json:"phase"`
-	Undo      bool       `json:"undo,omitempty"`    // Root is what the slot had before
-	BootID    string     `json:"boot_id,omitempty"` // in which the node was armed
-	Arms      int        `json:"arms,omitempty"`    // how often it was
-	Since     time.Time  `json:"since"`
+	Undo      bool       `json:"undo,omitempty"` // Root is what the slot had before
+	// Held is what the card was written with by then, as long as it holds that and
+	// its node was not heard of since; nil where it holds what the store says, or
+	// where it is begun.
+	Held   *store.Root `json:"held,omitempty"`
+	BootID string      `json:"boot_id,omitempty"` // in which the node was armed
+	Arms   int         `json:"arms,omitempty"`    // how often it was
+	Since  time.Time   `json:"since"`
 }
 
 const (
@@ -69,7 +77,7 @@ type recordsOnDisk struct {
 }
 
 func newRecord(k kept) *record {
-	return &record{kept: k, changed: make(chan struct{}, 1), finished: make(chan struct{})}
+	return &record{kept: k, left: time.Now(), changed: make(chan struct{}, 1), finished: make(chan struct{})}
 }
 
 // poke wakes whoever waits for the slot. The caller holds the lock.
@@ -117,23 +125,68 @@ func decodeRecords(data []byte) (map[int]*record, error) {
 		if err != nil || slot < clusterctrl.MinSlot || slot > clusterctrl.MaxSlot || strconv.Itoa(slot) != name {
 			return nil, fmt.Errorf("%.20q is no slot", name)
 		}
-		if rank[k.Phase] == 0 || k.Root.Slot != slot || len(k.Operation) > wire.MaxText {
-			return nil, fmt.Errorf("slot %d has a phase %.20q or a root of slot %d that cannot be", slot, k.Phase, k.Root.Slot)
+		if err := k.check(slot); err != nil {
+			return nil, fmt.Errorf("slot %d: %w", slot, err)
 		}
 		records[slot] = newRecord(k)
 	}
 	return records, nil
 }
 
-// save keeps the records. The caller holds the lock: they change a few times in minutes.
-func (s *Service) save() error {
+// maxArmsKept bounds how often a slot may have been armed, by its record.
+const maxArmsKept = 1 << 20
+
+// check says what is wrong with what was kept of a slot.
+func (k *kept) check(slot int) error {
+	switch {
+	case rank[k.Phase] == 0:
+		return fmt.Errorf("%.20q is no phase", k.Phase)
+	case len(k.Operation) > wire.MaxText || len(k.BootID) > wire.MaxText:
+		return errors.New("a name is too long")
+	case k.Arms < 0 || k.Arms > maxArmsKept:
+		return fmt.Errorf("it cannot have been armed %d times", k.Arms)
+	}
+	if err := checkRoot(&k.Root, slot); err != nil || k.Held == nil {
+		return err
+	}
+	return checkRoot(k.Held, slot)
+}
+
+func checkRoot(r *store.Root, slot int) error {
+	if r.Slot != slot {
+		return fmt.Errorf("a root of slot %d", r.Slot)
+	}
+	if len(r.Layers) > store.MaxLayers {
+		return fmt.Errorf("a root of %d layers", len(r.Layers))
+	}
+	for _, d := range append([]digest.Digest{r.Base}, r.Layers...) {
+		if err := d.Validate(); err != nil || d.Algorithm() != digest.SHA256 {
+			return fmt.Errorf("%.80q is no SHA-256", string(d))
+		}
+	}
+	for _, text := range []string{r.By, r.Label.File, r.Label.Cluster} {
+		if len(text) > wire.MaxText {
+			return errors.New("a label is too long")
+		}
+	}
+	return nil
+}
+
+func encodeRecords(records map[int]*record) ([]byte, error) {
 	disk := recordsOnDisk{Format: recordsFormat, Slots: map[string]kept{}}
-	for slot, r := range s.records {
+	for slot, r := range records {
 		disk.Slots[strconv.Itoa(slot)] = r.kept
 	}
 	data, err := json.MarshalIndent(&disk, "", "\t")
+	return append(data, '\n'), err
+}
+
+// save keeps the records. The caller holds the lock: they change a few times in minutes.
+func (s *Service) save() error {
+	s.noteUnfinished()
+	data, err := encodeRecords(s.records)
 	if err == nil {
-		err = atomicfile.WriteBytes(filepath.Join(s.o.Dir, recordsFile), append(data, '\n'), 0o600)
+		err = atomicfile.WriteBytes(filepath.Join(s.o.Dir, recordsFile), data, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot keep which cards are being written: %w", err)

@@ -377,7 +377,7 @@ func TestSilence(t *testing.T) {
 	if !errors.Is(err, reimage.ErrSilent) || w.phase() != reimage.Writing || len(cycles) > 0 {
 		t.Fatalf("%v, %s, %d more cycles", err, w.phase(), len(cycles))
 	}
-	if err := w.s.Cancel(slot); !errors.Is(err, reimage.ErrBegun) {
+	if err := w.s.Cancel(context.Background(), slot); !errors.Is(err, reimage.ErrBegun) {
 		t.Errorf("a begun card can be left as it is: %v", err)
 	}
 	w.times.Silent = deadline
@@ -390,7 +390,7 @@ func TestSilence(t *testing.T) {
 func TestCancel(t *testing.T) {
 	w := newWorld(t)
 	w.assign("A")
-	succeed(t, w.s.Cancel(slot))
+	succeed(t, w.s.Cancel(context.Background(), slot))
 	done := w.reimage(context.Background())
 	await(t, "arming", w.agent.arms)
 	if err := await(t, "another", w.reimage(context.Background())); !errors.Is(err, reimage.ErrBusy) {
@@ -398,7 +398,7 @@ func TestCancel(t *testing.T) {
 	}
 	_, err := w.wanted("") // which is no harm yet
 	succeed(t, err)
-	succeed(t, w.s.Cancel(slot))
+	succeed(t, w.s.Cancel(context.Background(), slot))
 	if err := await(t, "the end", done); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
@@ -412,7 +412,7 @@ func TestCheck(t *testing.T) {
 	if err := w.s.Check(ctx, slot); !errors.Is(err, store.ErrNoRoot) {
 		t.Errorf("nothing was pushed: %v", err)
 	}
-	if err := w.s.Undo(ctx, slot, nil); !errors.Is(err, store.ErrNoPrevious) {
+	if err := w.s.UndoTo(ctx, slot, "", nil); !errors.Is(err, store.ErrNoPrevious) {
 		t.Errorf("nothing to undo: %v", err)
 	}
 	w.assign("B")
@@ -423,7 +423,7 @@ func TestCheck(t *testing.T) {
 		t.Error("slot 3 is none of the cluster's")
 	}
 	succeed(t, w.store.Configure(ctx, slot, func(s *store.Settings) { s.Mode = store.Netboot }))
-	for _, err := range []error{w.s.Check(ctx, slot), w.s.Reimage(ctx, slot, nil), w.s.Undo(ctx, slot, nil)} {
+	for _, err := range []error{w.s.Check(ctx, slot), w.s.Reimage(ctx, slot, nil), w.s.UndoTo(ctx, slot, "", nil)} {
 		if !errors.Is(err, store.ErrNetboots) {
 			t.Errorf("a slot that boots over its link: %v", err)
 		}
@@ -557,20 +557,45 @@ func TestRecordsThatAreNone(t *testing.T) {
 	w := newWorld(t)
 	w.stop()
 	place := filepath.Join(w.dir, "service", "reimage.json")
+	base := "sha256:" + strings.Repeat("0", 64)
+	record := func(slot, rest string) string {
+		return `{"format":1,"slots":{"` + slot + `":{"operation":"x","root":{"slot":2,"base":"` + base + `"}` + rest + `}}}`
+	}
 	for _, content := range []string{
-		"", "{}", `{"format":2}`, `{"format":1,"slots":{"x":{}}}`, `{"format":1,"slots":{"02":{"phase":"armed","root":{"slot":2}}}}`,
-		`{"format":1,"slots":{"2":{"phase":"lost","root":{"slot":2}}}}`, `{"format":1,"slots":{"2":{"phase":"armed","root":{"slot":3}}}}`,
+		"", "{}", `{"format":2}`, `{"format":1,"slots":{"x":{}}}`, record("02", `,"phase":"armed"`), record("3", `,"phase":"armed"`), record("2", `,"phase":"lost"`), record("2", ""),
+		record("2", `,"phase":"armed","root":{"slot":2,"base":"sha256:00"}`), record("2", `,"phase":"armed","root":{"slot":2,"base":"../../etc"}`),
+		record("2", `,"phase":"armed","root":{"slot":2,"base":"`+base+`","layers":["`+strings.Repeat(base+`","`, 40)+base+`"]}`),
+		record("2", `,"phase":"armed","held":{"slot":3,"base":"`+base+`"}`), record("2", `,"phase":"armed","arms":-1`), record("2", `,"phase":"armed","arms":2000000`),
+		record("2", `,"phase":"armed","boot_id":"`+strings.Repeat("x", 300)+`"`), record("2", `,"phase":"armed","root":{"slot":2,"base":"`+base+`","by":"`+strings.Repeat("x", 300)+`"}`),
 	} {
 		succeed(t, os.WriteFile(place, []byte(content), 0o600))
-		if _, err := reimage.DecodeRecords([]byte(content)); err == nil {
+		if _, _, err := reimage.DecodeRecords([]byte(content)); err == nil {
 			t.Errorf("%q was taken", content)
 		}
+	}
+	if _, slots, err := reimage.DecodeRecords([]byte(record("2", `,"phase":"armed"`))); err != nil || slots != 1 {
+		t.Errorf("what the others are like is not taken: %v", err)
 	}
 	succeed(t, os.Remove(place))
 	w.start()
 }
 
+// FuzzRecords: what is taken is written and read again as it is, and never more than fits.
 func FuzzRecords(f *testing.F) {
-	f.Add([]byte(`{"format":1,"slots":{"2":{"operation":"x","phase":"armed","root":{"slot":2,"base":"sha256:00"}}}}`))
-	f.Fuzz(func(t *testing.T, data []byte) { reimage.DecodeRecords(data) })
+	base := "sha256:" + strings.Repeat("0", 64)
+	f.Add([]byte(`{"format":1,"slots":{"2":{"operation":"x","phase":"armed","root":{"slot":2,"base":"` + base + `","when":"2026-01-02T03:04:05Z"},"since":"2026-01-02T03:04:05.6Z"}}}`))
+	f.Add([]byte(`{"format":1,"slots":{"252":{"operation":"\u0000<","phase":"arming","undo":true,"arms":2,"boot_id":"b","root":{"slot":252,"base":"` + base + `","layers":["` + base + `"],"by":"\ud800","label":{"file":"f"}},"held":{"slot":252,"base":"` + base + `"}}}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		once, slots, err := reimage.DecodeRecords(data)
+		if err != nil {
+			return
+		}
+		if slots > 252 || len(once) > reimage.LargestFile {
+			t.Errorf("%d slots, %d bytes", slots, len(once))
+		}
+		twice, again, err := reimage.DecodeRecords(once)
+		if err != nil || again != slots || !bytes.Equal(once, twice) {
+			t.Errorf("read again: %v, %d slots, was %d:\n%s\n%s", err, again, slots, once, twice)
+		}
+	})
 }

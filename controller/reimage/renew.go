@@ -20,69 +20,21 @@ var (
 	ErrNotStarted = errors.New("it starts into its root, and not into what writes the card")
 	// ErrDeclined says that a node found that it cannot write its card.
 	ErrDeclined = errors.New("its card is as it was")
+	// ErrNothingWritten says that a slot's card holds that root, and that its node was left
+	// alone.
+	ErrNothingWritten = errors.New("nothing was written: the card holds that root")
 	// ErrSilent says that nothing is heard any more of a node that writes its card.
 	ErrSilent = errors.New("nothing is heard of it")
 )
-
-// A Plan is what is about to be done to a slot's card.
-type Plan struct {
-	Root    store.Root  `json:"root"`              // what it is to hold
-	Current *store.Root `json:"current,omitempty"` // what it holds, as far as it was written from here
-	Size    int64       `json:"size"`              // of the image, bytes
-	Same    bool        `json:"same"`              // it was written with this before: a rebuild, no upgrade
-}
-
-// Check says what keeps a slot's card from being written, with the remedy. Whether the node
-// can be reached is seen when it is asked.
-func (s *Service) Check(ctx context.Context, slot int) error {
-	_, err := s.Plan(ctx, slot)
-	return err
-}
-
-// Plan says what would be written to a slot's card.
-func (s *Service) Plan(_ context.Context, slot int) (*Plan, error) {
-	root, err := s.o.Store.Wanted(slot)
-	if err != nil {
-		return nil, fmt.Errorf("cannot write the card of p%d: %w", slot, err)
-	}
-	st, err := s.check(slot)
-	if err != nil {
-		return nil, err
-	}
-	image, err := s.o.Store.Image(*root)
-	if err != nil {
-		return nil, err
-	}
-	defer image.Close()
-	p := &Plan{Root: *root, Size: image.Size()}
-	if st.Current != nil {
-		current := st.Current.Root
-		p.Current, p.Same = &current, current.Same(root)
-	}
-	return p, nil
-}
-
-func (s *Service) check(slot int) (*store.State, error) {
-	if _, known := s.targets[slot]; !known {
-		return nil, fmt.Errorf("p%d is not a slot of this cluster", slot)
-	}
-	st, err := s.o.Store.State(slot)
-	if err != nil {
-		return nil, err
-	}
-	if st.Mode != store.Off {
-		return nil, fmt.Errorf("cannot write the card of p%d: %w", slot, store.ErrNetboots)
-	}
-	return st, nil
-}
 
 // Reimage has a slot's card written with what the slot is to have, and returns when its
 // agent was heard from the new root. One that was cut off (the context's end leaves the
 // node at its work) goes on when it is called again. tell, which may be nil, is told where
 // it stands. Errors match [ErrBusy], [ErrUnreachable], [ErrNotStarted], [ErrDeclined], [ErrSilent],
-// [store.ErrNoRoot], [store.ErrNetboots], or are a *[RefusedError].
+// [ErrFails], [ErrOld], [store.ErrNoRoot], [store.ErrNetboots], [context.Canceled] after a
+// Cancel, or are a *[RefusedError].
 func (s *Service) Reimage(ctx context.Context, slot int, tell func(step, detail string)) error {
-	return s.alone(slot, func() error {
+	return s.alone(slot, func(at *work) error {
 		if _, err := s.check(slot); err != nil {
 			return err
 		}
@@ -90,82 +42,11 @@ func (s *Service) Reimage(ctx context.Context, slot int, tell func(step, detail 
 		if err != nil {
 			return fmt.Errorf("cannot write the card of p%d: %w", slot, err)
 		}
-		return s.write(ctx, slot, *root, false, tell)
-	})
-}
-
-// Undo has a slot's card written with what it had before: where a newer image was begun and
-// did not get to its end, the current one; else the previous one. What was assigned and
-// not begun is dropped, and nothing is written. The error matches [store.ErrNoPrevious]
-// where there is nothing to go back to.
-func (s *Service) Undo(ctx context.Context, slot int, tell func(step, detail string)) error {
-	return s.alone(slot, func() error {
-		st, err := s.check(slot)
-		if err != nil {
+		if err := s.admitted(root); err != nil {
 			return err
 		}
-		s.mu.Lock()
-		r := s.records[slot]
-		var under *kept
-		if r != nil {
-			k := r.kept
-			under = &k
-		}
-		s.mu.Unlock()
-		var target *store.Generation
-		switch {
-		case under != nil && under.Undo: // this was cut off, and goes on
-			return s.write(ctx, slot, under.Root, true, tell)
-		case under == nil && st.Next != nil:
-			return s.o.Store.Unassign(ctx, slot)
-		case under != nil && (st.Current == nil || !st.Current.Root.Same(&under.Root)):
-			target = st.Current
-		default:
-			target = st.Previous
-		}
-		if target == nil {
-			return fmt.Errorf("cannot write the card of p%d as it was: %w", slot, store.ErrNoPrevious)
-		}
-		if st.Next != nil {
-			if err := s.o.Store.Unassign(ctx, slot); err != nil {
-				return err
-			}
-		}
-		return s.write(ctx, slot, target.Root, true, tell)
+		return s.write(ctx, slot, *root, false, at, tell)
 	})
-}
-
-// Cancel has a slot's card left as it is. The error matches [ErrBegun] where it is not any
-// more what it was. A node that was armed asks at its next start, and goes on as before.
-func (s *Service) Cancel(slot int) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r := s.records[slot]
-	switch {
-	case r == nil:
-		return nil
-	case rank[r.Phase] >= rank[Writing]:
-		return fmt.Errorf("cannot leave the card of p%d: %w", slot, ErrBegun)
-	}
-	s.drop(slot, r, context.Canceled)
-	return nil
-}
-
-// alone keeps others from a slot.
-func (s *Service) alone(slot int, f func() error) error {
-	s.mu.Lock()
-	if s.busy[slot] {
-		s.mu.Unlock()
-		return fmt.Errorf("p%d: %w", slot, ErrBusy)
-	}
-	s.busy[slot] = true
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		delete(s.busy, slot)
-		s.mu.Unlock()
-	}()
-	return f()
 }
 
 // A writer waits for one card.
@@ -199,8 +80,8 @@ const (
 	StepCycle   = "cycle"   // it is silent, and is switched off and on
 )
 
-func (s *Service) write(ctx context.Context, slot int, root store.Root, undo bool, tell func(step, detail string)) error {
-	r, err := s.record(slot, root, undo)
+func (s *Service) write(ctx context.Context, slot int, root store.Root, undo bool, at *work, tell func(step, detail string)) error {
+	r, err := s.record(slot, root, undo, at)
 	if err != nil {
 		return err
 	}
@@ -209,6 +90,11 @@ func (s *Service) write(ctx context.Context, slot int, root store.Root, undo boo
 		return err
 	}
 	for {
+		select {
+		case <-r.finished: // it was cancelled while the image was read
+			return w.end()
+		default:
+		}
 		if w.armIsDue() {
 			err := w.declined()
 			if err == nil {
@@ -229,30 +115,39 @@ func (s *Service) write(ctx context.Context, slot int, root store.Root, undo boo
 }
 
 // record gives the slot's record, with what its card is to hold.
-func (s *Service) record(slot int, root store.Root, undo bool) (*record, error) {
+func (s *Service) record(slot int, root store.Root, undo bool, at *work) (*record, error) {
 	root.Slot = slot
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := s.records[slot]
-	if r != nil && r.Root.Same(&root) && r.Undo == undo {
-		return r, nil
+	if at.cancelled {
+		return nil, fmt.Errorf("the card of p%d: %w", slot, errCancelled)
 	}
+	was := s.records[slot]
+	r := was
 	if r == nil {
 		r = newRecord(kept{Operation: rand.Text(), Phase: Arming, Since: time.Now().UTC().Truncate(time.Second)})
 		r.armedAt = time.Now()
 	}
-	// A card that was written with something else meanwhile is written again.
+	r.trouble = trouble{} // what it says from now on counts
 	before := r.kept
-	if r.Phase == Done {
-		r.Phase, r.Arms = Arming, 0
+	same := was != nil && r.Root.Same(&root)
+	if same && r.Undo == undo {
+		return r, nil
 	}
-	r.Root, r.Undo, r.prep = root, undo, nil
-	was := s.records[slot]
+	if r.Phase == Done && !same {
+		// A card that was written with something else meanwhile is written again.
+		held := r.Root
+		r.Held, r.Phase, r.Arms = &held, Arming, 0
+	}
+	if r.Root, r.Undo = root, undo; !same {
+		r.prep = nil
+	}
 	s.records[slot] = r
 	if err := s.save(); err != nil {
 		if r.kept = before; was == nil {
 			delete(s.records, slot)
 		}
+		s.noteUnfinished()
 		return nil, err
 	}
 	s.tidy()
@@ -275,6 +170,8 @@ func (w *writer) ready(ctx context.Context) error {
 		select {
 		case <-p.done:
 		case <-tick.C:
+		case <-w.r.finished:
+			return w.end()
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -286,7 +183,7 @@ func (w *writer) ready(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if w.r.Phase == Arming {
-		s.drop(w.slot, w.r, p.err)
+		s.leave(w.slot, w.r, p.err)
 	}
 	return fmt.Errorf("cannot write the card of p%d: %w", w.slot, p.err)
 }
@@ -300,12 +197,10 @@ func (w *writer) armIsDue() bool {
 	switch {
 	case r.Phase == Arming:
 		return true
-	case r.Phase == Done, r.lastAgent.IsZero(), r.lastAgent.Before(r.armedAt), r.lastAgent.Before(r.lastNode):
+	case r.Phase == Done:
 		return false
-	case r.BootID != "" && r.agentBoot != r.BootID:
-		return true // another boot, of its root
 	}
-	return time.Since(r.armedAt) > s.o.Times.Rearm
+	return s.startedAsBefore(r)
 }
 
 // declined gives why a node has gone back to its root without having begun: its card is too
@@ -374,7 +269,7 @@ func (w *writer) give(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if rank[w.r.Phase] < rank[Writing] {
-		s.drop(w.slot, w.r, err)
+		s.leave(w.slot, w.r, err)
 		return err
 	}
 	// The next call asks it anew.
@@ -387,6 +282,7 @@ func (w *writer) look(ctx context.Context) (bool, error) {
 	s, r := w.s, w.r
 	s.mu.Lock()
 	phase, progress, heard := r.Phase, r.progress, r.heard()
+	fails := r.trouble.end(w.slot, &r.progress, s.o.Times.Failing)
 	s.mu.Unlock()
 	switch phase {
 	case Armed:
@@ -396,8 +292,8 @@ func (w *writer) look(ctx context.Context) (bool, error) {
 	case Done:
 		w.say(StepBoot, "the card is written, and the node starts")
 	}
-	if progress.State == wire.Failed && progress.Attempt >= maxAttempts {
-		return true, w.give(fmt.Errorf("p%d has failed %d times to write its card: %s", w.slot, progress.Attempt, progress.Detail))
+	if fails != nil && phase != Done {
+		return true, w.give(fails)
 	}
 	if heard.Before(w.quiet) {
 		heard = w.quiet
@@ -432,12 +328,17 @@ func (w *writer) wait(ctx context.Context, most time.Duration) (over bool, err e
 	case <-w.s.ctx.Done():
 		return true, errEnding
 	case <-w.r.finished:
-		if w.r.result != nil {
-			return true, fmt.Errorf("the card of p%d: %w", w.slot, w.r.result)
-		}
-		return true, nil
+		return true, w.end()
 	case <-w.r.changed:
 	case <-timer.C:
 	}
 	return false, nil
+}
+
+// end is what a record that is gone ended with.
+func (w *writer) end() error {
+	if w.r.result != nil {
+		return fmt.Errorf("the card of p%d: %w", w.slot, w.r.result)
+	}
+	return nil
 }

@@ -26,9 +26,14 @@ type Service struct {
 	beside  sync.WaitGroup
 	hurry   chan struct{} // capacity 1: something is to be finished
 
+	// unfinished are the slots whose cards are begun, for who does not wait.
+	unfinished atomic.Pointer[map[int]bool]
+
+	turn chan struct{} // capacity 1: one list is made at a time
+
 	mu      sync.Mutex
 	records map[int]*record
-	busy    map[int]bool // a Reimage or an Undo is at work
+	busy    map[int]*work // a Reimage or an UndoTo is at work
 	preps   map[string]*preparation
 	closed  bool
 }
@@ -52,7 +57,7 @@ func New(o Options) (*Service, error) {
 	}
 	s := &Service{
 		o: o, targets: map[int]nodefile.Target{}, hurry: make(chan struct{}, 1),
-		records: records, busy: map[int]bool{}, preps: map[string]*preparation{},
+		records: records, busy: map[int]*work{}, preps: map[string]*preparation{}, turn: make(chan struct{}, 1),
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	for _, t := range o.Node.Targets {
@@ -63,10 +68,11 @@ func New(o Options) (*Service, error) {
 	now := time.Now()
 	for _, r := range records {
 		r.armedAt = now
-		if r.Phase == Done {
+		if r.Phase == Done || r.Held != nil {
 			r.doneAt = now
 		}
 	}
+	s.noteUnfinished()
 	return s, nil
 }
 
@@ -82,6 +88,7 @@ func (s *Service) Run(ctx context.Context) error {
 		case <-s.hurry:
 		case <-tick.C:
 		}
+		s.leftovers()
 		for slot, r := range s.whole() {
 			s.finish(ctx, slot, r)
 		}
@@ -182,7 +189,23 @@ func (s *Service) Heard(slot int, bootID string) {
 func (s *Service) Busy(slot int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.records[slot] != nil || s.busy[slot]
+	return s.records[slot] != nil || s.busy[slot] != nil
+}
+
+// Unfinished says whether a slot's card is begun and not whole, so that its node may find
+// nothing on it to start from. It does not wait.
+func (s *Service) Unfinished(slot int) bool { return (*s.unfinished.Load())[slot] }
+
+// noteUnfinished remembers which cards are begun. The caller holds the lock, or nobody
+// else knows the service yet.
+func (s *Service) noteUnfinished() {
+	begun := map[int]bool{}
+	for slot, r := range s.records {
+		if r.Phase == Writing {
+			begun[slot] = true
+		}
+	}
+	s.unfinished.Store(&begun)
 }
 
 // A View is where a slot's card stands.
@@ -193,6 +216,8 @@ type View struct {
 	Undo      bool          `json:"undo,omitempty"`
 	Since     time.Time     `json:"since"`
 	Progress  wire.Progress `json:"progress,omitzero"` // by the node's word
+	// Started says that the node's agent was heard although its card is begun.
+	Started bool `json:"started,omitempty"`
 	// Silent is how long nothing was heard of the node, in seconds.
 	SilentS int64 `json:"silent_s,omitempty"`
 }
@@ -206,7 +231,10 @@ func (v *View) String() string {
 	if p := v.Progress; p.State != "" && v.Phase != Done {
 		text += ": " + progressText(&p)
 	}
-	if v.Phase == Writing && v.SilentS >= 120 {
+	switch {
+	case v.Started:
+		text += ": its node has started a system all the same, so that this may be another card: the next rebuild writes it"
+	case v.Phase == Writing && v.SilentS >= 120:
 		text += fmt.Sprintf(": nothing was heard for %d minutes: it begins again when it has power and its link", v.SilentS/60)
 	}
 	return text
@@ -234,7 +262,10 @@ func (s *Service) View(slot int) *View {
 	if r == nil {
 		return nil
 	}
-	return &View{Operation: r.Operation, Phase: r.Phase, Root: r.Root, Undo: r.Undo, Since: r.Since, Progress: r.progress, SilentS: int64(time.Since(r.heard()).Seconds())}
+	return &View{
+		Operation: r.Operation, Phase: r.Phase, Root: r.Root, Undo: r.Undo, Since: r.Since, Progress: r.progress,
+		Started: r.Phase == Writing && r.startedAnew(), SilentS: int64(time.Since(r.heard()).Seconds()),
+	}
 }
 
 // heard is when the node was heard last, in whichever way.
@@ -277,6 +308,8 @@ func (p *preparation) close() {
 	}
 }
 
+func (s *Service) listsDir() string { return filepath.Join(s.o.Dir, "lists") }
+
 func contentOf(r *store.Root) string {
 	var b strings.Builder
 	b.WriteString(string(r.Base))
@@ -309,7 +342,15 @@ func (s *Service) prepare(r *record) *preparation {
 		if p.image, p.err = s.o.Store.Image(root); p.err != nil {
 			return
 		}
-		l := &lists{dir: filepath.Join(s.o.Dir, "lists"), hashed: func(n int64) { p.hashed.Add(n) }}
+		select {
+		case s.turn <- struct{}{}: // another slot's has most of this one's
+			defer func() { <-s.turn }()
+		case <-s.ctx.Done():
+			p.err = errEnding
+			p.close()
+			return
+		}
+		l := &lists{dir: s.listsDir(), hashed: func(n int64) { p.hashed.Add(n) }}
 		if p.list, p.err = l.of(s.ctx, p.image.Chain()); p.err != nil {
 			p.close()
 			return

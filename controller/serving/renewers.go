@@ -29,6 +29,7 @@ func (r cardRenewer) Plan(ctx context.Context, slot int) (operation.Plan, error)
 	}
 	plan := operation.Plan{
 		Slot: slot, Name: clusterctrl.SlotName(slot), Kind: r.Kind(), Next: p.Root.Digest().String(),
+		Bytes: p.Bytes, Generation: p.Generation, PreviousGeneration: p.PreviousGeneration,
 		Discards: []string{"everything on its card that is not as its image has it"},
 	}
 	if p.Current != nil {
@@ -49,8 +50,12 @@ func (r cardRenewer) Renew(ctx context.Context, slot int, tell operation.Tell) e
 }
 
 // Undo has a node write its card as it was.
-func (r cardRenewer) Undo(ctx context.Context, slot int, _ string, tell operation.Tell) error {
-	return r.Service.Undo(ctx, slot, tell)
+func (r cardRenewer) Undo(ctx context.Context, slot int, to string, tell operation.Tell) error {
+	err := r.UndoTo(ctx, slot, to, tell)
+	if errors.Is(err, reimage.ErrNothingWritten) {
+		return fmt.Errorf("%s: %w", clusterctrl.SlotName(slot), operation.ErrNothingWritten)
+	}
+	return err
 }
 
 // netbootRenewer gives a slot without a card a fresh layer, or the next root.

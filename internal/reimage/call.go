@@ -39,6 +39,8 @@ func (p *Progress) Check() error {
 		return fmt.Errorf("%d of %d bytes cannot be", p.Done, p.Total)
 	case p.Attempt < 0:
 		return fmt.Errorf("%d attempts cannot be", p.Attempt)
+	case p.Fault != "" && p.Fault != FaultCard:
+		return fmt.Errorf("%.40q is nothing that a failure can be the fault of", p.Fault)
 	case len(p.Detail) > 4*MaxText:
 		return fmt.Errorf("a reason of %d bytes is longer than %d", len(p.Detail), 4*MaxText)
 	}

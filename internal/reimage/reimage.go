@@ -77,6 +77,8 @@ type Progress struct {
 	Done   int64  `json:"done"`  // bytes, of
 	Total  int64  `json:"total"`
 	Detail string `json:"detail,omitempty"` // why it failed
+	// Fault is FaultCard where it failed for the card itself, "" for anything else.
+	Fault string `json:"fault,omitempty"`
 	// Attempt counts the starts into cmd/reimage since the card was armed.
 	Attempt int `json:"attempt"`
 }
@@ -90,6 +92,10 @@ const (
 	Done      = "done"    // it starts into the new image now
 	Failed    = "failed"  // it tries again
 )
+
+// FaultCard is the Fault of a card that cannot be read, or does not keep what is written
+// to it.
+const FaultCard = "card"
 
 // An Arm is what the controller has a node's agent do.
 type Arm struct {

@@ -1,0 +1,229 @@
+package reimage_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"hatchery/controller/reimage"
+	wire "hatchery/internal/reimage"
+)
+
+// TestLeft is about records that nobody is at work with any more.
+func TestLeft(t *testing.T) {
+	long := deadline * 10
+	for _, test := range []struct {
+		summary string
+		phase   string
+		heard   string // in which boot the agent is, "" for not heard
+		silent  time.Duration
+		rearm   time.Duration
+		stays   bool
+	}{
+		{"its node is back as before", reimage.Armed, nextBoot, long, long, false},
+		{"its node has asked, and is back as before", reimage.Asked, nextBoot, long, long, false},
+		{"its node never went", reimage.Armed, agentBoot, long, time.Millisecond, false},
+		{"its node is gone for good", reimage.Asked, "", 50 * time.Millisecond, long, false},
+		{"its node is going", reimage.Armed, agentBoot, long, long, true},
+		{"its node was not heard yet", reimage.Armed, "", long, long, true},
+		{"its card is begun", reimage.Writing, nextBoot, 50 * time.Millisecond, time.Millisecond, true},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			w := newWorld(t)
+			w.times.Left, w.times.Silent, w.times.Rearm = 10*time.Millisecond, test.silent, test.rearm
+			w.assign("B")
+			card := noise()
+			w.begin(card, test.phase)
+			w.restart() // whoever began it is gone
+			v := w.s.View(slot)
+			if test.heard != "" {
+				w.s.Heard(slot, test.heard)
+			}
+			if test.stays {
+				// It is looked at every now and then.
+				for range 10 {
+					w.tick()
+				}
+				if v = w.s.View(slot); v == nil || v.Phase != test.phase {
+					t.Fatalf("it was dropped: %v", v)
+				}
+				if said := strings.Contains(v.String(), "all the same"); said != (test.phase == reimage.Writing) {
+					t.Errorf("status says %q", v)
+				}
+				if w.state() != "nothing next B" {
+					t.Errorf("the slot has %s", w.state())
+				}
+				// It is written to its end, whatever was heard before.
+				w.through(card, thirdBoot)
+				eventually(t, "the record's end", func() bool { return w.s.View(slot) == nil })
+				w.holds(card, "B")
+				return
+			}
+			if v == nil {
+				t.Fatal("it was dropped at once")
+			}
+			eventually(t, "the record's end", func() bool {
+				if test.heard != "" {
+					w.s.Heard(slot, test.heard)
+				}
+				return w.s.View(slot) == nil
+			})
+			if w.s.Busy(slot) || w.state() != "nothing next B" {
+				t.Errorf("busy: %v, %s", w.s.Busy(slot), w.state())
+			}
+			for _, query := range []string{"", "?look=1"} {
+				if _, err := w.wanted(query); !errors.Is(err, errNothing) {
+					t.Errorf("something is to be written still: %v", err)
+				}
+			}
+			w.restart()
+			if v := w.s.View(slot); v != nil {
+				t.Errorf("it came back: %v", v)
+			}
+		})
+	}
+}
+
+// TestNotLeft is a record that somebody is at work with, for longer than nobody may be.
+func TestNotLeft(t *testing.T) {
+	w := newWorld(t)
+	w.times.Left, w.times.Silent = time.Millisecond, deadline
+	w.restart()
+	w.assign("B")
+	done := w.reimage(context.Background())
+	await(t, "arming", w.agent.arms)
+	for range 10 {
+		w.tick()
+	}
+	card := noise()
+	w.through(card, nextBoot)
+	succeed(t, await(t, "the end", done))
+	w.holds(card, "B")
+}
+
+// TestLeftArming is a record whose node was never reached.
+func TestLeftArming(t *testing.T) {
+	w := newWorld(t)
+	w.times.Left = 10 * time.Millisecond
+	w.restart()
+	w.assign("B")
+	w.agent.answer = func(rw http.ResponseWriter) bool { panic(http.ErrAbortHandler) }
+	ctx, cancel := context.WithCancel(context.Background())
+	done := w.reimage(ctx)
+	eventually(t, "arming", func() bool { return strings.Contains(w.saidSteps(), "does not answer") })
+	if w.phase() != reimage.Arming {
+		t.Fatalf("it is %s", w.phase())
+	}
+	cancel()
+	await(t, "the end", done)
+	eventually(t, "the record's end", func() bool { return w.s.View(slot) == nil })
+}
+
+// tick lets the service look once more.
+func (w *world) tick() { time.Sleep(2 * w.times.Retry) }
+
+// TestFails is a node that says again and again that it fails.
+func TestFails(t *testing.T) {
+	for _, test := range []struct {
+		summary string
+		fault   string
+		failing time.Duration
+		says    func(n int) []wire.Progress // each time, from 0
+		times   int                         // until that is told; 0: it is not
+		card    bool
+	}{
+		{"its card", wire.FaultCard, deadline, nil, 3, true},
+		{"its link", "", time.Nanosecond, nil, 8, false},
+		{"its link, for a moment", "", deadline, nil, 0, false},
+		{"its card, which loses what is written", wire.FaultCard, deadline, func(int) []wire.Progress {
+			return []wire.Progress{{State: wire.Writing, Total: 9}, {State: wire.Writing, Done: 9, Total: 9}, {State: wire.Verifying, Done: 9, Total: 9}}
+		}, 3, true},
+		{"its boot partition", wire.FaultCard, deadline, func(int) []wire.Progress { return []wire.Progress{{State: wire.Booting}} }, 3, true},
+		{"its link, and it gets on between", "", time.Nanosecond, func(n int) []wire.Progress {
+			return []wire.Progress{{State: wire.Writing, Done: int64(n), Total: 1000}}
+		}, 0, false},
+		{"at start after start", "", deadline, func(n int) []wire.Progress { return []wire.Progress{{State: wire.Comparing, Attempt: n + 1}} }, 8, false},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			w := newWorld(t)
+			w.times.Failing = test.failing
+			w.restart()
+			w.assign("B")
+			done := w.reimage(context.Background())
+			await(t, "arming", w.agent.arms)
+			image, err := w.wanted("")
+			succeed(t, err)
+			card := noise()
+			w.writeCard(card, image)
+			for n := range 20 {
+				attempt := 1
+				if test.says != nil {
+					for _, p := range test.says(n) {
+						attempt = max(attempt, p.Attempt)
+						w.progress(image, p, http.StatusOK)
+					}
+				}
+				w.progress(image, wire.Progress{State: wire.Failed, Detail: "because of this", Fault: test.fault, Attempt: attempt}, http.StatusOK)
+				if test.times > 0 && n+1 == test.times {
+					break
+				}
+				w.tick()
+				if len(done) > 0 {
+					t.Fatalf("after %d times it ends with %v", n+1, <-done)
+				}
+			}
+			if test.times == 0 {
+				w.through(card, nextBoot)
+				succeed(t, await(t, "the end", done))
+				return
+			}
+			err = await(t, "the end", done)
+			var fails *reimage.FailsError
+			if !errors.Is(err, reimage.ErrFails) || !errors.As(err, &fails) || fails.Reason != "because of this" || fails.Card != test.card || fails.Slot != slot {
+				t.Errorf("%v", err)
+			}
+			if strings.Contains(err.Error(), "the card is at fault") != test.card {
+				t.Errorf("%v", err)
+			}
+			// The node goes on, and another call has patience anew.
+			if !w.s.Unfinished(slot) {
+				t.Errorf("it is %s", w.phase())
+			}
+			done = w.reimage(context.Background())
+			w.tick()
+			w.through(card, nextBoot)
+			succeed(t, await(t, "the other's end", done))
+		})
+	}
+}
+
+// TestCancelEarly is a card that is left while its image is read, before anything of it is
+// remembered.
+func TestCancelEarly(t *testing.T) {
+	w := newWorld(t)
+	w.assign("B")
+	release := w.s.HoldLists() // so that it is not read before that
+	block := make(chan struct{})
+	done := make(chan error, 1)
+	go func() {
+		done <- w.s.Reimage(context.Background(), slot, func(step, _ string) {
+			if step == reimage.StepPrepare {
+				succeed(t, w.s.Cancel(context.Background(), slot))
+				close(block)
+			}
+		})
+	}()
+	await(t, "the reading", block)
+	if err := await(t, "the end", done); !errors.Is(err, context.Canceled) || w.agent.armed != 0 || w.s.View(slot) != nil {
+		t.Errorf("%v, armed %d times, %v", err, w.agent.armed, w.s.View(slot))
+	}
+	release()
+	// Nothing is left of it for the next.
+	again := w.reimage(context.Background())
+	await(t, "arming", w.agent.arms)
+	w.through(noise(), nextBoot)
+	succeed(t, await(t, "the end", again))
+}
