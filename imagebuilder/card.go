@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"hatchery/firstboot/arm"
 	"hatchery/internal/bootpart"
 	"hatchery/internal/clusterctrl"
 	"hatchery/internal/nodefile"
@@ -61,6 +62,17 @@ func (e *edits) writePrepared(d device, epoch time.Time, prepared *bootfiles.Pre
 		{Path: bootfiles.ArmedConfig, Content: prepared.Config},
 		{Path: bootfiles.ArmedCmdline, Content: prepared.Cmdline},
 	}
+	// The modules in the initramfs are those of this kernel: a node that has another by
+	// then must not start it with them.
+	kernel, err := boot.ReadFile(prepared.Kernel.Name)
+	if err != nil {
+		return err
+	}
+	sums := arm.Sum(nil, prepared.Kernel.Name, kernel)
+	for _, f := range files {
+		sums = arm.Sum(sums, f.Path, f.Content)
+	}
+	files = append(files, overlays.Entry{Path: arm.Sums, Content: sums})
 	for i := range files {
 		f := &files[i]
 		f.Mode, f.From = 0o755, "hatchery's own, to write the card in place"

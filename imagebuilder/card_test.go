@@ -4,13 +4,16 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"hatchery/firstboot/arm"
 	"hatchery/imagebuilder"
 	"hatchery/imagebuilder/diskimage"
 	"hatchery/internal/imagetest"
@@ -85,6 +88,13 @@ func TestCardPrepared(t *testing.T) {
 		if strings.Contains(config, bootfiles.InitramfsName) || !strings.HasSuffix(armedConfig, "\ninitramfs "+bootfiles.InitramfsName+" followkernel\n") ||
 			strings.Contains(armedConfig, "\nauto_initramfs") || !strings.Contains(armedConfig, "\ndtoverlay=dwc2,dr_mode=peripheral\n") {
 			t.Errorf("the prepared config.txt is\n%s", armedConfig)
+		}
+		var sums []byte
+		for _, file := range []string{"kernel.img", bootfiles.InitramfsName, reimage.PreparedConfig, reimage.PreparedCmdline} {
+			sums = fmt.Appendf(sums, "%x  %s\n", sha256.Sum256(bootFile(t, im, file)), file)
+		}
+		if have := bootFile(t, im, arm.Sums); !bytes.Equal(have, sums) {
+			t.Errorf("what is prepared is noted as\n%swant\n%s", have, sums)
 		}
 	}
 	// What lies there is for the manifest too, and a build that changes nothing makes

@@ -147,26 +147,23 @@ func (a *Armer) swap(p Place, card *os.File, order *reimage.Order, prepared [][]
 		if err == nil && bytes.Equal(now, prepared[i]) {
 			continue // it was changed before, and this is what it was
 		}
-		if err := replace(filepath.Join(p.Boot, s.saved), now); err != nil {
+		if err := a.replace(p, s.saved, now); err != nil {
 			return err
 		}
-		a.step(s.saved)
 	}
 	if err := syncFS(p.Boot); err != nil {
 		return err
 	}
-	if err := reimage.WriteOrder(card, order); err != nil {
+	if err := reimage.WriteOrder(stepping{card, a}, order); err != nil {
 		return err
 	}
-	a.step("order")
 	for i, s := range swaps {
-		if err := replace(filepath.Join(p.Boot, s.name), prepared[i]); err != nil {
+		if err := a.replace(p, s.name, prepared[i]); err != nil {
 			return err
 		}
 		if err := syncFS(p.Boot); err != nil {
 			return err
 		}
-		a.step(s.name)
 	}
 	return nil
 }
@@ -194,6 +191,10 @@ func (a *Armer) Disarm() (bool, error) {
 		if _, err := os.Lstat(filepath.Join(p.Boot, s.saved)); err == nil {
 			armed = true
 		}
+		// What a cut left of the very first steps.
+		if err := remove(filepath.Join(p.Boot, s.saved) + besideSuffix); err != nil {
+			return false, fmt.Errorf("cannot take back that the card is written: %w", err)
+		}
 	}
 	if !armed {
 		return false, nil
@@ -218,24 +219,44 @@ func (a *Armer) disarm(p Place, card *os.File) error {
 		if now, err := readSmall(filepath.Join(p.Boot, s.name)); err == nil && bytes.Equal(now, was) {
 			continue
 		}
-		if err := replace(filepath.Join(p.Boot, s.name), was); err != nil {
+		if err := a.replace(p, s.name, was); err != nil {
 			return err
 		}
 		if err := syncFS(p.Boot); err != nil {
 			return err
 		}
-		a.step("restored " + s.name)
 	}
-	if err := reimage.WipeOrder(card); err != nil {
+	if err := reimage.WipeOrder(stepping{card, a}); err != nil {
 		return err
 	}
-	a.step("wiped")
 	for _, s := range swaps {
-		if err := os.Remove(filepath.Join(p.Boot, s.saved)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+		for _, name := range []string{s.name + besideSuffix, s.saved + besideSuffix, s.saved} {
+			if err := remove(filepath.Join(p.Boot, name)); err != nil {
+				return err
+			}
+			a.step("removed " + name)
 		}
 	}
 	return syncFS(p.Boot)
+}
+
+// stepping is a card of which each write is a step.
+type stepping struct {
+	*os.File
+	a *Armer
+}
+
+func (c stepping) WriteAt(b []byte, off int64) (int, error) {
+	n, err := c.File.WriteAt(b, off)
+	c.a.step(fmt.Sprintf("order at %d", off))
+	return n, err
+}
+
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func (a *Armer) step(name string) {
@@ -298,7 +319,7 @@ func readPrepared(boot string) ([][]byte, error) {
 			return nil, &NotPreparedError{"its boot partition has no " + name}
 		}
 	}
-	return all, nil
+	return all, checkSums(boot)
 }
 
 // initramfs gives the archives that a config.txt loads: "initramfs NAME followkernel".
@@ -344,13 +365,19 @@ func checkGap(card *os.File) error {
 	return &NotPreparedError{fmt.Sprintf("something lies at byte %d, between its partition table and its first partition", reimage.OrderPlace)}
 }
 
-// replace puts content into place: beside it, synced, renamed. FAT has no modes.
-func replace(place string, content []byte) (err error) {
-	beside := place + ".new"
+// besideSuffix ends the names of files that are not whole yet.
+const besideSuffix = ".new"
+
+// replace puts content into a file of the boot partition: beside it, synced, renamed.
+// FAT has no modes.
+func (a *Armer) replace(p Place, name string, content []byte) (err error) {
+	place := filepath.Join(p.Boot, name)
+	beside := place + besideSuffix
 	f, err := os.OpenFile(beside, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o755)
 	if err != nil {
 		return err
 	}
+	a.step("began " + name)
 	_, err = f.Write(content)
 	if err == nil {
 		err = f.Sync()
@@ -358,6 +385,7 @@ func replace(place string, content []byte) (err error) {
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
+	a.step("beside " + name)
 	if err == nil {
 		err = os.Rename(beside, place)
 	}
@@ -365,6 +393,7 @@ func replace(place string, content []byte) (err error) {
 		os.Remove(beside)
 		return fmt.Errorf("cannot write %s: %w", place, err)
 	}
+	a.step(name)
 	return nil
 }
 

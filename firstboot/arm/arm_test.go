@@ -61,6 +61,11 @@ func newNode(t *testing.T) *node {
 	} {
 		succeed(t, os.WriteFile(filepath.Join(n.place.Boot, name), []byte(content), 0o644))
 	}
+	var sums []byte
+	for _, name := range []string{"kernel.img", "hatchery-initramfs.img", reimage.PreparedConfig, reimage.PreparedCmdline} {
+		sums = arm.Sum(sums, name, []byte(n.read(t, name)))
+	}
+	succeed(t, os.WriteFile(filepath.Join(n.place.Boot, arm.Sums), sums, 0o644))
 	table := make([]byte, 512)
 	for i, sectors := range [][2]uint32{{8192, 8192}, {16384, 16384}} {
 		e := table[446+16*i:]
@@ -101,9 +106,14 @@ func (n *node) copy(t *testing.T) *node {
 	c := *n
 	dir := t.TempDir()
 	c.place = arm.Place{Disk: filepath.Join(dir, "disk"), Boot: filepath.Join(dir, "boot")}
-	data, err := os.ReadFile(n.place.Disk)
+	card, err := os.Open(n.place.Disk)
+	succeed(t, err)
+	defer card.Close()
+	data := make([]byte, 2<<20) // nothing else of it is written
+	_, err = io.ReadFull(card, data)
 	succeed(t, err)
 	succeed(t, os.WriteFile(c.place.Disk, data, 0o600))
+	succeed(t, os.Truncate(c.place.Disk, 16<<20))
 	succeed(t, os.CopyFS(c.place.Boot, os.DirFS(n.place.Boot)))
 	return &c
 }
@@ -192,14 +202,14 @@ func TestArmAndDisarm(t *testing.T) {
 	}
 }
 
-// TestPowerCuts stops at every step, and looks what boots then, and whether it goes on.
+// TestPowerCuts stops at every write to the boot partition and to the card, of arming and
+// of taking it back, and looks what boots then, and whether it goes on, which boots at
+// every write too.
 func TestPowerCuts(t *testing.T) {
 	n := newNode(t)
 	before := n.tree(t)
-	var cuts []string
-	cut := func(step string) {
-		cuts = append(cuts, step)
-		c := n.copy(t)
+	// boots sees that what is there boots the card's own root, or all of the writer.
+	boots := func(step string, c *node) {
 		nowConfig, nowCmdline := c.read(t, "config.txt"), c.read(t, "cmdline.txt")
 		if nowConfig != config && (nowConfig != config2 || nowCmdline != cmdline2 || c.order(t) == nil) {
 			t.Errorf("%s: the initramfs is loaded without all that it needs:\n%s", step, c.tree(t))
@@ -207,29 +217,48 @@ func TestPowerCuts(t *testing.T) {
 		if nowCmdline != cmdline && nowCmdline != cmdline2 {
 			t.Errorf("%s: cmdline.txt is %q", step, nowCmdline)
 		}
+	}
+	// through goes on after a cut: cut is called at every step of that.
+	through := func(step string, c *node) {
+		hook := func(c *node) func(string) { return func(then string) { boots(step+", "+then, c) } }
 		again := c.copy(t)
-		if _, err := c.armer().Disarm(); err != nil {
+		a := c.armer()
+		a.OnStep(hook(c))
+		if _, err := a.Disarm(); err != nil {
 			t.Errorf("%s: %v", step, err)
 		}
 		if after := c.tree(t); after != before || c.order(t) != nil {
 			t.Errorf("%s: taken back it is\n%s\nwas:\n%s", step, after, before)
 		}
-		succeed(t, again.armer().Arm("again"))
+		a = again.armer()
+		a.OnStep(hook(again))
+		succeed(t, a.Arm("again"))
 		if o := again.order(t); o == nil || o.Operation != "again" || again.read(t, "config.txt") != config2 || again.read(t, reimage.SavedConfig) != config || again.read(t, reimage.SavedCmdline) != cmdline {
 			t.Errorf("%s: armed again it is\n%s", step, again.tree(t))
 		}
-		if _, err := again.armer().Disarm(); err != nil || again.tree(t) != before {
+		if _, err := a.Disarm(); err != nil || again.tree(t) != before {
 			t.Errorf("%s: armed again and taken back it is\n%s, %v", step, again.tree(t), err)
 		}
 	}
+	var cuts []string
+	first := func(step string) {
+		cuts = append(cuts, step)
+		c := n.copy(t)
+		boots(step, c)
+		through(step, c)
+	}
 	a := n.armer()
-	a.OnStep(cut)
+	a.OnStep(first)
 	succeed(t, a.Arm("op-1"))
 	_, err := a.Disarm()
 	succeed(t, err)
-	if want := []string{
-		reimage.SavedCmdline, reimage.SavedConfig, "order", "cmdline.txt", "config.txt", "restored config.txt", "restored cmdline.txt", "wiped",
-	}; !slices.Equal(cuts, want) {
+	file := func(name string) []string { return []string{"began " + name, "beside " + name, name} }
+	order := []string{"order at 1048576", "order at 1081344"}
+	removed := func(name, saved string) []string {
+		return []string{"removed " + name + ".new", "removed " + saved + ".new", "removed " + saved}
+	}
+	if want := slices.Concat(file(reimage.SavedCmdline), file(reimage.SavedConfig), order, file("cmdline.txt"), file("config.txt"),
+		file("config.txt"), file("cmdline.txt"), []string{order[1], order[0]}, removed("cmdline.txt", reimage.SavedCmdline), removed("config.txt", reimage.SavedConfig)); !slices.Equal(cuts, want) {
 		t.Errorf("the steps are %q", cuts)
 	}
 }
@@ -250,6 +279,19 @@ func TestNotPrepared(t *testing.T) {
 		{"one elsewhere", func(n *node) error {
 			return os.WriteFile(filepath.Join(n.place.Boot, reimage.PreparedConfig), []byte("initramfs ../disk followkernel\n"), 0o644)
 		}, "no file of its boot partition"},
+		{"a kernel that was upgraded", func(n *node) error {
+			return os.WriteFile(filepath.Join(n.place.Boot, "kernel.img"), []byte("b kernel"), 0o644)
+		}, "kernel.img of its boot partition is another"},
+		{"a kernel that is gone", func(n *node) error { return os.Remove(filepath.Join(n.place.Boot, "kernel.img")) }, "no kernel.img"},
+		{"an initramfs that was changed", func(n *node) error {
+			return os.WriteFile(filepath.Join(n.place.Boot, "hatchery-initramfs.img"), []byte("cut off"), 0o644)
+		}, "hatchery-initramfs.img of its boot partition is another"},
+		{"sums that are none", func(n *node) error {
+			return os.WriteFile(filepath.Join(n.place.Boot, arm.Sums), []byte("kernel.img\n"), 0o644)
+		}, "prepared.sha256 cannot be read"},
+		{"sums of what is elsewhere", func(n *node) error {
+			return os.WriteFile(filepath.Join(n.place.Boot, arm.Sums), arm.Sum(nil, "../disk", nil), 0o644)
+		}, "prepared.sha256 cannot be read"},
 		{"something where the order lies", func(n *node) error { return poke(n.place.Disk, 1<<20, "U-Boot") }, "something lies at byte 1048576"},
 		{"something in its second half", func(n *node) error { return poke(n.place.Disk, 1<<20+32<<10, "U-Boot") }, "something lies"},
 		{"a partition there", func(n *node) error { return poke(n.place.Disk, 446+8, "\x00\x08\x00\x00") }, "partition 1 begins at byte 1048576"},

@@ -23,6 +23,7 @@ type Prepared struct {
 	Config    []byte // ArmedConfig
 	Cmdline   []byte // ArmedCmdline
 	Initramfs []byte // InitramfsName
+	Kernel    Kernel // what the initramfs is for, and Config boots
 	Notes     []string
 }
 
@@ -52,7 +53,7 @@ func prepare(ctx context.Context, o Options) (*Prepared, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Prepared{Config: s.boot.config, Cmdline: []byte(s.boot.cmdline + "\n"), Notes: s.boot.notes}
+	p := &Prepared{Config: s.boot.config, Cmdline: []byte(s.boot.cmdline + "\n"), Kernel: s.boot.kernel, Notes: s.boot.notes}
 	p.Initramfs, err = o.Cache.initramfs(ctx, plan)
 	return p, err
 }
