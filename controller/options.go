@@ -70,6 +70,9 @@ type Options struct {
 	// Heard is told of every report that counts: member says that the node is
 	// the member of the swarm that the controller takes it for. It does not wait.
 	Heard func(slot int, r enrol.StatusReport, member bool)
+	// Health is what the controller found of itself, nil where nobody looked lately.
+	// It does not wait; nil: nobody looks.
+	Health func() *enrol.Health
 	// Beside fills in what others than the node say of a slot, for what people are
 	// shown. It does not wait.
 	Beside func(v *enrol.SlotView)

@@ -28,6 +28,10 @@ func (s *service) view(ctx context.Context) *enrol.ClusterView {
 	if s.Backups != nil {
 		v.Backup = s.Backups.View()
 	}
+	if s.Health != nil {
+		v.Health = s.Health()
+		health(v.Health)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, number := range slices.Sorted(maps.Keys(s.slots)) {

@@ -64,18 +64,21 @@ func statusLines(v *enrol.ClusterView, columns int) []string {
 			tell(6, "%-4s  last error, %s: %s", s.Name, past(v.Time, e.Time), e.Text)
 		}
 	}
-	for i := range v.Slots {
-		s := &v.Slots[i]
-		if s.Health == nil {
-			continue
+	found := func(name string, h *enrol.Health) {
+		if h == nil {
+			return
 		}
-		for _, f := range s.Health.Findings {
-			line := fmt.Sprintf("%-4s  found: %s (%s)", s.Name, f.Detail, f.Code)
+		for _, f := range h.Findings {
+			line := fmt.Sprintf("%-4s  found: %s (%s)", name, f.Detail, f.Code)
 			if f.Remedy != "" {
 				line += ": " + f.Remedy
 			}
 			tell(6, "%s", line)
 		}
+	}
+	found("controller", v.Health)
+	for i := range v.Slots {
+		found(v.Slots[i].Name, v.Slots[i].Health)
 	}
 	return lines
 }

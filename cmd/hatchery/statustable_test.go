@@ -41,6 +41,7 @@ func aView() *enrol.ClusterView {
 			{Slot: 6, Name: "p6", Hostname: "vala", Power: "on"},
 			{Slot: 7, Name: "p7", Hostname: "mitchell", Boot: "ready", Step: "swarm", State: "waiting", Detail: "the swarm is not ready", LastSeen: before(0)},
 		},
+		Health: &enrol.Health{Findings: []enrol.Finding{{Code: "disk-full", Detail: "11 MiB of 7000 are left on the root", Remedy: "docker system prune"}}},
 		Alarms: []enrol.AlarmEntry{{Time: statusTime, Slot: 2, Code: enrol.Clone, Detail: "two cards with the identity of p2 are at work"}},
 	}
 }
@@ -77,7 +78,7 @@ func TestStatusFits(t *testing.T) {
 		}
 		text := squeeze(lines)
 		for _, part := range []string{"use a supply of 5.1 V and 3 A", "hatchery build p5 --renew", "40 % of 1.9 GB", "two cards with the identity of p2 are at work",
-			"the link was lost while the card was written", "p4 has no room", "kernel.img, 60 %", "the swarm is not ready"} {
+			"the link was lost while the card was written", "11 MiB of 7000 are left on the root (disk-full): docker system prune", "p4 has no room", "kernel.img, 60 %", "the swarm is not ready"} {
 			// A table breaks its last column in between, with nothing but spaces before it.
 			if !strings.Contains(text, squeeze([]string{part})) {
 				t.Errorf("at %d columns there is no %q:\n%s", columns, part, strings.Join(lines, "\n"))
@@ -214,6 +215,7 @@ p7    mitchell  -      -     -            now     swarm   -       -         wait
 ALARM 2026-11-22 10:00:00: two cards with the identity of p2 are at work (clone)
 p2    rebuild, step write, since 90 s: 40 % of 1.9 GB
 p2    last error, 3 h ago: the link was lost while the card was written
+controller  found: 11 MiB of 7000 are left on the root (disk-full): docker system prune
 p2    found: the supply fell below 4.63 V (low-voltage): use a supply of 5.1 V and 3 A
 p2    found: a \x1b[2Jline of two (x)
 `
@@ -237,6 +239,8 @@ p7    -      -     -            now     swarm   -       waiting: the swarm is
 ALARM 2026-11-22 10:00:00: two cards with the identity of p2 are at work (clone)
 p2    rebuild, step write, since 90 s: 40 % of 1.9 GB
 p2    last error, 3 h ago: the link was lost while the card was written
+controller  found: 11 MiB of 7000 are left on the root (disk-full): docker
+      system prune
 p2    found: the supply fell below 4.63 V (low-voltage): use a supply of 5.1 V
       and 3 A
 p2    found: a \x1b[2Jline of two (x)
@@ -274,6 +278,9 @@ p2    rebuild, step write, since 90 s:
       40 % of 1.9 GB
 p2    last error, 3 h ago: the link was
       lost while the card was written
+controller  found: 11 MiB of 7000 are
+      left on the root (disk-full):
+      docker system prune
 p2    found: the supply fell below 4.63
       V (low-voltage): use a supply of
       5.1 V and 3 A

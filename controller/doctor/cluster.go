@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"hatchery/firstboot/health"
@@ -34,6 +35,12 @@ func (e *examination) cluster(ctx context.Context) {
 		return
 	}
 	e.view = v
+	// Its agent looks all the time: what the kernel's log has no more, it has counted.
+	if v.Health != nil {
+		agents := *v.Health
+		agents.Findings = slices.DeleteFunc(slices.Clone(agents.Findings), func(f enrol.Finding) bool { return e.has(f.Code, OnController) })
+		e.health(OnController, &agents)
+	}
 	if v.TimeSource == enrol.TimeUntrusted && !e.has(health.Clock, OnController) {
 		e.found(health.Clock, OnController, "let the controller reach a time server (`timedatectl timesync-status`), or build with `swarm: {offline: true}` and set the clock by hand",
 			"the controller does not know the time: until then it lets no node join")

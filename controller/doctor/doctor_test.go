@@ -240,6 +240,10 @@ func TestFindings(t *testing.T) {
 		}, "warning p2 unknown: on-fire: smoke", true},
 		{"the controller's own", func(c *cluster) { c.health.Findings = []enrol.Finding{{Code: health.LowVoltage, Detail: "low"}} },
 			"warning controller low-voltage: low", true},
+		{"what the controller's agent found", func(c *cluster) {
+			c.health.Findings = []enrol.Finding{{Code: health.LowVoltage, Detail: "low"}}
+			c.view.Health = &enrol.Health{Findings: []enrol.Finding{{Code: health.CardErrors, Detail: "7 errors", Remedy: "a new card"}, {Code: health.LowVoltage, Detail: "low, a minute ago"}}}
+		}, "broken controller card-errors: 7 errors\nwarning controller low-voltage: low", true},
 		{"a unit", func(c *cluster) { c.units["docker.service"] = "failed" }, "broken controller unit-failed: docker.service has failed: exit-code", true},
 		{"rpiboot", func(c *cluster) { c.files["proc/77/comm"] = "rpiboot\n" }, "broken controller rpiboot-running: rpiboot runs (process 77): it takes boards without cards from hatchery's service", true},
 		{"an expired certificate", func(c *cluster) { c.Identity.Certificate.Leaf.NotAfter = now }, "broken controller identity-expires: the controller's certificate expired on 2026-03-01 12:00:00", true},

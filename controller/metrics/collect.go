@@ -69,7 +69,6 @@ var (
 	backupHave = gauge("backup_nodes", "How many nodes have the swarm's newest backup.")
 	backupBad  = gauge("backup_failed", "1 if the last backup of the swarm was not taken, or not given to enough nodes.")
 	alarms     = gauge("alarms", "Alarms that nobody has cleared; the slot is controller for those of no slot.", "slot", "code")
-	found      = gauge("finding", "1 for what the controller found wrong with itself or the cluster.", "code")
 	events     = counter("events_total", "What happened; the slot is controller for what is of no slot.", "slot", "kind")
 	joins      = counter("joins_total", "Nodes of the slot that came new into the swarm.", "slot")
 
@@ -86,8 +85,8 @@ var (
 	slotLink     = gauge("slot_link_up", "1 if the slot's USB link is up, 0 if not; absent where that is not known.", "slot")
 	slotErrorAt  = gauge("slot_last_error_timestamp_seconds", "When the slot's last error was; absent if there was none.", "slot")
 	slotDoes     = gauge("slot_operation_seconds", "How long the step of what is being done with the slot has taken; absent if nothing is.", "slot", "kind", "step")
-	slotFindings = gauge("slot_findings", "How many things the slot's node found wrong with itself.", "slot")
-	slotFinding  = gauge("slot_finding", "1 for what the slot's node found wrong with itself.", "slot", "code")
+	slotFindings = gauge("slot_findings", "How many things the slot's node, or the controller, found wrong with itself.", "slot")
+	slotFinding  = gauge("slot_finding", "1 for what the slot's node, or the controller, found wrong with itself.", "slot", "code")
 	slotUptime   = gauge("slot_uptime_seconds", "How long ago the slot's node booted, when it last said so.", "slot")
 	slotMemory   = gauge("slot_memory_bytes", "Memory of the slot's node.", "slot")
 	slotFree     = gauge("slot_memory_available_bytes", "Available memory of the slot's node.", "slot")
@@ -130,11 +129,6 @@ func (s *Service) Collect(to chan<- prometheus.Metric) {
 	v, err := s.o.View(ctx)
 	out := series{to: to, seen: map[string]bool{}}
 	out.add(viewed, one(err == nil))
-	if s.o.Findings != nil {
-		for _, f := range s.o.Findings() {
-			out.add(found, 1, f.Code)
-		}
-	}
 	if err != nil {
 		s.o.Log.Warn("the metrics are without the cluster", "error", err)
 		out.add(info, 1, "", s.o.Version)
@@ -157,6 +151,7 @@ func (s *Service) Collect(to chan<- prometheus.Metric) {
 	for key, n := range raised {
 		out.add(alarms, float64(n), key[0], key[1])
 	}
+	out.health(slotName(0), v.Health)
 	for i := range v.Slots {
 		out.slot(v, &v.Slots[i])
 	}
@@ -250,6 +245,11 @@ func (s series) slot(v *enrol.ClusterView, sl *enrol.SlotView) {
 	if o := sl.Operation; o != nil {
 		s.add(slotDoes, max(0, v.Time.Sub(o.Since).Seconds()), name, o.Kind, o.Step)
 	}
+	s.health(name, h)
+}
+
+// health is what a machine found of itself.
+func (s series) health(name string, h *enrol.Health) {
 	if h == nil {
 		return
 	}

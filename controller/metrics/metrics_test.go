@@ -57,6 +57,7 @@ func view() *enrol.ClusterView {
 		Cluster: "homelab", Time: now, TimeSource: enrol.TimeNTP, Swarm: enrol.SwarmState{State: "active"},
 		Backup: &enrol.BackupView{Taken: now.Add(-time.Hour), Bytes: 7, Nodes: []string{"p1", "p2"}},
 		Alarms: []enrol.AlarmEntry{{Slot: 2, Code: enrol.Clone}, {Slot: 2, Code: enrol.Clone}, {Code: controller.Damaged}},
+		Health: &enrol.Health{Findings: []enrol.Finding{{Code: "clock"}}},
 		Slots: []enrol.SlotView{
 			{Slot: 1, Name: "p1", Hostname: "oneil", Model: "zero", Generation: 2, MinGeneration: 1, AgentVersion: "1.0", LastSeen: &seen,
 				Step: "steady", State: "done", NodeID: "n1", NodeState: "ready", Availability: "active", Power: "on", Link: "up",
@@ -70,8 +71,7 @@ func view() *enrol.ClusterView {
 }
 
 func TestMetrics(t *testing.T) {
-	s, err := metrics.New(metrics.Options{Version: "1.2", View: func(context.Context) (*enrol.ClusterView, error) { return view(), nil },
-		Findings: func() []enrol.Finding { return []enrol.Finding{{Code: "clock"}} }})
+	s, err := metrics.New(metrics.Options{Version: "1.2", View: func(context.Context) (*enrol.ClusterView, error) { return view(), nil }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,14 +94,15 @@ func TestMetrics(t *testing.T) {
 		`hatchery_backup_failed 0`,
 		`hatchery_backup_nodes 2`,
 		`hatchery_backup_timestamp_seconds 1.795338e+09`,
-		`hatchery_finding{code="clock"} 1`,
 		`hatchery_info{cluster="homelab",version="1.2"} 1`,
 		`hatchery_joins_total{slot="p1"} 0`,
 		`hatchery_joins_total{slot="p2"} 0`,
 		`hatchery_slot_disk_available_bytes{slot="p1"} 10`,
 		`hatchery_slot_disk_bytes{slot="p1"} 1000`,
 		`hatchery_slot_finding{code="bad �\"\n",slot="p1"} 1`,
+		`hatchery_slot_finding{code="clock",slot="controller"} 1`,
 		`hatchery_slot_finding{code="low-voltage",slot="p1"} 1`,
+		`hatchery_slot_findings{slot="controller"} 1`,
 		`hatchery_slot_findings{slot="p1"} 3`,
 		`hatchery_slot_generation{slot="p1"} 2`,
 		`hatchery_slot_generation{slot="p2"} 0`,

@@ -29,10 +29,7 @@ type Options struct {
 	// the other end has no more; (*controller.Client).Events is one. nil: events
 	// are not counted.
 	Events func(ctx context.Context, follow bool, f func(controller.Event) error) error
-	// Findings are what the controller found wrong with itself and with the
-	// cluster; nil where nobody looks. It does not wait.
-	Findings func() []enrol.Finding
-	Log      *slog.Logger
+	Log    *slog.Logger
 }
 
 // A Service collects the metrics.

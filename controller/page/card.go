@@ -314,7 +314,9 @@ func clusterFacts(v *enrol.ClusterView) []Fact {
 			backup.Text = said("on " + strings.Join(b.Nodes, ", "))
 		}
 	}
-	return []Fact{swarm, clock, backup}
+	own := healthFact(v.Health)
+	own.ID, own.Name = "controller", "Controller"
+	return []Fact{swarm, clock, backup, own}
 }
 
 func alarmsOf(v *enrol.ClusterView) []Alarm {

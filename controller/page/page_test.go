@@ -305,7 +305,7 @@ func TestStream(t *testing.T) {
 	messages := stream(t, "http://"+s.plain)
 	var whole page.State
 	first := next(t, messages)
-	if err := json.Unmarshal([]byte(first.data), &whole); err != nil || first.kind != "state" || len(whole.Cards) != 4 || len(whole.Events) != 2 || len(whole.Alarms) != 1 || len(whole.Facts) != 3 {
+	if err := json.Unmarshal([]byte(first.data), &whole); err != nil || first.kind != "state" || len(whole.Cards) != 4 || len(whole.Events) != 2 || len(whole.Alarms) != 1 || len(whole.Facts) != 4 {
 		t.Fatalf("%v: %+v", err, first)
 	}
 	c.change(2, func(v *enrol.SlotView) { v.NodeState, v.Availability = "ready", "active" })

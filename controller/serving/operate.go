@@ -2,6 +2,8 @@ package serving
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"net/http"
 	"path/filepath"
 	"sync"
@@ -17,6 +19,7 @@ import (
 	"hatchery/controller/preserve"
 	"hatchery/controller/reimage"
 	"hatchery/firstboot"
+	"hatchery/firstboot/health"
 	"hatchery/internal/enrol"
 	"hatchery/internal/nodefile"
 	"hatchery/internal/swarm"
@@ -230,6 +233,26 @@ func (s *operating) nodeCalls() map[string]func(w http.ResponseWriter, r *http.R
 		}
 	}
 	return calls
+}
+
+// old is how long ago the controller's agent has looked when its findings say nothing
+// any more: it looks every minute.
+const old = 10 * health.LookEvery
+
+// health is what the controller's agent found of its own machine, nil where it has not
+// looked lately.
+func (s *operating) health() *enrol.Health {
+	h, looked, err := health.Read(filepath.Join(s.o.RunDir, health.File))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		s.o.Log.Warn("the controller's own findings", "error", err)
+		return nil
+	case time.Since(looked) > old:
+		return nil
+	}
+	return h
 }
 
 // heard hands on what a node's agent said.

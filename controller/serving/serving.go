@@ -133,7 +133,7 @@ func Run(ctx context.Context, o Options) error {
 	operates.run(ctx, &beside)
 	beside.Go(func() { operates.merge(ctx, boots.events) })
 	err = controller.Serve(ctx, controller.Options{
-		Local: local, Calls: operates.nodeCalls(), Beside: operates.beside, Events: operates.events,
+		Local: local, Calls: operates.nodeCalls(), Beside: operates.beside, Health: operates.health, Events: operates.events,
 		Heard: func(slot int, r enrol.StatusReport, member bool) {
 			if heard != nil {
 				heard(slot, r, member)

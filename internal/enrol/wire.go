@@ -151,6 +151,7 @@ type ClusterView struct {
 	TimeSource string       `json:"time_source"` // TimeNTP, TimeOperator or TimeUntrusted
 	Swarm      SwarmState   `json:"swarm"`       // the controller's own
 	Backup     *BackupView  `json:"backup,omitempty"`
+	Health     *Health      `json:"health,omitempty"` // what the controller found of itself
 	Slots      []SlotView   `json:"slots"`
 	Alarms     []AlarmEntry `json:"alarms,omitempty"`
 }
