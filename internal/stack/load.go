@@ -349,6 +349,7 @@ func (d *document) model(ctx context.Context) (model *types.Project, err error) 
 		Environment: types.Mapping{},
 	}, func(o *loader.Options) {
 		o.SetProjectName("stack", true)
+		o.SkipDefaultValues = true // docker/cli has no such ones
 		o.SkipInterpolation, o.SkipNormalization, o.ResolvePaths, o.SkipConsistencyCheck = true, true, false, true
 		o.SkipExtends, o.SkipInclude, o.SkipResolveEnvironment, o.SkipResolveLabels = true, true, true, true
 	})
