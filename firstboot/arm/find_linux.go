@@ -26,6 +26,11 @@ func find(root string, boots []string, magic int64) (Place, error) {
 	}
 	why := "its boot partition is not mounted on " + strings.Join(boots, " or ")
 	for _, boot := range boots {
+		// The images have it mounted when somebody looks into it (x-systemd.automount), and
+		// stat(2) does not. Where it cannot be, that is seen below.
+		if looked, err := os.Open(boot); err == nil {
+			looked.Close()
+		}
 		number, disk, err := partitionOf(boot)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrNoCard) || err == nil && (disk != card || number != "1") {
 			continue
