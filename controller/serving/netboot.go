@@ -68,7 +68,7 @@ func openNetboot(ctx context.Context, o Options, node *nodefile.Node, id *enrol.
 		return n, err
 	}
 	n.service, err = netboot.New(ctx, netboot.Options{
-		Node: node, Store: n.store, NodeInit: nodeInit, Firmware: firmware, Power: power,
+		Node: node, Store: n.store, NodeInit: nodeInit, Firmware: firmware, Power: power, Bus: o.USB,
 		Run:     filepath.Join(o.RunDir, nodefile.NetbootDir),
 		Wiring:  filepath.Join(o.StateDir, nodefile.ServiceDir, "wiring.json"),
 		Network: rootNetwork(node, o.Log), PortOf: rootSlotOf,

@@ -48,6 +48,8 @@ type Options struct {
 	Cards      reimage.Times
 	// HAT is in place of the I²C bus that the HAT is on; nil for the kernel's.
 	HAT hat.Bus
+	// USB is in place of the USB bus that boards show up on; nil for the kernel's.
+	USB netboot.Bus
 }
 
 func (o Options) withDefaults() Options {
