@@ -186,7 +186,7 @@ func (c *conversion) objectName(part, key, name string) {
 // missing tells of what is external and not there.
 func (c *conversion) missing(part string, external, there []string) {
 	for _, key := range c.keys(part) {
-		if !c.external[join([]string{part, key})] {
+		if !c.external[join([]string{part, key})] || c.told([]string{part, key}) {
 			continue
 		}
 		m, _ := c.mappingAt(part, key)

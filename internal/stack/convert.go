@@ -126,10 +126,6 @@ func (c *conversion) stack() *Stack {
 // content is what a secret or a config is made of.
 func (c *conversion) content(part, key, file string, most int64) []byte {
 	at := []string{part, key}
-	if file == "" {
-		c.problem(at, "it has neither a file nor external: true: one of them says where it comes from")
-		return nil
-	}
 	data, err := c.files.content(file, most)
 	switch {
 	case err != nil:
@@ -352,6 +348,15 @@ func (c *conversion) endpoint(at []string, mode string, ports []types.ServicePor
 	return out
 }
 
+// member is the path of a word in a list, or of a key in a mapping.
+func (d *document) member(at []string, word string) []string {
+	v, _ := d.at(at)
+	if list, ok := v.([]any); ok {
+		return append(at[:len(at):len(at)], strconv.Itoa(slices.Index(list, any(word))))
+	}
+	return append(at[:len(at):len(at)], word)
+}
+
 func at2(at []string, more ...string) []string { return append(at[:2:2], more...) }
 
 func portRange(text string) (low, high uint32, err error) {
@@ -405,7 +410,7 @@ func (c *conversion) attachments(at []string, key string, networks map[string]*t
 	for _, name := range slices.Sorted(maps.Keys(networks)) {
 		declared, ok := c.model.Networks[name]
 		if _, bare := c.at([]string{"networks", name}); !ok && !bare && name != defaultNetwork {
-			c.problem(at2(at, "networks", name), "there is no network %s: declare it in the top-level networks", name)
+			c.problem(c.member(at2(at, "networks"), name), "there is no network %s: declare it in the top-level networks", name)
 			continue
 		}
 		a := swarm.NetworkAttachmentConfig{Target: c.scoped("networks", name, declared.Name)}

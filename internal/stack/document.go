@@ -22,10 +22,11 @@ const (
 // A document is a stack file as a tree of maps, lists and scalars, and where
 // each part of it stands.
 type document struct {
-	file   string // as findings name it
-	tree   map[string]any
-	places map[string]place // by joined path
-	nodes  int
+	file    string // as findings name it
+	tree    map[string]any
+	places  map[string]place // by joined path
+	nodes   int
+	removed int // parts of the tree that were no good
 
 	findings []Finding
 }

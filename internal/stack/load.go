@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -22,8 +23,12 @@ import (
 // nothing but warnings.
 func Load(ctx context.Context, file string, o Options) (*Stack, error) {
 	unread := func(err error) error {
-		text := strings.TrimPrefix(err.Error(), "open "+file+": ")
-		return &Errors{Findings: []Finding{{File: file, Message: "it cannot be read: " + text}}, cause: err}
+		reason := err
+		var at *fs.PathError
+		if errors.As(err, &at) {
+			reason = at.Err
+		}
+		return &Errors{Findings: []Finding{{File: file, Message: "it cannot be read: " + reason.Error()}}, cause: err}
 	}
 	info, err := os.Stat(file)
 	switch {
@@ -208,7 +213,11 @@ func (d *document) externals() map[string]bool {
 				}
 			}
 			if m["external"] != true {
-				continue
+				if part != "secrets" && part != "configs" || m["file"] != nil || m["driver"] != nil {
+					continue
+				}
+				d.problem([]string{part, key}, "it has neither a file nor external: true: one of them says where it comes from")
+				m["external"] = true // what else is wrong can be told all the same
 			}
 			external[join([]string{part, key})] = true
 			for _, other := range slices.Sorted(maps.Keys(m)) {
@@ -340,12 +349,31 @@ func extraHosts(service map[string]any) []string {
 	return lines
 }
 
+// copied is a value of the tree, for somebody who changes it.
+func copied(value any) any {
+	switch value := value.(type) {
+	case map[string]any:
+		out := make(map[string]any, len(value))
+		for k, v := range value {
+			out[k] = copied(v)
+		}
+		return out
+	case []any:
+		out := make([]any, len(value))
+		for i, v := range value {
+			out[i] = copied(v)
+		}
+		return out
+	}
+	return value
+}
+
 // model is what compose-go makes of the tree, which has neither variables nor
 // names of other files to follow any more.
 func (d *document) model(ctx context.Context) (model *types.Project, err error) {
 	return loader.LoadWithContext(ctx, types.ConfigDetails{
 		WorkingDir:  "/",
-		ConfigFiles: []types.ConfigFile{{Filename: d.file, Config: d.tree}},
+		ConfigFiles: []types.ConfigFile{{Filename: d.file, Config: copied(d.tree).(map[string]any)}},
 		Environment: types.Mapping{},
 	}, func(o *loader.Options) {
 		o.SetProjectName("stack", true)

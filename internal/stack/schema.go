@@ -24,6 +24,8 @@ import (
 //go:embed schema.json
 var schemaText []byte
 
+const schemaURL = "mem:///config_schema_v3.13.json"
+
 var stackSchema = sync.OnceValue(func() *jsonschema.Schema {
 	text, err := jsonschema.UnmarshalJSON(bytes.NewReader(schemaText))
 	if err != nil {
@@ -56,10 +58,10 @@ var stackSchema = sync.OnceValue(func() *jsonschema.Schema {
 	for _, free := range []string{"expose", "subnet_ip_address"} { // docker/cli has no such format either
 		c.RegisterFormat(&jsonschema.Format{Name: free, Validate: func(any) error { return nil }})
 	}
-	if err := c.AddResource("config_schema_v3.13.json", text); err != nil {
+	if err := c.AddResource(schemaURL, text); err != nil {
 		panic(err)
 	}
-	return c.MustCompile("config_schema_v3.13.json")
+	return c.MustCompile(schemaURL)
 })
 
 // maxPorts is how many ports a range may have.
@@ -102,9 +104,9 @@ func (d *document) validate() {
 			d.problem(nil, "%v", err)
 			return
 		}
-		before := len(d.findings)
+		before := d.removed
 		d.violations(invalid)
-		if len(d.findings) == before {
+		if d.removed == before {
 			d.problem(nil, "it is no stack file as docker stack deploy takes one: %v", err)
 			return
 		}
@@ -121,6 +123,14 @@ func (d *document) violations(e *jsonschema.ValidationError) {
 		for _, c := range e.Causes {
 			if deepest(c) > len(path) {
 				d.violations(c)
+				return
+			}
+		}
+		// A text that is no port is to be told as that, and not that a mapping
+		// could stand there too.
+		for _, c := range e.Causes {
+			if f, ok := c.ErrorKind.(*kind.Format); ok {
+				d.violation(path, nil, []string{f.Err.Error()})
 				return
 			}
 		}
@@ -172,14 +182,14 @@ func said1(e *jsonschema.ValidationError) string {
 func (d *document) violation(path, wanted, said []string) {
 	defer d.remove(path)
 	value, there := d.at(path)
-	if there && value == nil && d.told(path) {
+	if (!there || value == nil) && d.told(path) {
 		return // an unset variable or such, which has been told
 	}
 	if text := swarmWay(path, value); text != "" {
 		d.problem(path, "%s", text)
 		return
 	}
-	slices.Sort(wanted)
+	slices.Sort(wanted) // array, boolean, integer, null …
 	wanted = slices.Compact(wanted)
 	names := map[string]string{"object": "a mapping", "array": "a list", "string": "text", "number": "a number", "integer": "a whole number", "boolean": "true or false", "null": "nothing"}
 	for i, w := range wanted {
@@ -260,6 +270,7 @@ func (d *document) remove(path []string) {
 		}
 		if m, ok := parent.(map[string]any); ok {
 			delete(m, path[n-1])
+			d.removed++
 			return
 		}
 	}
