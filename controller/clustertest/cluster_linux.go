@@ -10,12 +10,18 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"hatchery/controller"
 	"hatchery/controller/backup"
+	"hatchery/controller/operation"
+	"hatchery/controller/power"
+	"hatchery/controller/reimage"
 	"hatchery/firstboot"
 	"hatchery/firstboot/founding"
 	"hatchery/firstboot/member"
@@ -40,6 +46,15 @@ type Options struct {
 	Member   member.Waits
 	// Intervals are the agents'; a node's where they are left out.
 	Intervals firstboot.Intervals
+	// Keep is what outlives the roots of slots, as cluster.yaml has it. It is read by
+	// nodes whose card is an [Image].
+	Keep []string
+	// HAT gives the controller a HAT, whose expander is a file: see [Cluster.Powered].
+	HAT bool
+	// Power, Operations and Cards are shorter than a cluster's where they are left out.
+	Power      power.Limits
+	Operations operation.Limits
+	Cards      reimage.Times
 }
 
 // A Cluster is a lab with everything that a build puts onto the cards.
@@ -49,10 +64,20 @@ type Cluster struct {
 
 	t       testing.TB
 	options Options
-	agents  map[*enginetest.Machine]*enginetest.Process
-	booted  map[*enginetest.Machine]string // the boot of each machine, once it has been on
 	service *unit
 	boots   atomic.Int64
+
+	basePath   string // of what images are built over
+	baseDigest digest.Digest
+
+	ctx      context.Context // ends with the test
+	restarts sync.WaitGroup  // of machines that start anew by themselves
+
+	mu     sync.Mutex
+	ended  bool
+	agents map[*enginetest.Machine]*enginetest.Process
+	booted map[*enginetest.Machine]string // the boot of each machine, once it has been on
+	cards  map[*enginetest.Machine]bool   // those that have a card
 }
 
 // Name is the cluster's.
@@ -71,8 +96,27 @@ func New(t testing.TB, o Options) *Cluster {
 	if o.Backups == (backup.Times{}) {
 		o.Backups = backup.Times{Quiet: time.Second, Most: 2 * time.Second, Soon: time.Second, Retry: time.Second, Survey: 5 * time.Second}
 	}
+	if o.Power == (power.Limits{}) {
+		o.Power = power.Limits{Lost: 3 * time.Second, Boot: 5 * time.Second, Stable: 10 * time.Second, OffFor: 500 * time.Millisecond, Poll: 250 * time.Millisecond}
+	}
+	if o.Operations == (operation.Limits{}) {
+		o.Operations = operation.Limits{Look: 200 * time.Millisecond, Steady: 2 * time.Second, Boot: patience, Health: patience, Settle: 30 * time.Second}
+	}
+	if o.Cards == (reimage.Times{}) {
+		o.Cards = reimage.Times{Retry: 500 * time.Millisecond, Rearm: patience}
+	}
 	lab := enginetest.New(t, enginetest.Options{Slots: o.Slots, Bare: true, Restart: true, Uplink: o.Uplink})
-	c := &Cluster{Lab: lab, service: &unit{}, t: t, options: o, agents: map[*enginetest.Machine]*enginetest.Process{}, booted: map[*enginetest.Machine]string{}}
+	c := &Cluster{Lab: lab, service: &unit{}, t: t, options: o,
+		agents: map[*enginetest.Machine]*enginetest.Process{}, booted: map[*enginetest.Machine]string{}, cards: map[*enginetest.Machine]bool{}}
+	ctx, cancel := context.WithCancel(context.Background())
+	c.ctx = ctx
+	t.Cleanup(func() {
+		c.mu.Lock()
+		c.ended = true
+		c.mu.Unlock()
+		cancel()
+		c.restarts.Wait()
+	})
 	store, err := identity.Open(filepath.Join(t.TempDir(), "identity"), Name)
 	if err != nil {
 		t.Fatal(err)
@@ -87,7 +131,14 @@ func New(t testing.TB, o Options) *Cluster {
 	}
 	c.write(lab.Controller, "node.json", c.node(lab.Controller, 1), 0o644)
 	c.rules()
-	c.service.begin = func() (*enginetest.Process, error) { return c.process(lab.Controller, "serve", role{Serve: true}) }
+	if o.HAT {
+		if err := newExpander(c.expander()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.service.begin = func() (*enginetest.Process, error) {
+		return c.process(context.Background(), lab.Controller, "serve", role{Serve: true})
+	}
 	lab.Controller.AddUnit(firstboot.ServiceUnit, c.service)
 	t.Cleanup(c.service.kill)
 	return c
@@ -119,11 +170,15 @@ func (c *Cluster) node(m *enginetest.Machine, generation int) []byte {
 	n := nodefile.Node{
 		Cluster: Name, Name: m.Name, Role: nodefile.Worker, Slot: m.Slot, Hostname: m.Hostname, Model: "zero", Root: "card",
 		Generation: generation, Network: overlays.CNAT, Address: netip.PrefixFrom(m.Addr, clusterctrl.Network.Bits()),
-		ControllerAddr: clusterctrl.ControllerAddr(), Epoch: 1763769600, Docker: true,
+		ControllerAddr: clusterctrl.ControllerAddr(), Epoch: 1763769600, Docker: true, Keep: c.options.Keep,
 	}
 	if m.Slot == 0 {
 		n.Role = nodefile.Controller
 		n.Swarm = &nodefile.Swarm{CertExpiry: "8760h", Offline: true, AddressPool: "10.181.0.0/16"}
+		n.Netboot = &nodefile.Netboot{Disk: 1 << 30, Quota: 1 << 30}
+		if c.options.HAT {
+			n.HAT = &nodefile.HAT{Version: "2.6"}
+		}
 	}
 	for _, other := range c.Machines() {
 		t := nodefile.Target{Name: other.Name, Slot: other.Slot, Hostname: other.Hostname, Address: other.Addr}
@@ -164,23 +219,23 @@ func (c *Cluster) rules() {
 	}
 }
 
-// start starts a process of a role in a machine.
-func (c *Cluster) start(m *enginetest.Machine, name string, r role) *enginetest.Process {
-	c.t.Helper()
-	p, err := c.process(m, name, r)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return p
-}
-
-func (c *Cluster) process(m *enginetest.Machine, name string, r role) (*enginetest.Process, error) {
+// process starts a process of a role in a machine.
+func (c *Cluster) process(ctx context.Context, m *enginetest.Machine, name string, r role) (*enginetest.Process, error) {
 	r.Etc, r.State, r.Run, r.DockerRoot = m.Etc(), m.State(), m.Run(), m.DockerRoot()
 	r.EngineHost, r.Units = m.EngineHost(), m.UnitsSocket()
 	r.Firewall, r.DockerUser = filepath.Join(m.Etc(), "firewall.nft"), filepath.Join(m.Etc(), "docker-user")
 	r.Socket = c.Socket()
 	r.Times, r.Backups, r.Founding, r.Member = c.options.Times, c.options.Backups, c.options.Founding, c.options.Member
 	r.Intervals = c.options.Intervals
+	r.Power, r.Operations, r.Cards = c.options.Power, c.options.Operations, c.options.Cards
+	if c.options.HAT {
+		r.Expander = c.expander()
+	}
+	c.mu.Lock()
+	if c.cards[m] {
+		r.Card = place(m)
+	}
+	c.mu.Unlock()
 	text, err := json.Marshal(r)
 	if err != nil {
 		return nil, err
@@ -189,7 +244,7 @@ func (c *Cluster) process(m *enginetest.Machine, name string, r role) (*enginete
 	if err != nil {
 		return nil, err
 	}
-	cmd := m.Command(context.Background(), self)
+	cmd := m.Command(ctx, self)
 	cmd.Env = append(os.Environ(), roleVariable+"="+string(text))
 	return m.Go(name, cmd)
 }
@@ -207,25 +262,46 @@ func (c *Cluster) StartAgent(m *enginetest.Machine) {
 
 func (c *Cluster) startAgent(m *enginetest.Machine, boot string) {
 	c.t.Helper()
-	if c.agents[m] != nil {
-		c.t.Fatalf("%s has an agent already", m.Name)
+	if err := c.bootAgent(m, boot); err != nil {
+		c.t.Fatal(err)
 	}
-	c.booted[m] = boot
-	c.agents[m] = c.start(m, "agent", role{BootID: boot})
+}
+
+func (c *Cluster) bootAgent(m *enginetest.Machine, boot string) error {
+	c.mu.Lock()
+	there := c.agents[m] != nil
+	c.mu.Unlock()
+	if there {
+		return fmt.Errorf("%s has an agent already", m.Name)
+	}
+	p, err := c.process(context.Background(), m, "agent", role{BootID: boot})
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.booted[m], c.agents[m] = boot, p
+	return nil
 }
 
 // RestartAgent starts a machine's agent again in the same boot, as systemd
 // does with one that ended.
 func (c *Cluster) RestartAgent(m *enginetest.Machine) {
 	c.t.Helper()
-	c.startAgent(m, c.booted[m])
+	c.mu.Lock()
+	boot := c.booted[m]
+	c.mu.Unlock()
+	c.startAgent(m, boot)
 }
 
 // KillAgent kills a machine's agent (-9).
 func (c *Cluster) KillAgent(m *enginetest.Machine) {
-	if p := c.agents[m]; p != nil {
+	c.mu.Lock()
+	p := c.agents[m]
+	delete(c.agents, m)
+	c.mu.Unlock()
+	if p != nil {
 		p.Kill()
-		delete(c.agents, m)
 	}
 }
 
@@ -244,6 +320,8 @@ func (c *Cluster) KillServe() { c.service.kill() }
 // AgentPid is the process id of a machine's agent, ServePid that of the
 // service; 0 where it does not run.
 func (c *Cluster) AgentPid(m *enginetest.Machine) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if p := c.agents[m]; p != nil {
 		return p.Pid
 	}

@@ -103,7 +103,7 @@ type order struct {
 
 func (f *factory) Kind() string                     { return "card" }
 func (f *factory) Check(context.Context, int) error { return nil }
-func (f *factory) Undo(context.Context, int, operation.Tell) error {
+func (f *factory) Undo(context.Context, int, string, operation.Tell) error {
 	return errors.New("there is nothing before")
 }
 func (f *factory) Plan(context.Context, int) (operation.Plan, error) { return operation.Plan{}, nil }
