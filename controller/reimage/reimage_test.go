@@ -135,6 +135,7 @@ func TestTheServiceBeginsAgain(t *testing.T) {
 			}
 			done = w.reimage(context.Background())
 			if phase == reimage.Done {
+				eventually(t, "the waiting for its agent", func() bool { return strings.Contains(w.saidSteps(), "boot: ") })
 				w.s.Heard(slot, nextBoot)
 			} else {
 				again, err := w.wanted("")

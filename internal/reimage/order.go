@@ -187,7 +187,8 @@ type Card interface {
 }
 
 // WriteOrder writes an order to a card, over the one that is there. A write that is
-// cut off leaves the old order or the new one.
+// cut off leaves the old order or the new one. Where none is, the error is a *ForeignError
+// if something else is in its place (see [CheckPlace]).
 func WriteOrder(card Card, o *Order) error {
 	if err := o.Check(); err != nil {
 		return err
@@ -195,6 +196,11 @@ func WriteOrder(card Card, o *Order) error {
 	_, half, number, err := readOrder(card)
 	if err != nil && half < 0 && !errors.Is(err, ErrNoOrder) {
 		return err
+	}
+	if half < 0 {
+		if err := CheckPlace(card); err != nil {
+			return err
+		}
 	}
 	raw, err := appendCopy(o, number+1)
 	if err != nil {

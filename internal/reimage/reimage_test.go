@@ -339,9 +339,9 @@ func FuzzParseList(f *testing.F) {
 	})
 }
 
-// newPlace is no more of a card than where an order lies.
+// newPlace is no more of a card than where an order lies, and the mark.
 func newPlace() *card {
-	return &card{data: make([]byte, reimage.OrderSize), base: reimage.OrderPlace, left: -1}
+	return &card{data: make([]byte, reimage.OrderSize+512), base: reimage.OrderPlace, left: -1}
 }
 
 func FuzzReadOrder(f *testing.F) {
@@ -357,7 +357,18 @@ func FuzzReadOrder(f *testing.F) {
 		if o, err := reimage.ReadOrder(c); err == nil && o.Check() != nil {
 			t.Error(o.Check())
 		}
-		if err := reimage.WriteOrder(c, order(nil)); err != nil {
+		before, free := bytes.Clone(c.data), reimage.CheckPlace(c)
+		_, none := reimage.ReadOrder(c)
+		err := reimage.WriteOrder(c, order(nil))
+		if foreign := new(reimage.ForeignError); errors.As(err, &foreign) {
+			// It has to be ReadOrder that finds nothing, and nothing may be written.
+			at := foreign.At - reimage.OrderPlace
+			if !errors.Is(none, reimage.ErrNoOrder) || free == nil || !bytes.Equal(before, c.data) || at < 0 || len(bytes.Trim(before[at:at+512], "\x00")) == 0 {
+				t.Errorf("%v, %v, %v", err, none, free)
+			}
+			return
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 		// A hostile number may be the highest there is.
