@@ -1,6 +1,7 @@
 package operation_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -156,7 +157,7 @@ func TestRequest(t *testing.T) {
 	for _, r := range []operation.Request{
 		{Kind: operation.Rebuild, Slots: []int{1, 252}, Now: true, DrainTimeout: 90 * time.Second, MaxUnavailable: 3, Keep: true, By: "sam & daniel"},
 		{Kind: operation.Upgrade, All: true},
-		{Kind: operation.Undo, Continue: true, Wait: true},
+		{Kind: operation.Undo, Continue: true, Wait: true, Anew: []string{"now", "keep"}},
 	} {
 		got, err := operation.ParseRequest(r.Query())
 		if err != nil || !reflect.DeepEqual(*got, r) {
@@ -207,18 +208,25 @@ func FuzzParseRequest(f *testing.F) {
 func FuzzRecord(f *testing.F) {
 	f.Add([]byte(`{"version":1,"last":2,"operations":[{"id":"rebuild-1","request":{"kind":"rebuild","slots":[1]},"state":"running","slots":[{"slot":1,"step":"drain"}]}]}`))
 	f.Add([]byte(`{"version":1,"operations":[null]}`))
+	f.Add([]byte(`{"version":1,"last":9,"operations":[{"id":"undo-9","request":{"kind":"undo","slots":[2],"now":true,"drain_timeout":5,"max_unavailable":1,"by":"sam"},"state":"cancelling","began":"2026-11-22T10:00:00Z","healthy":{"web":"x"},
+		"slots":[{"slot":2,"name":"p2","step":"undo","since":"2026-11-22T10:00:00Z","notes":["n"],"before":{"node_id":"a","availability":"pause","labels":{"k":"v"}},"boot":"b","had":"new","to":"old","back":"old","intact":true,"saved":true,"undone":true,"from":"new","left":true}]}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r, err := operation.ParseRecord(data)
 		if err != nil {
 			return
 		}
-		// What is read can be shown, and written and read again.
+		// What is read can be shown, and written and read again, and is the same then.
 		out, err := json.Marshal(r)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := operation.ParseRecord(out); err != nil {
-			t.Errorf("%v\n%s", err, out)
+		again, err := operation.ParseRecord(out)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		same, err := json.Marshal(again)
+		if err != nil || !bytes.Equal(same, out) {
+			t.Errorf("%v\n%s\nis then\n%s", err, out, same)
 		}
 	})
 }

@@ -323,6 +323,7 @@ func TestKilled(t *testing.T) {
 		state   string
 		world   string
 		once    []string // what is done once, whenever it was killed
+		kept    string   // then
 	}{
 		{
 			summary: "rebuild", request: operation.Request{Kind: operation.Rebuild, All: true, Keep: true},
@@ -336,6 +337,35 @@ func TestKilled(t *testing.T) {
 			},
 			state: operation.Done, world: "p1 old active rack=top, 1 entries\np2 old pause, 1 entries\n",
 			once: []string{"drain p1", "drain p2", "renew p1", "renew p2", "active p1", "pause p2"},
+			kept: "data 1; data 2",
+		},
+		{
+			summary: "a rebuild without what is kept", request: operation.Request{Kind: operation.Rebuild, Slots: []int{1}},
+			prepare: func(w *world) { w.archives[1] = &archive{data: "data of then"} },
+			state:   operation.Done, world: "p1 old active, 1 entries\np2 old active, 1 entries\n",
+			once: []string{"drain p1", "renew p1", "active p1"}, kept: "nothing; data 2",
+		},
+		{
+			summary: "undo", request: operation.Request{Kind: operation.Undo, Slots: []int{1}},
+			prepare: func(w *world) { w.previous[1] = "older" },
+			state:   operation.Done, world: "p1 older active, 1 entries\np2 old active, 1 entries\n",
+			once: []string{"drain p1", "undo p1", "active p1"}, kept: "data 1; data 2",
+		},
+		{
+			summary: "an upgrade that goes back from Ready", request: operation.Request{Kind: operation.Upgrade, Slots: []int{1}},
+			prepare: func(w *world) {
+				w.next = map[int]string{1: "bad"}
+				w.limits.Health = 5 * time.Millisecond
+				w.services = []swarm.Service{{ID: "db", Name: "db", Mode: swarm.Global, Running: 1, Desired: 1}}
+				w.renewed = func(slot int, root string) {
+					w.reborn(slot, root)
+					w.mu.Lock()
+					defer w.mu.Unlock()
+					w.services[0].Running = 0
+				}
+			},
+			state: operation.Failed, world: "p1 old active, 1 entries\np2 old active, 1 entries\n",
+			once: []string{"renew p1", "undo p1"}, kept: "data 1; data 2",
 		},
 		{
 			summary: "upgrade", request: operation.Request{Kind: operation.Upgrade},
@@ -344,7 +374,7 @@ func TestKilled(t *testing.T) {
 				w.settle(2, "drain", nil)
 			},
 			state: operation.Done, world: "p1 new active, 1 entries\np2 new drain, 1 entries\n",
-			once: []string{"drain p1", "renew p1", "renew p2", "active p1"},
+			once: []string{"drain p1", "renew p1", "renew p2", "active p1"}, kept: "data 1; data 2",
 		},
 		{
 			summary: "an upgrade that goes back", request: operation.Request{Kind: operation.Upgrade, Slots: []int{1}},
@@ -354,10 +384,11 @@ func TestKilled(t *testing.T) {
 				w.renewed = w.broken
 			},
 			state: operation.Failed, world: "p1 old active, 1 entries\np2 old active, 1 entries\n",
-			once: []string{"drain p1", "undo p1", "active p1"},
+			once: []string{"drain p1", "undo p1", "active p1"}, kept: "data 1; data 2",
 		},
 	} {
 		t.Run(kind.summary, func(t *testing.T) {
+			t.Parallel()
 			points := 0
 			for crash := 1; ; crash++ {
 				whole := 0
@@ -401,6 +432,9 @@ func TestKilled(t *testing.T) {
 					}
 					if state := w.state(); state != kind.world {
 						t.Errorf("killed at call %d (after it: %v): the cluster is\n%swant\n%s", crash, after, state, kind.world)
+					}
+					if got := w.outlived(); got != kind.kept {
+						t.Errorf("killed at call %d (after it: %v): kept is %s, want %s: %q", crash, after, got, kind.kept, w.did())
 					}
 					for _, what := range kind.once {
 						n := 0

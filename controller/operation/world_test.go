@@ -53,6 +53,12 @@ type world struct {
 	save    func(slot int) error        // of the keeper
 	now     func() time.Time
 
+	at     int // the call at which atCall is called
+	atCall func()
+	then   func(did string) // is told of every call that has an effect
+	looked func()           // is told of every look at the cluster
+
+	volumes     []string                   // that a node says it has; nil for some
 	generations map[string]int             // of the certificates in roots
 	holdUndo    chan struct{}              // Undo waits for it, unless it is nil
 	view        func(slot *enrol.SlotView) // changes what is told of a slot
@@ -164,6 +170,11 @@ func (w *world) call(ctx context.Context, what string, do func() error) error {
 	}
 	w.mu.Lock()
 	w.calls++
+	if w.calls == w.at {
+		w.mu.Unlock()
+		w.atCall()
+		w.mu.Lock()
+	}
 	last := w.crash > 0 && w.calls == w.crash
 	if last && !w.after {
 		w.dead()
@@ -173,8 +184,12 @@ func (w *world) call(ctx context.Context, what string, do func() error) error {
 	if what != "" {
 		w.log = append(w.log, what)
 	}
+	then := w.then
 	w.mu.Unlock()
 	err := do()
+	if then != nil {
+		then(what)
+	}
 	if last {
 		w.dead()
 		return errCrash
@@ -271,6 +286,9 @@ func (w *world) Services(ctx context.Context) (list []swarm.Service, err error) 
 func (w *world) cluster(ctx context.Context) (*enrol.ClusterView, error) {
 	v := &enrol.ClusterView{Time: time.Now()}
 	return v, w.call(ctx, "", w.locked(func() error {
+		if w.looked != nil {
+			w.looked()
+		}
 		for _, slot := range slices.Sorted(maps.Keys(w.slots)) {
 			s := *w.slots[slot]
 			if n := w.nodes[s.NodeID]; n != nil {
@@ -399,6 +417,12 @@ func (k keeper) Plan(ctx context.Context, slot int) (*kept.Plan, error) {
 		}
 		p.Fresh = k.fresh[slot]
 		p.Roots = []kept.Root{{Kind: kept.Volume, Name: "data", Bytes: 12_345_678}, {Kind: kept.File, Name: "/srv", Bytes: 5000}}
+		if k.volumes != nil {
+			p.Roots = nil
+		}
+		for _, name := range k.volumes {
+			p.Roots = append(p.Roots, kept.Root{Kind: kept.Volume, Name: name})
+		}
 		p.Left = []kept.Left{{Name: "volume 0123", Why: "it has no name of its own"}}
 		return nil
 	}))
@@ -521,6 +545,12 @@ func (w *world) node() *nodefile.Node {
 // service starts a service of the world, which runs until the context ends.
 func (w *world) service(ctx context.Context) (s *operation.Service, ended <-chan struct{}) {
 	w.t.Helper()
+	return w.service2(ctx, func(*operation.Service) {})
+}
+
+// service2 is service, with something to do before it runs.
+func (w *world) service2(ctx context.Context, before func(*operation.Service)) (s *operation.Service, ended <-chan struct{}) {
+	w.t.Helper()
 	o := operation.Options{
 		Node: w.node(), StateDir: w.dir, Swarm: w, View: w.cluster, Limits: w.limits,
 		Renewer: func(kind operation.Kind, _ int) (operation.Renewer, error) {
@@ -544,6 +574,7 @@ func (w *world) service(ctx context.Context) (s *operation.Service, ended <-chan
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	before(s)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
