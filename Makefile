@@ -24,6 +24,7 @@ help:
 ## deps: the Debian packages that tests, demo and benchmarks need
 deps:
 	@.ci/install $(PACKAGES)
+	@.ci/promtool
 
 RELEASE ?= bookworm
 
