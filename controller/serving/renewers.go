@@ -18,6 +18,16 @@ import (
 type cardRenewer struct {
 	*reimage.Service
 	store *store.Store
+	kind  operation.Kind
+}
+
+// Check is the card's; who goes back does not care for what was pushed.
+func (r cardRenewer) Check(ctx context.Context, slot int) error {
+	err := r.Service.Check(ctx, slot)
+	if r.kind == operation.Undo && errors.Is(err, reimage.ErrOld) {
+		return nil
+	}
+	return err
 }
 
 func (cardRenewer) Kind() string { return "card" }
@@ -98,6 +108,8 @@ func (r *netbootRenewer) Plan(_ context.Context, slot int) (operation.Plan, erro
 	}
 	if state.Previous != nil {
 		plan.Previous = state.Previous.Root.Digest().String()
+		// It was set aside as it was.
+		plan.Intact = state.Previous.Top != 0
 	}
 	return plan, nil
 }
@@ -121,7 +133,26 @@ func (r *netbootRenewer) Renew(ctx context.Context, slot int, tell operation.Tel
 	return r.boots.Reset(ctx, slot)
 }
 
-func (r *netbootRenewer) Undo(ctx context.Context, slot int, _ string, tell operation.Tell) error {
+// Undo has the slot boot the root that it had, with what it wrote to it.
+func (r *netbootRenewer) Undo(ctx context.Context, slot int, to string, tell operation.Tell) error {
+	state, err := r.store.State(slot)
+	if err != nil {
+		return err
+	}
+	named := func(g *store.Generation) bool { return g != nil && (to == "" || g.Root.Digest().String() == to) }
+	has := state.Current != nil && state.Current.Root.Digest().String() == to
+	if !has && !named(state.Previous) {
+		return fmt.Errorf("%s cannot go back to %s: %w", clusterctrl.SlotName(slot), to, store.ErrNoPrevious)
+	}
+	if state.Next != nil {
+		// It was not booted yet: nobody has to be switched off for that.
+		if err := r.boots.Undo(ctx, slot); err != nil {
+			return err
+		}
+	}
+	if has {
+		return fmt.Errorf("%s: %w", clusterctrl.SlotName(slot), operation.ErrNothingWritten)
+	}
 	tell("undo", "its power is cut, and it boots what it had before")
 	return r.boots.Undo(ctx, slot)
 }
@@ -132,7 +163,7 @@ func (s *operating) renewer(kind operation.Kind, slot int) (operation.Renewer, e
 	case s.boots.service != nil && s.boots.service.Drives(slot):
 		return &netbootRenewer{s.boots.service, s.boots.store, kind}, nil
 	case s.cards != nil:
-		return cardRenewer{s.cards, s.boots.store}, nil
+		return cardRenewer{s.cards, s.boots.store, kind}, nil
 	}
 	return nil, errors.New("this controller's image is of before rebuilding in place: build it again, and flash it")
 }
