@@ -27,8 +27,6 @@ const (
 	maxBody    = 64 << 10 // of a Wanted, in bytes: a thousand runs
 	// patience is how long a node's call waits for an image that is being got ready.
 	patience = 20 * time.Second
-	// stall is how long an answer may stand still on its way.
-	stall = time.Minute
 	// againS and personS are when to come back, in seconds: soon, and after somebody has
 	// done something.
 	againS, personS = 10, 60
@@ -199,7 +197,7 @@ func (s *Service) digestsCall(w http.ResponseWriter, req *http.Request, slot int
 	}
 	defer s.unuse(p)
 	out := begin(w, int64(len(p.wire)))
-	defer out.end()
+	defer out.End()
 	_, _ = out.Write(p.wire) // a node that goes away asks again
 }
 
@@ -243,7 +241,7 @@ func (s *Service) piecesCall(w http.ResponseWriter, req *http.Request, slot int)
 		}
 	}
 	out := begin(w, total)
-	defer out.end()
+	defer out.End()
 	buf := make([]byte, wire.Piece)
 	for _, run := range wanted.Runs {
 		for i := run[0]; i < run[0]+run[1]; i++ {
@@ -311,41 +309,12 @@ func badRequest(w http.ResponseWriter, err error) {
 }
 
 // begin begins an answer of bytes that may take its time, but not stand still.
-func begin(w http.ResponseWriter, length int64) *moving {
-	m := &moving{w, http.NewResponseController(w)}
+func begin(w http.ResponseWriter, length int64) *enrol.Moving {
 	// The request's own limit is over with its body.
-	_ = m.controller.SetReadDeadline(time.Time{})
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Content-Length", strconv.FormatInt(length, 10))
 	w.WriteHeader(http.StatusOK)
-	return m
-}
-
-// end sends what is left, and lets the connection go on to its next call.
-func (m *moving) end() {
-	_ = m.controller.Flush()
-	_ = m.controller.SetWriteDeadline(time.Time{})
-}
-
-// moving is an answer whose every part has its time on a slow link.
-type moving struct {
-	http.ResponseWriter
-	controller *http.ResponseController
-}
-
-func (m *moving) Write(p []byte) (int, error) {
-	n := 0
-	for len(p) > 0 {
-		if err := m.controller.SetWriteDeadline(time.Now().Add(stall)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-			return n, err
-		}
-		k, err := m.ResponseWriter.Write(p[:min(len(p), 32<<10)])
-		n += k
-		if err != nil {
-			return n, err
-		}
-		p = p[k:]
-	}
-	return n, nil
+	return enrol.NewMoving(w)
 }

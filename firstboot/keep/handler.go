@@ -20,18 +20,19 @@ import (
 	"hatchery/internal/swarmbackup"
 )
 
-// stall is how long a backup may stand still on its way.
+// stall is how long a backup may stand still on its way here.
 const stall = time.Minute
 
 // Handler serves a store under enrol.PathBackup, for the cluster's controller alone.
 // The server has enrol.ServerTLS.
 func Handler(store *Store, cluster string, log *slog.Logger) http.Handler {
-	h := &handler{store: store, cluster: cluster, log: log, refusals: rate.NewLimiter(rate.Every(10*time.Second), 10)}
+	h := &handler{store: store, log: log, refusals: rate.NewLimiter(rate.Every(10*time.Second), 10)}
 	mux := http.NewServeMux()
-	mux.Handle("GET "+enrol.PathBackup, h.only(h.list))
-	mux.Handle("GET "+enrol.PathBackup+"/{id}", h.only(h.get))
-	mux.Handle("PUT "+enrol.PathBackup+"/{id}", h.only(h.put))
-	return mux
+	mux.HandleFunc("GET "+enrol.PathBackup, h.list)
+	mux.HandleFunc("GET "+enrol.PathBackup+"/{id}", h.get)
+	mux.HandleFunc("PUT "+enrol.PathBackup+"/{id}", h.put)
+	// Another node has no business with backups, sealed as they are.
+	return enrol.ControllerOnly(cluster, mux)
 }
 
 // limits are the connections' that a node has memory for. Only the controller
@@ -59,28 +60,11 @@ func Serve(ctx context.Context, listener net.Listener, store *Store, id *enrol.I
 }
 
 type handler struct {
-	store   *Store
-	cluster string
-	log     *slog.Logger
+	store *Store
+	log   *slog.Logger
 	// refusals is how often one is told: a card of another slot in a loop does
 	// not fill this one's journal.
 	refusals *rate.Limiter
-}
-
-// only lets the controller through. Another node has no business with
-// backups, sealed as they are.
-func (h *handler) only(serve http.HandlerFunc) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		peer, err := enrol.PeerOfRequest(r)
-		switch {
-		case err != nil:
-			h.refuse(w, r, http.StatusForbidden, err)
-		case peer.Slot != 0 || peer.Cluster != h.cluster:
-			h.refuse(w, r, http.StatusForbidden, fmt.Errorf("backups are for the controller of %s alone, and this is %s", h.cluster, peer))
-		default:
-			serve(w, r)
-		}
-	})
 }
 
 // refuse answers with an error.
@@ -114,7 +98,9 @@ func (h *handler) get(w http.ResponseWriter, r *http.Request) {
 	defer f.Close()
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Cache-Control", "no-store")
-	http.ServeContent(&moving{w, http.NewResponseController(w)}, r, "", time.Time{}, f)
+	out := enrol.NewMoving(w)
+	defer out.End()
+	http.ServeContent(out, r, "", time.Time{}, f)
 }
 
 func (h *handler) put(w http.ResponseWriter, r *http.Request) {
@@ -165,27 +151,4 @@ func (m *movingBody) Read(p []byte) (int, error) {
 		m.err = err
 	}
 	return n, err
-}
-
-// moving is an answer that may take its time, but not stand still.
-type moving struct {
-	http.ResponseWriter
-	controller *http.ResponseController
-}
-
-func (m *moving) Write(p []byte) (int, error) {
-	// In pieces, so that each has its time on a link of 60 kB/s.
-	n := 0
-	for len(p) > 0 {
-		if err := m.controller.SetWriteDeadline(time.Now().Add(stall)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-			return n, err
-		}
-		k, err := m.ResponseWriter.Write(p[:min(len(p), 32<<10)])
-		n += k
-		if err != nil {
-			return n, err
-		}
-		p = p[k:]
-	}
-	return n, nil
 }
