@@ -349,20 +349,13 @@ func checkGap(card *os.File) error {
 			return &NotPreparedError{fmt.Sprintf("its partition %d begins at byte %d, where the order has to lie", n+1, p.Start)}
 		}
 	}
-	// An order that was cut off at its first writing may lack its beginning, which is all
-	// zeros then.
-	head := make([]byte, parttable.SectorSize)
-	free := true
-	for _, at := range reimage.Heads() {
-		if _, err := card.ReadAt(head, at); err != nil {
-			return err
-		}
-		free = free && (len(bytes.TrimLeft(head, "\x00")) == 0 || reimage.IsOrder(head))
+	var foreign *reimage.ForeignError
+	if err := reimage.CheckPlace(card); errors.As(err, &foreign) {
+		return &NotPreparedError{foreign.Error()}
+	} else if err != nil {
+		return err
 	}
-	if free {
-		return nil
-	}
-	return &NotPreparedError{fmt.Sprintf("something lies at byte %d, between its partition table and its first partition", reimage.OrderPlace)}
+	return nil
 }
 
 // besideSuffix ends the names of files that are not whole yet.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -253,12 +254,12 @@ func TestPowerCuts(t *testing.T) {
 	_, err := a.Disarm()
 	succeed(t, err)
 	file := func(name string) []string { return []string{"began " + name, "beside " + name, name} }
-	order := []string{"order at 1048576", "order at 1081344"}
+	order := []string{"order at 1081344", "order at 1048576"}
 	removed := func(name, saved string) []string {
 		return []string{"removed " + name + ".new", "removed " + saved + ".new", "removed " + saved}
 	}
 	if want := slices.Concat(file(reimage.SavedCmdline), file(reimage.SavedConfig), order, file("cmdline.txt"), file("config.txt"),
-		file("config.txt"), file("cmdline.txt"), []string{order[1], order[0]}, removed("cmdline.txt", reimage.SavedCmdline), removed("config.txt", reimage.SavedConfig)); !slices.Equal(cuts, want) {
+		file("config.txt"), file("cmdline.txt"), order, removed("cmdline.txt", reimage.SavedCmdline), removed("config.txt", reimage.SavedConfig)); !slices.Equal(cuts, want) {
 		t.Errorf("the steps are %q", cuts)
 	}
 }
@@ -292,8 +293,8 @@ func TestNotPrepared(t *testing.T) {
 		{"sums of what is elsewhere", func(n *node) error {
 			return os.WriteFile(filepath.Join(n.place.Boot, arm.Sums), arm.Sum(nil, "../disk", nil), 0o644)
 		}, "prepared.sha256 cannot be read"},
-		{"something where the order lies", func(n *node) error { return poke(n.place.Disk, 1<<20, "U-Boot") }, "something lies at byte 1048576"},
-		{"something in its second half", func(n *node) error { return poke(n.place.Disk, 1<<20+32<<10, "U-Boot") }, "something lies"},
+		{"something where the order lies", func(n *node) error { return poke(n.place.Disk, 1<<20, "\xeaU-Boot") }, "something lies at byte 1048576"},
+		{"something in its second half", func(n *node) error { return poke(n.place.Disk, 1<<20+32<<10, "\xeaU-Boot") }, "something lies"},
 		{"a partition there", func(n *node) error { return poke(n.place.Disk, 446+8, "\x00\x08\x00\x00") }, "partition 1 begins at byte 1048576"},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
@@ -334,6 +335,48 @@ func TestHalfAnOrder(t *testing.T) {
 		succeed(t, poke(n.place.Disk, at, "hatchery order 1\n and no more"))
 		if err := n.armer().Arm("op"); err != nil || n.order(t) == nil {
 			t.Errorf("%d: %v", at, err)
+		}
+	}
+}
+
+// TestTriedCard arms a card that an earlier `hatchery flash` has tried at the powers of
+// two, one of them where the order is to lie; and none where others have something.
+func TestTriedCard(t *testing.T) {
+	random := rand.NewChaCha8([32]byte{1})
+	noise := func() string {
+		b := make([]byte, 4096)
+		_, _ = random.Read(b)
+		b[510] = 0
+		return string(b)
+	}
+	for _, test := range []struct {
+		summary string
+		there   map[int64]string
+		armed   bool
+	}{
+		{"what flash tried", map[int64]string{1 << 20: noise(), 2 << 20: noise()}, true},
+		{"a boot loader beside what flash tried", map[int64]string{1 << 20: noise(), 1<<20 + 8192: "\xeaU-Boot", 2 << 20: noise()}, false},
+		{"noise alone", map[int64]string{1 << 20: noise()}, false},
+	} {
+		n := newNode(t)
+		for at, content := range test.there {
+			succeed(t, poke(n.place.Disk, at, content))
+		}
+		err := n.armer().Arm("op")
+		if !test.armed {
+			var unprepared *arm.NotPreparedError
+			if !errors.As(err, &unprepared) || n.order(t) != nil {
+				t.Errorf("%s: %v", test.summary, err)
+			}
+			continue
+		}
+		if err != nil || n.order(t) == nil {
+			t.Errorf("%s: %v", test.summary, err)
+		}
+		_, err = n.armer().Disarm()
+		data, _ := os.ReadFile(n.place.Disk)
+		if err != nil || !bytes.Equal(data[1<<20:1<<20+64<<10], make([]byte, 64<<10)) {
+			t.Errorf("%s is not gone with the order: %v", test.summary, err)
 		}
 	}
 }
