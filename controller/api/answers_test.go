@@ -9,6 +9,7 @@ import (
 	"mime"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -34,7 +35,7 @@ type call struct {
 // it says: the status, the kind of content, and the schema.
 func TestAnswers(t *testing.T) {
 	c := newCluster(t)
-	doors := map[string]caller{"nodes": c.slot(1), "socket": c.local(), "agent": agent(t, c, 0)}
+	doors := map[string]caller{"nodes": c.slot(1), "socket": c.local(), "agent": agent(t, c, 0), "page": c.browser()}
 	const boot = `"boot_id": "a-boot", "agent_version": "1", "swarm": {"state": "active", "node_id": "node1", "cluster_id": "swarm1"}`
 	backup := strings.Repeat("0", 64)
 	calls := []call{
@@ -76,6 +77,49 @@ func TestAnswers(t *testing.T) {
 		{door: "agent", method: "PUT", path: "/v1/backup/" + backup, body: "no backup", status: 422},
 		{door: "agent", method: "POST", path: "/v1/arm", body: `{}`, status: 400},
 		{door: "agent", method: "POST", path: "/v1/arm", body: `{"operation": "rebuild-1"}`, status: 409},
+		{door: "agent", method: "GET", path: "/v1/kept", status: 200},
+		{door: "agent", method: "POST", path: "/v1/kept/stream", body: `{"roots": [{"name": "no such"}]}`, status: 400},
+		{door: "nodes", method: "GET", path: "/v1/kept", status: 200},
+		{door: "nodes", method: "GET", path: "/v1/kept/stream", status: 404},
+		{door: "nodes", method: "POST", path: "/v1/kept/restored", body: `{"digest": "` + backup + `"}`, status: 200},
+		{door: "nodes", method: "GET", path: "/v1/image", status: 404},
+		{door: "nodes", method: "GET", path: "/v1/image?look=1", status: 404},
+		{door: "nodes", method: "GET", path: "/v1/image/" + backup + "/digests", status: 404},
+		{door: "nodes", method: "POST", path: "/v1/image/" + backup + "/pieces", body: `{"runs": [[0, 1]]}`, status: 404},
+		{door: "nodes", method: "POST", path: "/v1/image/" + backup + "/progress", body: `{"state": "writing", "done": 1, "total": 2, "attempt": 1}`, status: 404},
+		{door: "socket", method: "GET", path: "/kept/", status: 200},
+		{door: "socket", method: "GET", path: "/kept/p9/plan", status: 404},
+		{door: "socket", method: "GET", path: "/kept/p1/plan", status: 502},
+		{door: "socket", method: "GET", path: "/kept/p1/archive", status: 404},
+		{door: "socket", method: "DELETE", path: "/kept/p1", status: 200},
+		{door: "socket", method: "GET", path: "/operations/", status: 200},
+		{door: "socket", method: "POST", path: "/operations/plan?kind=rebuild&slot=p1", status: 200},
+		{door: "socket", method: "POST", path: "/operations/plan?kind=dance", status: 400},
+		{door: "socket", method: "POST", path: "/operations/?kind=rebuild&slot=p1&by=anna", status: 201},
+		{door: "socket", method: "POST", path: "/operations/?kind=rebuild&slot=p1", status: 409},
+		{door: "socket", method: "POST", path: "/operations/?kind=rebuild&slot=nobody", status: 404},
+		{door: "socket", method: "GET", path: "/operations/", status: 200},
+		{door: "socket", method: "GET", path: "/operations/rebuild-1", status: 200},
+		{door: "socket", method: "GET", path: "/operations/rebuild-9", status: 404},
+		{door: "socket", method: "DELETE", path: "/operations/rebuild-1", status: 200},
+		{door: "socket", method: "GET", path: "/operations/rebuild-1?follow", status: 200},
+		{door: "socket", method: "GET", path: "/page/", status: 200},
+		{door: "socket", method: "GET", path: "/page/token", status: 200},
+		{door: "page", method: "GET", path: "/", status: 200},
+		{door: "page", method: "GET", path: "/page.css", status: 200},
+		{door: "page", method: "GET", path: "/page.js", status: 200},
+		{door: "page", method: "GET", path: "/icon.svg", status: 200},
+		{door: "page", method: "GET", path: "/stream", status: 200},
+		{door: "page", method: "GET", path: "/metrics", status: 200},
+		{door: "page", method: "GET", path: "/openapi.yaml", status: 200},
+		{door: "page", method: "POST", path: "/token", status: 204},
+		{door: "page", method: "POST", path: "/token", status: 401, header: map[string]string{"Authorization": "Bearer x"}},
+		{door: "page", method: "POST", path: "/actions/p1/on", status: 200},
+		{door: "page", method: "POST", path: "/actions/p1/dance", status: 404},
+		{door: "page", method: "POST", path: "/actions/p9/on", status: 404},
+		{door: "page", method: "POST", path: "/actions/p1/on", status: 401, header: map[string]string{"Authorization": "Bearer x"}},
+		{door: "socket", method: "POST", path: "/page/token", status: 200},
+		{door: "page", method: "POST", path: "/token", status: 401},
 	}
 	d := document(t)
 	made := map[string]bool{}
@@ -90,6 +134,10 @@ func TestAnswers(t *testing.T) {
 		}
 		if why := fits(op, status, header, answer); why != "" {
 			t.Errorf("%s, answered %d %.300s: %s", what, status, answer, why)
+		}
+		// What is taken, the document lets be said.
+		if why := asks(op, call); why != "" && status != http.StatusBadRequest && status != http.StatusRequestEntityTooLarge {
+			t.Errorf("%s, of %.300s, is answered %d, and the document says: %s", what, call.body, status, why)
 		}
 	}
 	// Who is not let in gets what the document says too.
@@ -125,20 +173,49 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// elsewhere begin the paths of parts that are not put together here: they take a
-// card's image, an engine's volumes, a machine to shut down. Their own packages call
-// them; here their patterns and types are compared.
-var elsewhere = []string{"/v1/image", "/v1/kept", "/kept/", "/v1/shutdown", "/page/", "/operations/"}
+// isElsewhere says that a call is not made here: it shuts the machine down. Its pattern
+// is compared all the same.
+func isElsewhere(path string) bool { return path == enrol.PathShutdown }
 
-func isElsewhere(path string) bool {
-	return slices.ContainsFunc(elsewhere, func(begin string) bool { return strings.HasPrefix(path, begin) })
+// asks says where a call's parameters and body are not what the document says, "" for
+// nowhere.
+func asks(op *openapi3.Operation, c call) string {
+	_, query, _ := strings.Cut(c.path, "?")
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return err.Error()
+	}
+	for _, p := range op.Parameters {
+		if p.Value.In == "query" && p.Value.Required && !values.Has(p.Value.Name) {
+			return "the parameter " + p.Value.Name + " is required"
+		}
+		delete(values, p.Value.Name)
+	}
+	if op.RequestBody == nil {
+		if c.body != "" {
+			return "there is no body"
+		}
+		return ""
+	}
+	content := op.RequestBody.Value.Content["application/json"]
+	if content == nil {
+		return ""
+	}
+	var v any
+	if err := json.Unmarshal([]byte(c.body), &v); err != nil {
+		return "it is no JSON: " + err.Error()
+	}
+	if err := content.Schema.Value.VisitJSON(v, openapi3.VisitAsRequest(), openapi3.EnableFormatValidation()); err != nil {
+		return err.Error()
+	}
+	return ""
 }
 
 // TestNothingElse makes calls that are not in the document: of each path with
 // other methods, and of paths that there are not.
 func TestNothingElse(t *testing.T) {
 	c := newCluster(t)
-	doors := map[string]caller{"nodes": c.slot(1), "socket": c.local(), "agent": agent(t, c, 0)}
+	doors := map[string]caller{"nodes": c.slot(1), "socket": c.local(), "agent": agent(t, c, 0), "page": c.browser()}
 	fill := strings.NewReplacer("{slot}", "p1", "{action}", "on", "{what}", "on", "{state}", "on", "{id}", strings.Repeat("0", 64), "{digest}", strings.Repeat("0", 64))
 	try := func(door, method, path string) {
 		// The slots' limit is on calls that come too fast.
@@ -164,6 +241,7 @@ func TestNothingElse(t *testing.T) {
 			if doors[door] == nil || isElsewhere(path) {
 				continue
 			}
+			// The rest of the page's is HEAD's.
 			for _, method := range []string{"GET", "POST", "PUT", "PATCH", "DELETE"} {
 				if !methods[method] {
 					try(door, method, fill.Replace(path))
@@ -172,7 +250,10 @@ func TestNothingElse(t *testing.T) {
 		}
 	}
 	for door := range doors {
-		for _, path := range []string{"/", "/v1", "/v1/", "/v2/cluster", "/debug/pprof/", "/v1/cluster/x", "/metrics/x", "/power/slots/p1", "/console/p1/x"} {
+		if door != "page" {
+			try(door, "GET", "/")
+		}
+		for _, path := range []string{"/v1", "/v1/", "/v2/cluster", "/debug/pprof/", "/v1/cluster/x", "/metrics/x", "/power/slots/p1", "/console/p1/x"} {
 			try(door, "GET", path)
 		}
 	}
@@ -192,6 +273,9 @@ func agent(t *testing.T, c *cluster, caller int) caller {
 	armer := arm.New(arm.Options{Node: &nodefile.Node{Cluster: "homelab"}, Identity: dir, BootID: "a boot", Log: log,
 		Find: func() (arm.Place, error) { return arm.Place{}, arm.ErrNoCard }})
 	mux.Handle("POST /v1/arm", armer.Handler(t.Context()))
+	for pattern, call := range keptCalls(t) {
+		mux.Handle(pattern, call)
+	}
 	certificate := c.identity(caller).Certificate.Leaf
 	return func(r *http.Request) (*http.Response, error) {
 		r.RequestURI, r.RemoteAddr = r.URL.RequestURI(), "127.0.1.254:1"

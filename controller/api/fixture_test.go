@@ -3,6 +3,7 @@ package api_test
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,7 +21,11 @@ import (
 	"hatchery/controller/api"
 	"hatchery/controller/console"
 	"hatchery/controller/metrics"
+	"hatchery/controller/operation"
+	"hatchery/controller/page"
 	"hatchery/controller/power"
+	"hatchery/controller/preserve"
+	"hatchery/controller/reimage"
 	"hatchery/internal/enrol"
 	"hatchery/internal/identity"
 	"hatchery/internal/nodefile"
@@ -62,6 +67,8 @@ func (e engine) Node(ctx context.Context, id string) (swarm.Node, error) {
 	}
 	return swarm.Node{}, swarm.ErrNotFound
 }
+func (engine) Tasks(context.Context, string) ([]swarm.Task, error)              { return nil, nil }
+func (engine) Services(context.Context) ([]swarm.Service, error)                { return nil, nil }
 func (engine) UpdateNode(context.Context, string, uint64, swarm.NodeSpec) error { return nil }
 func (engine) RemoveNode(context.Context, string, bool) error                   { return nil }
 
@@ -116,6 +123,8 @@ type cluster struct {
 	socket  string
 	port    uint16
 	backups *backups
+	opened  *store.Store
+	page    string // its address
 }
 
 func address(slot int) netip.Addr {
@@ -151,6 +160,12 @@ func newCluster(t *testing.T) *cluster {
 			Model: "zero", Arch: "armv6", Generation: 1})
 	}
 	state, run := filepath.Join(dir, "state"), filepath.Join(dir, "run")
+	boots := c.netboot(dir)
+	cards, keeper := c.cards(dir), c.keeper(dir)
+	calls := cards.Calls()
+	for pattern, call := range keeper.NodeCalls() {
+		calls[pattern] = call
+	}
 	o := controller.Options{
 		Node: c.node, Identity: c.identity(0), StateDir: state, Engine: engine{}, Listen: address(0).String() + ":0", Socket: c.socket,
 		Clock:   func(context.Context) (string, bool, error) { return enrol.TimeNTP, true, nil },
@@ -161,9 +176,10 @@ func newCluster(t *testing.T) *cluster {
 			v.LastError = &enrol.Told{Time: time.Unix(1_800_000_000, 0), Text: "the link was lost"}
 		},
 		Local: map[string]http.Handler{
-			netboot.Prefix: c.netboot(dir), power.Prefix: c.power(state, run), console.Prefix: c.console(run),
-			metrics.Path: c.metrics(), api.Path: api.Calls(),
+			netboot.Prefix: boots, power.Prefix: c.power(state, run), console.Prefix: c.console(run),
+			metrics.Path: c.metrics(), api.Path: api.Calls(), operation.Prefix: c.operations(state), preserve.Prefix: keeper.Calls(), page.Prefix: c.pages(state),
 		},
+		Calls: calls,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan uint16, 1), make(chan error, 1)
@@ -206,6 +222,7 @@ func (c *cluster) netboot(dir string) http.Handler {
 		c.t.Fatal(err)
 	}
 	c.t.Cleanup(func() { kept.Close() })
+	c.opened = kept
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		c.t.Fatal(err)
@@ -249,6 +266,93 @@ func (c *cluster) metrics() http.Handler {
 		c.t.Fatal(err)
 	}
 	return s.Calls()
+}
+
+// A renewer renews nothing: what it is asked for waits until it is cancelled.
+type renewer struct{}
+
+func (renewer) Kind() string                     { return "card" }
+func (renewer) Check(context.Context, int) error { return nil }
+func (renewer) Plan(_ context.Context, slot int) (operation.Plan, error) {
+	return operation.Plan{Slot: slot, Name: name(slot), Kind: "card", Current: "a", Next: "b", Previous: "c", Bytes: 1, Generation: 2, PreviousGeneration: 1, Discards: []string{"all"}}, nil
+}
+
+func (renewer) Renew(ctx context.Context, _ int, _ operation.Tell) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (r renewer) Undo(ctx context.Context, slot int, _ string, tell operation.Tell) error {
+	return r.Renew(ctx, slot, tell)
+}
+
+func (c *cluster) operations(state string) http.Handler {
+	c.t.Helper()
+	s, err := operation.New(operation.Options{Node: c.node, StateDir: state, Swarm: engine{}, View: controller.Dial(c.socket).Cluster,
+		Renewer: func(operation.Kind, int) (operation.Renewer, error) { return renewer{}, nil }})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.run(s.Run)
+	return s.Calls()
+}
+
+func (c *cluster) cards(dir string) *reimage.Service {
+	c.t.Helper()
+	s, err := reimage.New(reimage.Options{Node: c.node, Identity: c.identity(0), Store: c.opened, Dir: filepath.Join(dir, "cards")})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.run(s.Run)
+	return s
+}
+
+func (c *cluster) keeper(dir string) *preserve.Keeper {
+	c.t.Helper()
+	k, err := preserve.New(preserve.Options{Node: c.node, Identity: c.identity(0), Dir: filepath.Join(dir, "kept"), Port: 1}) // where no node listens
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return k
+}
+
+// pages serves the page on the loopback.
+func (c *cluster) pages(state string) http.Handler {
+	c.t.Helper()
+	view := controller.Dial(c.socket)
+	at := make(chan string, 1)
+	s, err := page.New(page.Options{
+		Node: c.node, View: view.Cluster, Events: view.Events, StateDir: state, Listen: []string{"127.0.0.1:0"}, Document: api.Calls(), Metrics: c.metrics(),
+		Actions:   map[string]func(context.Context, int) error{"on": func(context.Context, int) error { return nil }},
+		Listening: func(a net.Addr, _ bool) { at <- a.String() },
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.run(s.Run)
+	select {
+	case c.page = <-at:
+	case <-time.After(patience):
+		c.t.Fatal("the page does not listen")
+	}
+	return s.Calls()
+}
+
+// browser calls the page, with the operator's token where it is needed.
+func (c *cluster) browser() caller {
+	_, _, answer := ask(c.t, c.local(), "GET", "/page/token", "")
+	var token page.TokenAnswer
+	if err := json.Unmarshal([]byte(answer), &token); err != nil {
+		c.t.Fatal(err)
+	}
+	t := &http.Transport{DisableKeepAlives: true}
+	return func(r *http.Request) (*http.Response, error) {
+		r.URL.Scheme, r.URL.Host, r.Host = "http", c.page, c.page
+		if r.Method == http.MethodPost && r.Header.Get("Authorization") == "" {
+			r.Header.Set("Authorization", "Bearer "+token.Token)
+		}
+		return t.RoundTrip(r)
+	}
 }
 
 // run runs a service until the test ends.
@@ -334,6 +438,14 @@ func read(t *testing.T, call caller, r *http.Request) (status int, header http.H
 	defer a.Body.Close()
 	if a.StatusCode == http.StatusSwitchingProtocols {
 		return a.StatusCode, a.Header, ""
+	}
+	if a.Header.Get("Content-Type") == "text/event-stream" { // it has no end
+		begin := make([]byte, len("retry:"))
+		_, err := io.ReadFull(a.Body, begin)
+		if err != nil || string(begin) != "retry:" {
+			t.Errorf("the stream begins with %q, %v", begin, err)
+		}
+		return a.StatusCode, a.Header, string(begin)
 	}
 	data, err := io.ReadAll(a.Body)
 	if err != nil {
