@@ -258,7 +258,12 @@ func (s *service) planFor(slot *slot, st *standing) *plan {
 		p.keep(&after)
 	}
 	p.labels = s.labelsFor(slot, &after, entry)
-	if p.first {
+	switch {
+	case !p.first:
+	case entry.Labels[labelSlot] == slot.target.Name && entry.Availability != paused && slot != s.self:
+		// It came paused, and was settled: the service was killed before it had noted
+		// that. What it has is what somebody gave it since.
+	default:
 		p.availability = after.Availability
 		if p.availability == "" && slot != s.self {
 			p.availability = active // it came paused; the controller never did

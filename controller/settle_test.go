@@ -3,6 +3,8 @@ package controller_test
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -166,6 +168,49 @@ func TestKilledInBetween(t *testing.T) {
 	for at := 1; at <= all; at++ {
 		t.Run(fmt.Sprintf("at call %d of %d", at, all), func(t *testing.T) { run(t, at) })
 	}
+}
+
+// The service is killed when an entry has its availability and that is not noted yet. What
+// somebody gives the entry in the meantime is not taken back: an operation that rebuilds
+// the slot has drained it, and makes it active again.
+func TestKilledBeforeItWasNoted(t *testing.T) {
+	c := newCluster(t, 1).start()
+	k := c.card(1)
+	k.up()
+	c.settled("node1 active ready" + p1Labels)
+	c.engine.edit("node1", func(n *swarm.Node) { n.Availability = "drain" })
+	place := filepath.Join(c.dir, "state", "registry.json")
+	var noted []byte
+	c.engine.with(func() {
+		c.engine.before = func(call string) (err error) {
+			if call == "update node2 drain" && noted == nil {
+				noted, err = os.ReadFile(place)
+			}
+			return err
+		}
+	})
+	rebuilt(k).up()
+	c.settled("node2 drain ready" + p1Labels)
+	c.end()
+	c.engine.edit("node2", func(n *swarm.Node) { n.Availability = "active" })
+	isNoted := func(registry []byte) bool {
+		return strings.Contains(strings.ReplaceAll(string(registry), " ", ""), `"settled":"node2"`)
+	}
+	if !strings.Contains(string(noted), "node2") || isNoted(noted) {
+		t.Fatalf("at that moment it is noted: %s", noted)
+	}
+	if err := os.WriteFile(place, noted, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.start()
+	eventually(t, func() error {
+		now, err := os.ReadFile(place)
+		if err == nil && !isNoted(now) {
+			err = errors.New("node2 is not noted")
+		}
+		return err
+	})
+	c.settled("node2 active ready" + p1Labels)
 }
 
 // Somebody else changes the entry whenever the service is about to.
