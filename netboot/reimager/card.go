@@ -37,7 +37,7 @@ func Touched(card io.ReaderAt, operation string) (bool, error) {
 	mark := markOf(operation)
 	have := make([]byte, len(mark))
 	if _, err := card.ReadAt(have, markPlace); err != nil {
-		return false, fmt.Errorf("cannot read whether the card was written to: %w", err)
+		return false, readError(markPlace, err)
 	}
 	return bytes.Equal(have, mark), nil
 }
@@ -56,9 +56,12 @@ func writeMark(card Card, operation string) error {
 		copy(mark, markOf(operation))
 	}
 	if _, err := card.WriteAt(mark, markPlace); err != nil {
-		return fmt.Errorf("cannot mark the card: %w", err)
+		return writeError(markPlace, err)
 	}
-	return card.Sync()
+	if err := card.Sync(); err != nil {
+		return syncError(err)
+	}
+	return nil
 }
 
 // A span is a range of bytes of the card.
@@ -128,10 +131,37 @@ func same(card io.ReaderAt, at int64, want []byte) (bool, error) {
 	return bytes.Equal(have, want), nil
 }
 
+// A CardError says that a card cannot be read or written to, or does not keep what is
+// written to it.
+type CardError struct {
+	Detail string
+	Err    error // nil where it only loses what is written
+}
+
+func (e *CardError) Error() string {
+	if e.Err == nil {
+		return "the card " + e.Detail + ": replace it"
+	}
+	return fmt.Sprintf("the card %s: %v (replace it)", e.Detail, e.Err)
+}
+
+// Unwrap gives the card's own error.
+func (e *CardError) Unwrap() error { return e.Err }
+
 func readError(at int64, err error) error {
-	return fmt.Errorf("the card cannot be read at byte %d: %w (a card that cannot be read is to be replaced)", at, err)
+	return &CardError{fmt.Sprintf("cannot be read at byte %d", at), err}
 }
 
 func writeError(at int64, err error) error {
-	return fmt.Errorf("the card cannot be written to at byte %d: %w (a card that cannot be written to is to be replaced)", at, err)
+	return &CardError{fmt.Sprintf("cannot be written to at byte %d", at), err}
 }
+
+// syncError is for what the card was given and does not bring to its medium.
+func syncError(err error) error { return &CardError{"does not take what is written to it", err} }
+
+// forgetError is for a card whose medium cannot be compared with what was written.
+func forgetError(err error) error {
+	return fmt.Errorf("cannot have what was written read back from the card: %w", err)
+}
+
+var errLoses error = &CardError{Detail: "does not keep what is written to it"}

@@ -24,21 +24,26 @@ const (
 // errCut is what everything gives once the power is gone.
 var errCut = errors.New("the power is gone")
 
+// errMedium is what a sector gives that cannot be read.
+var errMedium = errors.New("input/output error")
+
 // A fakeCard keeps what was written in a cache, sector by sector, until it is synced.
 // When the power goes, any part of the cache may have reached the medium.
 type fakeCard struct {
 	mu     sync.Mutex
 	medium []byte
 	cache  map[int64][]byte // by sector
+	order  []int64          // in which those were written
 	left   int              // writes and syncs until the power goes; -1: it stays
 	cut    bool
 	writes int
 	random *rand.Rand
-	losing map[int64]int // sectors that are lost, so many times
+	losing map[int64]int  // sectors that are lost, so many times
+	unread map[int64]bool // sectors that cannot be read
 }
 
 func newCard(medium []byte) *fakeCard {
-	return &fakeCard{medium: medium, cache: map[int64][]byte{}, left: -1, random: rand.New(rand.NewPCG(1, 2)), losing: map[int64]int{}}
+	return &fakeCard{medium: medium, cache: map[int64][]byte{}, left: -1, random: rand.New(rand.NewPCG(1, 2)), losing: map[int64]int{}, unread: map[int64]bool{}}
 }
 
 func (c *fakeCard) Size() int64 { return int64(len(c.medium)) }
@@ -55,6 +60,9 @@ func (c *fakeCard) ReadAt(b []byte, off int64) (int, error) {
 	for done := 0; done < len(b); {
 		at := off + int64(done)
 		s, within := at/sector, at%sector
+		if c.unread[s] {
+			return done, errMedium
+		}
 		from, ok := c.cache[s]
 		if !ok {
 			from = c.medium[s*sector:][:sector]
@@ -72,18 +80,33 @@ func (c *fakeCard) step() bool {
 	c.writes++
 	if c.left == 0 {
 		c.cut = true
-		for s, content := range c.cache {
-			if c.random.IntN(2) == 0 {
-				copy(c.medium[s*sector:], content)
-			}
-		}
-		c.cache = nil
+		c.tear()
+		c.cache, c.order = nil, nil
 		return false
 	}
 	if c.left > 0 {
 		c.left--
 	}
 	return true
+}
+
+// tear has some of what is not synced reach the medium.
+func (c *fakeCard) tear() {
+	some := c.random.IntN(len(c.order) + 1)
+	kept := []func(i int) bool{
+		func(int) bool { return c.random.IntN(2) == 0 },
+		func(i int) bool { return i < some },  // as they were written, up to one
+		func(i int) bool { return i >= some }, // the last ones first
+		func(i int) bool { return i == some }, // one sector alone
+		func(i int) bool { return i != some }, // all but that
+		func(int) bool { return false },
+		func(int) bool { return true },
+	}[c.random.IntN(7)]
+	for i, s := range c.order {
+		if kept(i) {
+			copy(c.medium[s*sector:], c.cache[s])
+		}
+	}
 }
 
 func (c *fakeCard) WriteAt(b []byte, off int64) (int, error) {
@@ -98,6 +121,9 @@ func (c *fakeCard) WriteAt(b []byte, off int64) (int, error) {
 			if c.losing[s] > 0 {
 				c.losing[s]--
 				continue
+			}
+			if c.cache[s] == nil {
+				c.order = append(c.order, s)
 			}
 			c.cache[s] = bytes.Clone(b[i : i+sector])
 		}
@@ -118,6 +144,7 @@ func (c *fakeCard) Sync() error {
 		copy(c.medium[s*sector:], content)
 	}
 	clear(c.cache)
+	c.order = nil
 	return nil
 }
 

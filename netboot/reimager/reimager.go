@@ -96,7 +96,8 @@ func Run(ctx context.Context, card Card, order *reimage.Order, c Controller, o O
 	w := &writer{card: card, controller: c, Options: o, operation: order.Operation}
 	var err error
 	if w.touched, err = Touched(card, w.operation); err != nil {
-		return err
+		o.Log("%v", err)
+		w.touched = true // nobody can tell: nothing of it is started
 	}
 	counted := *order
 	counted.Attempt++
@@ -117,7 +118,7 @@ func Run(ctx context.Context, card Card, order *reimage.Order, c Controller, o O
 		}
 		var unfit *UnfitError
 		if !w.touched && (errors.Is(err, ErrNothing) || errors.As(err, &unfit) || time.Since(began) > o.Patience) {
-			w.say(ctx, reimage.Failed, 0, 0, err.Error())
+			w.fail(ctx, err)
 			return &UntouchedError{err}
 		}
 		if errors.Is(err, ErrNothing) {
@@ -125,7 +126,7 @@ func Run(ctx context.Context, card Card, order *reimage.Order, c Controller, o O
 		}
 		o.Log("%v", err)
 		if !errors.Is(err, ErrChanged) {
-			w.say(ctx, reimage.Failed, 0, 0, err.Error())
+			w.fail(ctx, err)
 		}
 		pause := time.NewTimer(o.Pause(try))
 		select {
@@ -252,22 +253,39 @@ func (w *writer) plain(i int) bool {
 	return len(within(s, tableSpan)) == 0 && len(within(s, w.late...)) == 0
 }
 
+// fail tells the controller why something has failed, as far as it has said what is to be
+// written.
+func (w *writer) fail(ctx context.Context, reason error) {
+	detail := reason.Error()
+	if limit := 4 * reimage.MaxText; len(detail) > limit {
+		detail = detail[:limit]
+	}
+	p := reimage.Progress{State: reimage.Failed, Detail: detail}
+	var card *CardError
+	if errors.As(reason, &card) {
+		p.Fault = reimage.FaultCard
+	}
+	w.tell(ctx, p)
+}
+
 // say tells the controller where the node stands: at most every tellEvery while
 // something goes on, and at once what is said once.
-func (w *writer) say(ctx context.Context, state string, done, total int64, detail string) {
-	if w.name == "" {
-		return
-	}
+func (w *writer) say(ctx context.Context, state string, done, total int64) {
 	goesOn := (state == reimage.Comparing || state == reimage.Writing || state == reimage.Verifying) && done > 0 && done < total
 	if goesOn && (time.Since(w.told) < tellEvery || time.Now().Before(w.silent)) {
 		return
 	}
-	if limit := 4 * reimage.MaxText; len(detail) > limit {
-		detail = detail[:limit]
+	w.tell(ctx, reimage.Progress{State: state, Done: done, Total: total})
+}
+
+func (w *writer) tell(ctx context.Context, p reimage.Progress) {
+	if w.name == "" {
+		return
 	}
+	p.Attempt = w.attempt
 	ctx, cancel := context.WithTimeout(ctx, tellTime)
 	defer cancel()
-	err := w.controller.Tell(ctx, w.name, reimage.Progress{State: state, Done: done, Total: total, Detail: detail, Attempt: w.attempt})
+	err := w.controller.Tell(ctx, w.name, p)
 	w.told, w.silent = time.Now(), time.Time{}
 	if err != nil {
 		w.silent = time.Now().Add(30 * time.Second)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -57,8 +56,106 @@ func used(image []byte, l *reimage.List) []byte {
 	return image
 }
 
-// TestCuts cuts the power at every write, several times over, and starts whatever the
-// card then has for a boot ROM to find. It ends in the new image, whole, always.
+// cuts are what is needed to cut the power of a card that is written, and to see what comes of
+// it.
+type cuts struct {
+	old, new   layout
+	alike      bool   // the images, but for a few pieces
+	image      []byte // the new one
+	controller *fakeController
+	fresh      []byte // the card, armed
+	steps      int    // writes and syncs until it is whole
+	rescued    int    // starts over USB
+}
+
+// newCuts makes images of a size, and writes a card once, without a cut.
+func newCuts(t *testing.T, size int64, old, new layout, alike bool, free ...int) *cuts {
+	t.Helper()
+	before := makeImage(1, size, old)
+	c := &cuts{old: old, new: new, alike: alike, image: makeImage(2, size, new)}
+	if alike {
+		copy(c.image[sector:], before[sector:])
+		for _, at := range []int64{old.bootStart + 400*kib, old.bootStart + 100*kib, 3 * mib, size - 1} {
+			c.image[at] ^= 1
+		}
+	}
+	if len(bytes.Trim(c.image[mib:mib+128*kib], "\x00")) > 0 {
+		t.Fatal("the order's place is not free")
+	}
+	c.controller = newController(c.image, new.bootStart, new.bootSize, free...)
+	card := newCard(armed(t, before, size+mib))
+	c.fresh = bytes.Clone(card.medium)
+	if err := reimager.Run(t.Context(), card, order(), c.controller, quick()); err != nil {
+		t.Fatal(err)
+	}
+	whole(t, card, c.controller, c.image)
+	c.steps = card.writes
+	return c
+}
+
+// from cuts the power at a write or sync, then at as many others as they come, and starts
+// whatever the card has then for a boot ROM to find. It ends in the new image, whole.
+func (c *cuts) from(t *testing.T, first int, others int, random *rand.Rand) {
+	t.Helper()
+	want := used(c.image, c.controller.list)
+	medium, left, counted := bytes.Clone(c.fresh), first, 0
+	for boots := 1; ; boots++ {
+		found := rom(medium)
+		isNew := bytes.Equal(used(medium, c.controller.list), want)
+		old := bootOf(c.fresh, c.old)
+		switch {
+		case found == nil:
+			c.rescued++ // over USB, with the same program, which finds the order on the card
+		case isNew:
+			// An order that is still there says nothing that would not be so.
+		case !c.alike && bytes.Equal(found, bootOf(c.image, c.new)):
+			t.Fatal("the new boot partition is there before all else is")
+		// The table may have the new one's length already: the firmware goes by what is in
+		// the partition.
+		case !bytes.Equal(found[:min(len(found), len(old))], old[:min(len(found), len(old))]):
+			t.Fatal("a boot partition that is neither the old one nor the new one")
+		}
+		o, err := reimage.ReadOrder(newCard(medium))
+		if errors.Is(err, reimage.ErrNoOrder) {
+			if !isNew {
+				t.Fatal("the order has gone before the card is whole")
+			}
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o.Attempt < counted || o.Attempt > boots-1 {
+			t.Fatalf("start %d finds attempt %d after %d", boots, o.Attempt, counted)
+		}
+		counted = o.Attempt
+		card := newCard(medium)
+		card.random, card.left = random, left
+		ctx, cancel := context.WithCancel(t.Context())
+		options := quick()
+		options.Pause = func(int) time.Duration {
+			if card.cut {
+				cancel()
+			}
+			return 0
+		}
+		err = reimager.Run(ctx, card, o, c.controller, options)
+		cancel()
+		if err == nil {
+			whole(t, card, c.controller, c.image)
+			return
+		}
+		if !card.cut {
+			t.Fatal(err)
+		}
+		medium = card.medium
+		if left = -1; boots <= others {
+			left = random.IntN(c.steps)
+		}
+	}
+}
+
+// TestCuts cuts the power at every write and every sync, alone and with others after it.
 func TestCuts(t *testing.T) {
 	for _, test := range []struct {
 		summary  string
@@ -74,98 +171,49 @@ func TestCuts(t *testing.T) {
 		{"the boot partition has moved by a little", usual, layout{usual.bootStart + 16*kib, usual.bootSize, 0x0e}, []int{8}, false},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
-			old, image := makeImage(1, full, test.old), makeImage(2, full, test.new)
-			if test.alike {
-				copy(image[sector:], old[sector:])
-				for _, at := range []int64{usual.bootStart + 400*kib, usual.bootStart + 100*kib, 3 * mib, full - 1} {
-					image[at] ^= 1
-				}
+			c := newCuts(t, full, test.old, test.new, test.alike, test.free...)
+			every := 1
+			if testing.Short() {
+				every = max(1, c.steps/8)
 			}
-			if at := slices.Index(image[mib:mib+64*kib], 1); at >= 0 {
-				t.Fatal("the order's place is not free")
-			}
-			controller := newController(image, test.new.bootStart, test.new.bootSize, test.free...)
-			card := newCard(armed(t, old, full+mib))
-			fresh := bytes.Clone(card.medium)
-			if err := reimager.Run(t.Context(), card, order(), controller, quick()); err != nil {
-				t.Fatal(err)
-			}
-			whole(t, card, controller, image)
-			steps := card.writes
-			every := max(1, steps/25)
-			switch {
-			case os.Getenv("HATCHERY_SOAK") != "":
-				every = 1
-			case testing.Short():
-				every = max(1, steps/8)
-			}
-			rescued := 0
-			for first := 0; first < steps; first += every {
-				for round := range uint64(2) {
-					random := rand.New(rand.NewPCG(uint64(first), round))
-					medium := bytes.Clone(fresh)
-					cuts, counted := first, 0
-					for boots := 1; ; boots++ {
-						found := rom(medium)
-						switch {
-						case found == nil:
-							rescued++ // over USB, with the same program
-						case bytes.Equal(found, bootOf(image, test.new)) && !test.alike,
-							bytes.Equal(used(medium, controller.list), used(image, controller.list)):
-							// The new system: it is whole. An order that is still there says
-							// nothing that would not be so.
-							if !bytes.Equal(used(medium, controller.list), used(image, controller.list)) {
-								t.Fatalf("cut %d.%d: the new boot partition is there before all else is", first, round)
-							}
-						// The table may have the new one's length already: the firmware goes by
-						// what is in the partition.
-						case !bytes.Equal(found[:min(int64(len(found)), test.old.bootSize)], bootOf(fresh, test.old)[:min(int64(len(found)), test.old.bootSize)]):
-							t.Fatalf("cut %d.%d: a boot partition that is neither the old one nor the new one", first, round)
-						}
-						o, err := reimage.ReadOrder(newCard(medium))
-						if errors.Is(err, reimage.ErrNoOrder) {
-							if !bytes.Equal(used(medium, controller.list), used(image, controller.list)) {
-								t.Fatalf("cut %d.%d: the order has gone before the card is whole", first, round)
-							}
-							break
-						}
-						if err != nil {
-							t.Fatal(err)
-						}
-						if o.Attempt < counted || o.Attempt > boots-1 {
-							t.Fatalf("cut %d.%d: start %d finds attempt %d after %d", first, round, boots, o.Attempt, counted)
-						}
-						counted = o.Attempt
-						card := newCard(medium)
-						card.random, card.left = random, cuts
-						ctx, cancel := context.WithCancel(t.Context())
-						options := quick()
-						options.Pause = func(int) time.Duration {
-							if card.cut {
-								cancel()
-							}
-							return 0
-						}
-						err = reimager.Run(ctx, card, o, controller, options)
-						cancel()
-						if err == nil {
-							whole(t, card, controller, image)
-							break
-						}
-						if !card.cut {
-							t.Fatalf("cut %d.%d: %v", first, round, err)
-						}
-						medium = card.medium
-						// Round 0 has one cut; the other has them as they come.
-						if cuts = -1; round > 0 && boots < 5 {
-							cuts = random.IntN(steps)
-						}
+			for first := 0; first < c.steps; first += every {
+				for _, others := range []int{0, 4} {
+					c.from(t, first, others, rand.New(rand.NewPCG(uint64(first), uint64(others))))
+					if t.Failed() {
+						t.Fatalf("cut %d, and %d others", first, others)
 					}
 				}
 			}
-			t.Logf("%d writes and syncs, %d starts over USB", steps, rescued)
+			if c.rescued == 0 {
+				t.Error("no cut has left a card that nothing starts from: the boot partition was not written")
+			}
+			t.Logf("%d writes and syncs, %d starts over USB", c.steps, c.rescued)
 		})
 	}
+}
+
+// TestCutsOfMore cuts the power of a larger image's writing wherever it happens to, a few
+// times each; twenty with HATCHERY_SOAK=1, which are others each time.
+func TestCutsOfMore(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a larger image")
+	}
+	seed, points, size := uint64(1), 2, int64(24*mib)
+	if os.Getenv("HATCHERY_SOAK") != "" {
+		seed, points, size = rand.Uint64(), 20, 160*mib
+	}
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	large := layout{4 * mib, size / 4, 0x0c}
+	c := newCuts(t, size, usual, large, false, 8, 9, 10)
+	for range points {
+		first := random.IntN(c.steps)
+		c.from(t, first, 1+random.IntN(6), random)
+		if t.Failed() {
+			t.Fatalf("cut %d of %d", first, c.steps)
+		}
+	}
+	t.Logf("%d writes and syncs, %d starts over USB", c.steps, c.rescued)
 }
 
 // whole sees that a card has the image, and nothing of the order.
@@ -344,6 +392,69 @@ func TestUntouched(t *testing.T) {
 			t.Error("the controller was not told that the card is begun")
 		}
 	})
+}
+
+// TestFault: the controller is told where it is the card that fails, also where nobody can
+// tell any more whether it was begun.
+func TestFault(t *testing.T) {
+	for _, test := range []struct {
+		summary string
+		set     func(*fakeCard, *fakeController)
+		fault   string
+		detail  string
+	}{
+		{"a sector that cannot be read", func(c *fakeCard, _ *fakeController) { c.unread[3*mib/sector] = true }, reimage.FaultCard, "cannot be read at byte 3145728"},
+		{"the mark cannot be read", func(c *fakeCard, _ *fakeController) { c.unread[(reimage.OrderPlace+reimage.OrderSize)/sector] = true }, "", ""},
+		{"a sector of the table", func(c *fakeCard, _ *fakeController) { c.unread[0] = true }, reimage.FaultCard, "cannot be read at byte 0"},
+		{"writes are lost", func(c *fakeCard, _ *fakeController) { c.losing[3*mib/sector] = 1 << 20 }, reimage.FaultCard, "does not keep"},
+		{"writes of the boot partition are lost", func(c *fakeCard, _ *fakeController) { c.losing[usual.bootStart/sector+9] = 1 << 20 }, reimage.FaultCard, "does not keep"},
+		{"the link goes", func(_ *fakeCard, c *fakeController) {
+			c.fail = func(call string) error {
+				if call == "pieces" {
+					return errors.New("the link is gone")
+				}
+				return nil
+			}
+		}, "", "the link is gone"},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			image := makeImage(2, full, usual)
+			card, controller := newCard(armed(t, makeImage(1, full, usual), full)), newController(image, usual.bootStart, usual.bootSize, 8)
+			test.set(card, controller)
+			ctx, cancel := context.WithCancel(t.Context())
+			options := quick()
+			options.Pause = func(try int) time.Duration {
+				if try == 3 {
+					cancel()
+				}
+				return time.Millisecond
+			}
+			err := reimager.Run(ctx, card, order(), controller, options)
+			cancel()
+			if test.detail == "" {
+				// It is written, as one that may be begun: nothing of it is started.
+				if err != nil || !controller.begun {
+					t.Fatalf("%v, begun: %v", err, controller.begun)
+				}
+				return
+			}
+			if !errors.Is(err, context.Canceled) {
+				t.Fatal(err)
+			}
+			failures := 0
+			for _, p := range controller.told {
+				if p.State != reimage.Failed {
+					continue
+				}
+				if failures++; p.Fault != test.fault || !strings.Contains(p.Detail, test.detail) {
+					t.Errorf("the controller was told %+v", p)
+				}
+			}
+			if failures < 3 {
+				t.Errorf("the controller was told %d times", failures)
+			}
+		})
+	}
 }
 
 // TestResumed: a link that comes and goes has nothing fetched twice.

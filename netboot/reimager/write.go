@@ -3,7 +3,6 @@ package reimager
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 
@@ -28,7 +27,7 @@ func (w *writer) compare(ctx context.Context) error {
 		}
 	}
 	w.pending, w.written, w.special = nil, nil, nil
-	w.say(ctx, reimage.Comparing, 0, total, "")
+	w.say(ctx, reimage.Comparing, 0, total)
 	buffer := make([]byte, reimage.Piece)
 	for i := range w.list.Len() {
 		if w.list.Free(i) {
@@ -42,7 +41,7 @@ func (w *writer) compare(ctx context.Context) error {
 			return err
 		}
 		done += reimage.Piece
-		w.say(ctx, reimage.Comparing, done, total, "")
+		w.say(ctx, reimage.Comparing, done, total)
 		switch {
 		case equal:
 		case w.plain(i):
@@ -100,7 +99,7 @@ func (w *writer) touch() error {
 func (w *writer) writeMost(ctx context.Context) error {
 	for round := 0; len(w.pending)+len(w.written) > 0; round++ {
 		if round == rounds {
-			return errors.New("the card does not keep what is written to it: replace it")
+			return errLoses
 		}
 		if len(w.pending) > 0 {
 			if err := w.touch(); err != nil {
@@ -122,7 +121,7 @@ func (w *writer) writePending(ctx context.Context) error {
 	total := (have + int64(len(w.pending))) * reimage.Piece
 	done := have * reimage.Piece
 	if len(w.pending) > 0 {
-		w.say(ctx, reimage.Writing, done, total, "")
+		w.say(ctx, reimage.Writing, done, total)
 	}
 	unsynced := 0
 	for len(w.pending) > 0 {
@@ -136,10 +135,10 @@ func (w *writer) writePending(ctx context.Context) error {
 			if unsynced++; unsynced >= syncEvery {
 				unsynced = 0
 				if err := w.card.Sync(); err != nil {
-					return writeError(at, err)
+					return syncError(err)
 				}
 			}
-			w.say(ctx, reimage.Writing, done, total, "")
+			w.say(ctx, reimage.Writing, done, total)
 			return nil
 		})
 		if err != nil {
@@ -147,7 +146,7 @@ func (w *writer) writePending(ctx context.Context) error {
 		}
 	}
 	if err := w.card.Sync(); err != nil {
-		return fmt.Errorf("the card does not take what is written to it: %w (replace it)", err)
+		return syncError(err)
 	}
 	return nil
 }
@@ -158,10 +157,10 @@ func (w *writer) verify(ctx context.Context) error {
 		return nil
 	}
 	if err := w.card.Forget(); err != nil {
-		return fmt.Errorf("cannot have what was written read back from the card: %w", err)
+		return forgetError(err)
 	}
 	total := int64(len(w.written)) * reimage.Piece
-	w.say(ctx, reimage.Verifying, 0, total, "")
+	w.say(ctx, reimage.Verifying, 0, total)
 	buffer := make([]byte, reimage.Piece)
 	var done int64
 	var lost []int
@@ -177,7 +176,7 @@ func (w *writer) verify(ctx context.Context) error {
 			lost = append(lost, i)
 		}
 		done += reimage.Piece
-		w.say(ctx, reimage.Verifying, done, total, "")
+		w.say(ctx, reimage.Verifying, done, total)
 	}
 	w.written, w.pending = nil, lost
 	if len(lost) > 0 {
@@ -315,7 +314,7 @@ func (w *writer) put(pick func(span) []span) (wrote bool, err error) {
 					continue
 				}
 				if round == rounds {
-					return wrote, errors.New("the card does not keep what is written to it: replace it")
+					return wrote, errLoses
 				}
 				clean, wrote = false, true
 				if _, err := w.card.WriteAt(want, s.from); err != nil {
@@ -327,10 +326,10 @@ func (w *writer) put(pick func(span) []span) (wrote bool, err error) {
 			return wrote, nil
 		}
 		if err := w.card.Sync(); err != nil {
-			return wrote, fmt.Errorf("the card does not take what is written to it: %w (replace it)", err)
+			return wrote, syncError(err)
 		}
 		if err := w.card.Forget(); err != nil {
-			return wrote, fmt.Errorf("cannot have what was written read back from the card: %w", err)
+			return wrote, forgetError(err)
 		}
 	}
 }
@@ -398,7 +397,7 @@ func (w *writer) writeLate(ctx context.Context) error {
 	if err := w.touch(); err != nil {
 		return err
 	}
-	w.say(ctx, reimage.Booting, 0, 0, "")
+	w.say(ctx, reimage.Booting, 0, 0)
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -408,7 +407,7 @@ func (w *writer) writeLate(ctx context.Context) error {
 			return writeError(s.from, err)
 		}
 		if err := w.card.Sync(); err != nil {
-			return fmt.Errorf("the card does not take what is written to it: %w (replace it)", err)
+			return syncError(err)
 		}
 	}
 	if _, err := w.put(func(s span) []span { return without(all(s), w.first()) }); err != nil {
