@@ -121,8 +121,9 @@ const Prefix = "/kept/"
 // Calls answers the command line, under Prefix:
 //
 //	GET    …          []View
-//	GET    …p2/plan   the kept.Plan of a slot's node
-//	DELETE …p2        throws away what is kept of a slot
+//	GET    …p2/plan      the kept.Plan of a slot's node
+//	GET    …p2/archive   what is kept of a slot, as it lies here: a tar in zstd
+//	DELETE …p2           throws away what is kept of a slot
 func (k *Keeper) Calls() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+Prefix+"{$}", func(w http.ResponseWriter, _ *http.Request) {
@@ -150,14 +151,52 @@ func (k *Keeper) Calls() http.Handler {
 		}
 	}
 	mux.HandleFunc("GET "+Prefix+"{slot}/plan", of(func(r *http.Request, slot int) (any, error) { return k.Plan(r.Context(), slot) }))
+	mux.HandleFunc("GET "+Prefix+"{slot}/archive", func(w http.ResponseWriter, r *http.Request) {
+		slot, err := clusterctrl.ParseSlot(r.PathValue("slot"))
+		if err == nil {
+			err = k.give(w, slot)
+		}
+		if err != nil {
+			enrol.WriteError(w, &enrol.Error{Status: http.StatusNotFound, Code: enrol.UnknownSlot, Detail: err.Error()})
+		}
+	})
 	mux.HandleFunc("DELETE "+Prefix+"{slot}", of(func(_ *http.Request, slot int) (any, error) { return struct{}{}, k.Drop(slot) }))
 	return mux
+}
+
+// give gives a slot's archive to a person. The error says that there is none.
+func (k *Keeper) give(w http.ResponseWriter, slot int) error {
+	k.mu.Lock()
+	var f *os.File
+	err := fmt.Errorf("nothing is kept of %s", clusterctrl.SlotName(slot))
+	if r := k.slots[slot]; r != nil {
+		f, err = os.Open(k.archive(slot, r.Digest))
+	}
+	k.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/zstd")
+	w.Header().Set("Cache-Control", "no-store")
+	// What is missing of the length says that it is not whole.
+	w.Header().Set("Content-Length", strconv.FormatInt(info.Size(), 10))
+	if _, err := io.Copy(kept.Moving(w), f); err != nil {
+		k.o.Log.Warn("what is kept could not be fetched whole", "slot", clusterctrl.SlotName(slot), "error", err)
+	}
+	return nil
 }
 
 // A Caller makes calls on the service's socket; *controller.Client is one.
 type Caller interface {
 	// Call makes a call and reads its answer into v, unless v is nil.
 	Call(ctx context.Context, method, path string, v any) error
+	// Copy makes a call and copies its answer.
+	Copy(ctx context.Context, path string, w io.Writer) error
 }
 
 // A Client is the command line's end of the calls.
@@ -173,6 +212,11 @@ func (c Client) View(ctx context.Context) ([]View, error) {
 func (c Client) Plan(ctx context.Context, slot int) (*kept.Plan, error) {
 	p := new(kept.Plan)
 	return p, c.wrap(c.Caller.Call(ctx, http.MethodGet, Prefix+clusterctrl.SlotName(slot)+"/plan", p))
+}
+
+// Archive fetches what is kept of a slot: a tar in zstd.
+func (c Client) Archive(ctx context.Context, slot int, w io.Writer) error {
+	return c.wrap(c.Caller.Copy(ctx, Prefix+clusterctrl.SlotName(slot)+"/archive", w))
 }
 
 // Drop throws away what is kept of a slot.

@@ -466,6 +466,20 @@ func TestCalls(t *testing.T) {
 	if _, err := c.Plan(t.Context(), 3); err == nil {
 		t.Error("there is no slot 3")
 	}
+	// What is fetched is for zstd and tar.
+	place := filepath.Join(t.TempDir(), "p2.tar.zst")
+	f, err := os.Create(place)
+	must(t, err)
+	must(t, c.Archive(t.Context(), 2, f))
+	must(t, f.Close())
+	testtool.Need(t, "zstd")
+	out, err := exec.Command("sh", "-c", `zstd -dc "$1" | tar -xOf - volumes/data/_data/f`, "sh", place).CombinedOutput()
+	if err != nil || string(out) != "x" {
+		t.Errorf("%s, %v", out, err)
+	}
+	if err := c.Archive(t.Context(), 1, io.Discard); err == nil || !strings.Contains(err.Error(), "nothing is kept of p1") {
+		t.Error(err)
+	}
 	must(t, c.Drop(t.Context(), 2))
 	if v, err := c.View(t.Context()); err != nil || len(v) != 0 {
 		t.Errorf("%+v, %v", v, err)
@@ -473,6 +487,22 @@ func TestCalls(t *testing.T) {
 }
 
 type caller struct{ to http.Handler }
+
+func (c caller) Copy(ctx context.Context, path string, w io.Writer) error {
+	server := httptest.NewServer(c.to)
+	defer server.Close()
+	answer, err := http.Get(server.URL + path)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(answer.Body)
+		return errors.New(string(text))
+	}
+	_, err = io.Copy(w, answer.Body)
+	return err
+}
 
 func (c caller) Call(ctx context.Context, method, path string, v any) error {
 	w := httptest.NewRecorder()
