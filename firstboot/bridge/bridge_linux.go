@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"hatchery/firstboot/networkd"
@@ -143,14 +144,13 @@ func (e *ensuring) bridge(ctx context.Context) (netlink.Link, error) {
 
 // make makes br0. Spanning tree is off, so a port forwards at once.
 func (e *ensuring) make() error {
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = clusterctrl.Bridge
+	var mac net.HardwareAddr
 	if e.node.Network != "cbridge" {
-		attrs.HardwareAddr = clusterctrl.BridgeMAC()
+		mac = clusterctrl.BridgeMAC()
 	} else if lan, err := netlink.LinkByName(uplink); err == nil {
-		attrs.HardwareAddr = lan.Attrs().HardwareAddr
+		mac = lan.Attrs().HardwareAddr
 	}
-	err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
+	err := addBridge(clusterctrl.Bridge, mac)
 	switch {
 	case errors.Is(err, unix.EEXIST): // networkd was faster
 		return nil
@@ -159,6 +159,22 @@ func (e *ensuring) make() error {
 	}
 	e.repaired("made %s", clusterctrl.Bridge)
 	return nil
+}
+
+// addBridge makes a bridge. netlink.LinkAdd does too, and everything else that is a link:
+// a hundred kilobytes of the agent, on every node.
+func addBridge(name string, mac net.HardwareAddr) error {
+	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
+	r.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	if len(mac) > 0 {
+		r.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, mac))
+	}
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(unix.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
+	r.AddData(info)
+	_, err := r.Execute(unix.NETLINK_ROUTE, 0)
+	return err
 }
 
 func (e *ensuring) address(ctx context.Context, link netlink.Link) error {
@@ -298,7 +314,7 @@ func (e *ensuring) uplink() {
 		if best >= 0 && r.Priority >= best {
 			continue
 		}
-		if link, err := netlink.LinkByIndex(r.LinkIndex); err == nil {
+		if link, err := netlink.LinkByIndex(r.Link); err == nil {
 			best, e.status.Uplink = r.Priority, link.Attrs().Name
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -273,16 +272,12 @@ func (e *ensuring) route(link netlink.Link) error {
 	}
 	name, controller := link.Attrs().Name, e.node.ControllerAddr
 	for _, r := range routes {
-		if r.LinkIndex != link.Attrs().Index {
-			continue
-		}
-		gateway, _ := netip.AddrFromSlice(r.Gw)
-		if gateway.Unmap() == controller {
+		if r.Link == link.Attrs().Index && r.Gateway == controller {
 			e.status.Gateway = controller
 			return nil
 		}
 	}
-	err = netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: controller.AsSlice(), Protocol: unix.RTPROT_STATIC})
+	err = rtnl.AddDefault(link.Attrs().Index, controller)
 	switch {
 	case errors.Is(err, unix.EEXIST):
 		e.status.Notes = append(e.status.Notes, "another default route has the place of the controller's")
@@ -298,24 +293,20 @@ func (e *ensuring) route(link netlink.Link) error {
 // source says where the way to the controller is not the link's, or not from
 // the node's own address: the controller would take it for another slot.
 func (e *ensuring) source() error {
-	routes, err := netlink.RouteGet(e.node.ControllerAddr.AsSlice())
+	way, err := rtnl.RouteTo(e.node.ControllerAddr)
 	if err != nil {
 		return fmt.Errorf("there is no way to the controller's address %s: %w", e.node.ControllerAddr, err)
 	}
-	if len(routes) == 0 {
-		return nil
-	}
-	src, _ := netip.AddrFromSlice(routes[0].Src)
 	switch {
-	case routes[0].LinkIndex != e.status.Link.Index:
+	case way.Link != e.status.Link.Index:
 		other := "another interface"
-		if link, err := netlink.LinkByIndex(routes[0].LinkIndex); err == nil {
+		if link, err := netlink.LinkByIndex(way.Link); err == nil {
 			other = link.Attrs().Name
 		}
 		e.status.Notes = append(e.status.Notes, fmt.Sprintf("the way to %s is by %s: it has an address or a route of %s",
 			e.node.ControllerAddr, other, clusterctrl.Network))
-	case src.Unmap() != e.node.Address.Addr():
-		e.status.Notes = append(e.status.Notes, fmt.Sprintf("%s has the address %s too, which comes first: remove it", e.status.Link.Name, src))
+	case way.Source != e.node.Address.Addr():
+		e.status.Notes = append(e.status.Notes, fmt.Sprintf("%s has the address %s too, which comes first: remove it", e.status.Link.Name, way.Source))
 	}
 	return nil
 }

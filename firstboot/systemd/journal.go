@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"os"
 	"strings"
 
 	"github.com/coreos/go-systemd/v22/journal"
@@ -15,7 +16,7 @@ type Send func(message string, priority journal.Priority, fields map[string]stri
 // Logger writes entries with fields and priorities where this process's stderr
 // goes to the journal, and lines to stderr elsewhere.
 func Logger(stderr io.Writer) *slog.Logger {
-	if is, err := journal.StderrIsJournalStream(); err == nil && is && journal.Enabled() {
+	if isJournal(os.Stderr, os.Getenv("JOURNAL_STREAM")) && journal.Enabled() {
 		return slog.New(NewJournal(nil))
 	}
 	return slog.New(slog.NewTextHandler(stderr, nil))

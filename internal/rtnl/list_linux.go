@@ -63,28 +63,6 @@ func Addr(p netip.Prefix) *netlink.Addr {
 	return &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
 }
 
-// DefaultRoutes lists the main table's ways to everything, of IPv4.
-func DefaultRoutes() ([]netlink.Route, error) {
-	routes, err := List(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST},
-			netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the routes: %w", err)
-	}
-	return slices.DeleteFunc(routes, func(r netlink.Route) bool { return !isDefault(r.Dst) }), nil
-}
-
-// isDefault says whether a route's destination is everything. The library gives
-// that as nil or as 0.0.0.0/0, by the kernel's answer.
-func isDefault(dst *net.IPNet) bool {
-	if dst == nil {
-		return true
-	}
-	ones, _ := dst.Mask.Size()
-	return ones == 0 && dst.IP.IsUnspecified()
-}
-
 // Carrier says whether a link is up and somebody is at its other end. The
 // operational state says the same, but is set a moment later.
 func Carrier(a *netlink.LinkAttrs) bool { return a.RawFlags&unix.IFF_LOWER_UP != 0 }

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package systemd
+
+import "os"
+
+func isJournal(*os.File, string) bool { return false }
