@@ -26,8 +26,8 @@ func netbootBench(t *testing.T, options ...imagetest.Option) (*bench, imagebuild
 	b.base = imagetest.Bookworm(t, append([]imagetest.Option{imagetest.WithKernel("6.12.25+rpt-rpi-v6")}, options...)...)
 	armv6 := program(t, "GOARCH=arm", "GOARM=6")
 	return b, func(name, architecture string) ([]byte, error) {
-		if name == imagebuilder.NodeInitProgram {
-			return imagetest.Program("nodeinit " + architecture), nil
+		if name == imagebuilder.NodeInitProgram || name == imagebuilder.WriterProgram {
+			return imagetest.Program(name + " " + architecture), nil
 		}
 		return armv6, nil
 	}
@@ -35,7 +35,7 @@ func netbootBench(t *testing.T, options ...imagetest.Option) (*bench, imagebuild
 
 // TestNetbootSlots: a slot without a card has an initramfs with the program and
 // its kernel's modules, and the server of boot files takes it as it is; one with
-// a card has none. The controller knows who boots how, and has the program for all.
+// a card has none. The controller knows who boots how, and has the programs for all.
 func TestNetbootSlots(t *testing.T) {
 	b, programs := netbootBench(t)
 	pinned := b.path("start_cd.elf")
@@ -94,12 +94,14 @@ func TestNetbootSlots(t *testing.T) {
 		t.Errorf("the pinned firmware is %q", got)
 	}
 	for _, architecture := range []string{"armv6", "arm64"} {
-		z, err := gzip.NewReader(bytes.NewReader(file(t, im, nodefile.NodeInit(architecture))))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got, err := io.ReadAll(z); err != nil || !strings.HasSuffix(string(got), "nodeinit "+architecture) {
-			t.Errorf("nodeinit for %s: %v", architecture, err)
+		for name, place := range map[string]string{imagebuilder.NodeInitProgram: nodefile.NodeInit(architecture), imagebuilder.WriterProgram: nodefile.CardWriter(architecture)} {
+			z, err := gzip.NewReader(bytes.NewReader(file(t, im, place)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := io.ReadAll(z); err != nil || !strings.HasSuffix(string(got), name+" "+architecture) {
+				t.Errorf("%s for %s: %v", name, architecture, err)
+			}
 		}
 	}
 }

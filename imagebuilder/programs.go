@@ -16,7 +16,8 @@ const (
 	// NodeInitProgram is what a node starts that boots without a card. The
 	// controller has it for all architectures, since it may make an initramfs anew.
 	NodeInitProgram = "nodeinit"
-	// WriterProgram writes a node's card anew, from its initramfs.
+	// WriterProgram writes a node's card anew, from its initramfs: the card's own, or
+	// one that the controller makes where the card has none any more.
 	WriterProgram = "reimage"
 )
 
@@ -48,7 +49,7 @@ func (w ways) programEntries(controller bool, architecture string) ([]overlays.E
 	if controller {
 		places = append(places, place{ToolProgram, architecture, overlays.ToolPath})
 		for _, nodes := range []string{"armv6", "arm64"} {
-			places = append(places, place{NodeInitProgram, nodes, nodefile.NodeInit(nodes)})
+			places = append(places, place{NodeInitProgram, nodes, nodefile.NodeInit(nodes)}, place{WriterProgram, nodes, nodefile.CardWriter(nodes)})
 		}
 	}
 	var entries []overlays.Entry
@@ -57,7 +58,7 @@ func (w ways) programEntries(controller bool, architecture string) ([]overlays.E
 		if err != nil {
 			return nil, fmt.Errorf("cannot put %s into the image: %w", p.path, err)
 		}
-		if p.name == NodeInitProgram {
+		if p.name == NodeInitProgram || p.name == WriterProgram {
 			content = packed(content)
 		}
 		entries = append(entries, overlays.Entry{Path: p.path, Mode: 0o755, Content: content, From: "hatchery's own program " + p.name})

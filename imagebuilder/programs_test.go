@@ -55,7 +55,7 @@ func TestPrograms(t *testing.T) {
 	if err := build(armv6, asked); err != nil {
 		t.Fatal(err)
 	}
-	if len(asked) != 4 || !asked["firstboot armv6"] || !asked["hatchery armv6"] || !asked["nodeinit armv6"] || !asked["nodeinit arm64"] {
+	if len(asked) != 6 || !asked["firstboot armv6"] || !asked["hatchery armv6"] || !asked["nodeinit armv6"] || !asked["nodeinit arm64"] || !asked["reimage armv6"] || !asked["reimage arm64"] {
 		t.Errorf("asked for %v", asked)
 	}
 	images := map[string]unpacked{"p1": unpack(t, b.path("out/p1.img")), "controller": unpack(t, b.path("out/controller.img"))}

@@ -118,6 +118,13 @@ func NodeInit(architecture string) string {
 	return "/usr/lib/hatchery/netboot/nodeinit-" + architecture + ".gz"
 }
 
+// CardWriter is where the controller has what a node of an architecture goes on
+// writing its card with when that is half written and has nothing to boot from, in
+// gzip.
+func CardWriter(architecture string) string {
+	return "/usr/lib/hatchery/netboot/reimage-" + architecture + ".gz"
+}
+
 // A Swarm is how the controller makes the swarm.
 type Swarm struct {
 	CertExpiry  string `json:"cert_expiry,omitempty"`  // life of a node's certificate, as time.ParseDuration reads it
