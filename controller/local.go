@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -56,7 +57,7 @@ func (s *service) serveLocal(ctx context.Context, wg *sync.WaitGroup, failed cha
 		return nil, fmt.Errorf("cannot make the socket: %w", err)
 	}
 	server := &http.Server{
-		Handler:           s.localCalls(),
+		Handler:           bodiless(s.localCalls()),
 		ReadHeaderTimeout: 10 * time.Second,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
@@ -69,6 +70,32 @@ func (s *service) serveLocal(ctx context.Context, wg *sync.WaitGroup, failed cha
 		os.Remove(s.Socket)
 		shut(server)
 	}), nil
+}
+
+// How much of a body that no call of the socket has is read, in bytes, and how long
+// that may take.
+const (
+	localBody     = 4 << 10
+	localBodyTime = 10 * time.Second
+)
+
+// bodiless has calls answered whose body has come to its end: what they say stands in
+// their path. The server by itself would read the rest of one for ever.
+func bodiless(calls http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Body != nil && r.Body != http.NoBody {
+			of := http.NewResponseController(w)
+			_ = of.SetReadDeadline(time.Now().Add(localBodyTime))
+			if _, err := io.Copy(io.Discard, http.MaxBytesReader(w, r.Body, localBody)); err != nil {
+				refused := &enrol.Error{Status: http.StatusRequestEntityTooLarge, Code: enrol.BadRequest, Detail: "calls have no body here"}
+				w.Header().Set("Connection", "close")
+				enrol.WriteError(w, refused)
+				return
+			}
+			_ = of.SetReadDeadline(time.Time{})
+		}
+		calls.ServeHTTP(w, r)
+	})
 }
 
 func (s *service) localCalls() http.Handler {

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -125,6 +126,7 @@ type cluster struct {
 	backups *backups
 	opened  *store.Store
 	page    string // its address
+	pageTLS string
 }
 
 func address(slot int) netip.Addr {
@@ -320,20 +322,47 @@ func (c *cluster) keeper(dir string) *preserve.Keeper {
 func (c *cluster) pages(state string) http.Handler {
 	c.t.Helper()
 	view := controller.Dial(c.socket)
-	at := make(chan string, 1)
+	type place struct {
+		at  string
+		tls bool
+	}
+	at := make(chan place, 2)
+	identities := c.t.TempDir()
+	files, err := c.store.Target(name(0), 0, "hostcontroller")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	shown, err := c.store.Page(files, []string{"localhost"}, []netip.Addr{netip.MustParseAddr("127.0.0.1")})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for name, data := range map[string][]byte{"page.pem": shown.Certificate, "page-key.pem": shown.Key} {
+		if err := os.WriteFile(filepath.Join(identities, name), data, 0o600); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	node := *c.node
+	node.Serve = &nodefile.Serve{Listen: nodefile.ListenLAN}
 	s, err := page.New(page.Options{
-		Node: c.node, View: view.Cluster, Events: view.Events, StateDir: state, Listen: []string{"127.0.0.1:0"}, Document: api.Calls(), Metrics: c.metrics(),
+		Node: &node, View: view.Cluster, Events: view.Events, StateDir: state, IdentityDir: identities, Listen: []string{"127.0.0.1:0"}, ListenTLS: "127.0.0.1:0", Document: api.Calls(), Metrics: c.metrics(),
 		Actions:   map[string]func(context.Context, int) error{"on": func(context.Context, int) error { return nil }},
-		Listening: func(a net.Addr, _ bool) { at <- a.String() },
+		Listening: func(a net.Addr, tls bool) { at <- place{a.String(), tls} },
 	})
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	c.run(s.Run)
-	select {
-	case c.page = <-at:
-	case <-time.After(patience):
-		c.t.Fatal("the page does not listen")
+	for range 2 {
+		select {
+		case l := <-at:
+			if l.tls {
+				c.pageTLS = l.at
+			} else {
+				c.page = l.at
+			}
+		case <-time.After(patience):
+			c.t.Fatal("the page does not listen")
+		}
 	}
 	return s.Calls()
 }
