@@ -47,10 +47,7 @@ func run() int {
 	found, err := find("/sys/class/block", "/dev", slot, cardPatience)
 	if err != nil {
 		say("%v", err)
-		if errors.Is(err, errTouched) {
-			return 1
-		}
-		return node.ReimageUntouched
+		return ended(err)
 	}
 	defer found.card.Close()
 	say("%s of %d MiB, %s", found.card.Name(), found.card.Size()>>20, found.order)
@@ -94,7 +91,22 @@ type found struct {
 	order *reimage.Order
 }
 
-var errTouched = errors.New("the card is half-written, and holds no order that can be read: put in a card that is whole (hatchery flash), or boot the slot without one")
+// What is wrong where a card can neither be written nor started from.
+var (
+	errTouched = errors.New("the card is half-written, and holds no order that can be read: put in a card that is whole (hatchery flash), or boot the slot without one (hatchery netboot enable)")
+	errEmpty   = errors.New("the card holds nothing to start from, and no order to be written by: put in a card that is whole (hatchery flash), or boot the slot without one (hatchery netboot enable)")
+	errNoCard  = errors.New("there is no card: is it in its slot?")
+)
+
+// ended is what the program ends with where there is no card to be written: what is on it
+// is started, unless it is nothing that could be. Then it is looked at again, since
+// somebody may put in another.
+func ended(err error) int {
+	if errors.Is(err, errTouched) || errors.Is(err, errEmpty) || errors.Is(err, errNoCard) {
+		return 1
+	}
+	return node.ReimageUntouched
+}
 
 // find looks for the card with the slot's order among the disks, for as long as
 // patience while there is none.
@@ -113,14 +125,13 @@ func look(class, dev string, slot int) (*found, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the disks: %w", err)
 	}
-	var names, why []string
-	touched := false
+	var why []string
+	touched, started := false, false
 	for _, e := range entries {
 		name := e.Name()
 		if !isDisk(filepath.Join(class, name), name) {
 			continue
 		}
-		names = append(names, name)
 		d, err := open(filepath.Join(dev, name))
 		if err != nil {
 			why = append(why, err.Error())
@@ -138,13 +149,20 @@ func look(class, dev string, slot int) (*found, error) {
 		if begun, terr := reimager.Touched(d, ""); terr == nil && begun && !errors.Is(err, reimage.ErrNoOrder) {
 			touched = true
 		}
+		// While the boot partition is written there is none. A card that cannot be read is
+		// for its own system to tell of.
+		if boots, berr := reimager.Bootable(d); boots || berr != nil {
+			started = true
+		}
 		d.Close()
 	}
 	switch {
 	case touched:
 		return nil, fmt.Errorf("%w (%s)", errTouched, strings.Join(why, "; "))
-	case len(names) == 0:
-		return nil, errors.New("there is no card: is it in its slot?")
+	case len(why) == 0:
+		return nil, errNoCard
+	case !started:
+		return nil, fmt.Errorf("%w (%s)", errEmpty, strings.Join(why, "; "))
 	}
 	return nil, fmt.Errorf("nothing is to be written: %s", strings.Join(why, "; "))
 }

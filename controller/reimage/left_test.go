@@ -227,3 +227,41 @@ func TestCancelEarly(t *testing.T) {
 	w.through(noise(), nextBoot)
 	succeed(t, await(t, "the end", again))
 }
+
+// TestRescued is a node that was started over its link to go on with its card.
+func TestRescued(t *testing.T) {
+	w := newWorld(t)
+	w.times.Rescue = 50 * time.Millisecond
+	w.restart()
+	w.s.Rescued(slot) // of which nothing is known
+	w.assign("B")
+	card := noise()
+	w.begin(card, reimage.Writing)
+	says := func() string { return w.s.View(slot).String() }
+	if strings.Contains(says(), "over its link") {
+		t.Errorf("before: %s", says())
+	}
+	stranded := func() bool {
+		w.s.Rescued(slot) // it begins again and again
+		return strings.Contains(says(), "holds no order") && strings.Contains(says(), "hatchery console p2")
+	}
+	eventually(t, "that its card has no order", stranded)
+	// Now it is heard of.
+	image, err := w.wanted("?begun=1")
+	succeed(t, err)
+	if strings.Contains(says(), "over its link") {
+		t.Errorf("after it was heard: %s", says())
+	}
+	eventually(t, "that it is gone again", stranded)
+	w.s.Heard(slot, nextBoot)
+	if strings.Contains(says(), "over its link") || !strings.Contains(says(), "another card") {
+		t.Errorf("another card was put in: %s", says())
+	}
+	w.writeCard(card, image)
+	w.progress(image, wire.Progress{State: wire.Done}, http.StatusOK)
+	if strings.Contains(says(), "over its link") {
+		t.Errorf("at the end: %s", says())
+	}
+	w.s.Heard(slot, thirdBoot)
+	eventually(t, "the record's end", func() bool { return w.s.View(slot) == nil })
+}

@@ -51,6 +51,9 @@ type Times struct {
 	// Failing is how long a node may say that it fails, before that is told as what an
 	// operation ends with. Default: 10 minutes.
 	Failing time.Duration
+	// Rescue is how long a node that was started over its link, to go on with its card, may
+	// take to be heard of. Default: 5 minutes.
+	Rescue time.Duration
 	// Left is for how long nobody may be at work with a card that was not begun, until it
 	// is taken for left as it is. Default: 2 minutes.
 	Left time.Duration
@@ -67,6 +70,7 @@ func (t Times) withDefaults() Times {
 		{&t.Rearm, 3 * time.Minute},
 		{&t.Silent, 15 * time.Minute},
 		{&t.Failing, 10 * time.Minute},
+		{&t.Rescue, 5 * time.Minute},
 		{&t.Left, 2 * time.Minute},
 	} {
 		if *d.value <= 0 {

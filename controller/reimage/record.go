@@ -43,6 +43,7 @@ type record struct {
 	agentBoot string    // in which boot that was
 	doneAt    time.Time
 	left      time.Time // since when nobody is at work with it
+	rescued   time.Time // when its node was started over its link, to go on
 	trouble   trouble
 	streams   int           // of pieces, that are under way
 	changed   chan struct{} // capacity 1: wakes whoever waits for the slot

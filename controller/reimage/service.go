@@ -196,6 +196,17 @@ func (s *Service) Busy(slot int) bool {
 // nothing on it to start from. It does not wait.
 func (s *Service) Unfinished(slot int) bool { return (*s.unfinished.Load())[slot] }
 
+// Rescued says that a slot's node was started over its link with what writes cards, since it
+// finds nothing on its card to start from. Where nothing is heard of that, the slot's View
+// says so.
+func (s *Service) Rescued(slot int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.records[slot]; r != nil && (r.rescued.IsZero() || r.rescued.Before(r.lastNode)) {
+		r.rescued = time.Now() // else it is since then that nothing is heard
+	}
+}
+
 // noteUnfinished remembers which cards are begun. The caller holds the lock, or nobody
 // else knows the service yet.
 func (s *Service) noteUnfinished() {
@@ -218,6 +229,9 @@ type View struct {
 	Progress  wire.Progress `json:"progress,omitzero"` // by the node's word
 	// Started says that the node's agent was heard although its card is begun.
 	Started bool `json:"started,omitempty"`
+	// StrandedS is how long ago the node was started over its link, in seconds, where what
+	// writes its card was not heard of since and should have been.
+	StrandedS int64 `json:"stranded_s,omitempty"`
 	// Silent is how long nothing was heard of the node, in seconds.
 	SilentS int64 `json:"silent_s,omitempty"`
 }
@@ -232,6 +246,9 @@ func (v *View) String() string {
 		text += ": " + progressText(&p)
 	}
 	switch {
+	case v.StrandedS > 0 && !v.Started:
+		text += fmt.Sprintf(": its node was started over its link to go on, %[2]d minutes ago, and what writes the card was not heard of: its card holds no order, or cannot be read, or is another: hatchery console p%[1]d shows what it says; else flash a card for it and put that in (hatchery rebuild p%[1]d --wait)",
+			v.Root.Slot, v.StrandedS/60)
 	case v.Started:
 		text += ": its node has started a system all the same, so that this may be another card: the next rebuild writes it"
 	case v.Phase == Writing && v.SilentS >= 120:
@@ -262,10 +279,14 @@ func (s *Service) View(slot int) *View {
 	if r == nil {
 		return nil
 	}
-	return &View{
+	v := &View{
 		Operation: r.Operation, Phase: r.Phase, Root: r.Root, Undo: r.Undo, Since: r.Since, Progress: r.progress,
 		Started: r.Phase == Writing && r.startedAnew(), SilentS: int64(time.Since(r.heard()).Seconds()),
 	}
+	if since := time.Since(r.rescued); r.Phase == Writing && r.rescued.After(r.lastNode) && since > s.o.Times.Rescue {
+		v.StrandedS = max(1, int64(since.Seconds()))
+	}
+	return v
 }
 
 // heard is when the node was heard last, in whichever way.

@@ -122,6 +122,23 @@ func bootEntry(table []byte, size int64) (kind byte, at span, ok bool) {
 	return e[4], at, e[4] != 0 && at.from > 0 && !at.empty() && at.to <= size
 }
 
+// Bootable says whether a board finds something on a card that it starts from: a boot
+// partition with its first sector. A card on which that is being written has none.
+func Bootable(card Card) (bool, error) {
+	first := make([]byte, sector)
+	if _, err := card.ReadAt(first, 0); err != nil {
+		return false, readError(0, err)
+	}
+	_, at, ok := bootEntry(first, card.Size())
+	if !ok {
+		return false, nil
+	}
+	if _, err := card.ReadAt(first, at.from); err != nil {
+		return false, readError(at.from, err)
+	}
+	return first[510] == 0x55 && first[511] == 0xaa, nil
+}
+
 // same says whether the card holds some bytes.
 func same(card io.ReaderAt, at int64, want []byte) (bool, error) {
 	have := make([]byte, len(want))
