@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -251,7 +252,7 @@ func TestCutAtAnyPoint(t *testing.T) {
 			}
 			// What a killed process may have left.
 			if cut < 4 {
-				lay(t, dir, map[string]string{"state/restore/0/half": "h", "state/restore/7": "x"})
+				lay(t, dir, map[string]string{"state-restore/0/half": "h", "state-restore/7": "x"})
 			}
 			must(t, n.keeper().Restore(t.Context(), nil))
 			if done, _, err := n.keeper().Done(); !done || err != nil || s.receipt == nil {
@@ -264,7 +265,26 @@ func TestCutAtAnyPoint(t *testing.T) {
 			if got := strings.TrimSpace(testFiles(t, filepath.Join(dir, "state"))); got != "kept.json" {
 				t.Errorf("the state has %s", got)
 			}
+			if _, err := os.Lstat(filepath.Join(dir, "state-restore")); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("what was unpacked is left: %v", err)
+			}
 		})
+	}
+}
+
+// TestTheUnitsStateFolder has the state folder mounted onto itself, as systemd has it for
+// the agent's unit: nothing can be renamed from there to elsewhere.
+func TestTheUnitsStateFolder(t *testing.T) {
+	testtool.NeedRoot(t)
+	dir := t.TempDir()
+	n := newNode(t, dir, nil, made(t, []kept.Root{{Kind: kept.Volume, Name: "v"}}, folderEntry("volumes/v"), fileEntry("volumes/v/f")))
+	lay(t, dir, map[string]string{"state/there": "", "docker/volumes/v/of the image": "i"})
+	state := filepath.Join(dir, "state")
+	testtool.Run(t, "mount", "--bind", state, state)
+	defer testtool.Run(t, "umount", state)
+	must(t, n.keeper().Restore(t.Context(), nil))
+	if got := strings.TrimSpace(testFiles(t, filepath.Join(dir, "docker/volumes"))); got != "v v/f" {
+		t.Errorf("there are %s", got)
 	}
 }
 

@@ -61,11 +61,13 @@ func free(dir string) (int64, error) {
 	return int64(s.Bavail) * int64(s.Bsize), nil
 }
 
-// What lies in the state folder.
-const (
-	markName    = "kept.json" // a mark
-	stagingName = "restore"   // what is unpacked
-)
+// markName is what a mark is called in the state folder.
+const markName = "kept.json"
+
+// staging is where an archive is unpacked: beside the state folder, which systemd mounts
+// onto itself for the agent's unit (StateDirectory=), so that nothing can be renamed from
+// there to elsewhere.
+func (k *Keeper) staging() string { return k.o.StateDir + "-restore" }
 
 // A mark says that this root needs nothing any more. It is there once per root.
 type mark struct {
@@ -128,7 +130,7 @@ func (k *Keeper) allowed(r kept.Root) string {
 // guarded says why a path cannot be kept as a whole, "" where it can.
 func (k *Keeper) guarded(path string) string {
 	for _, own := range []struct{ path, why string }{
-		{k.o.StateDir, "the agent's own state is there"}, {k.o.ConfigDir, "the node's identity is there"},
+		{k.o.StateDir, "the agent's own state is there"}, {k.staging(), "what is put back is unpacked there"}, {k.o.ConfigDir, "the node's identity is there"},
 		{k.o.DockerRoot, "Docker's folder is there; `volumes` keeps its volumes"},
 		{"/proc", "the kernel's files are there"}, {"/sys", "the kernel's files are there"}, {"/dev", "the kernel's files are there"}, {"/run", "nothing there outlives a boot"},
 	} {

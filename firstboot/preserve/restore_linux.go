@@ -102,7 +102,7 @@ func (k *Keeper) get(ctx context.Context, tell func(string, ...any)) (*mark, err
 	if err != nil {
 		return nil, fmt.Errorf("cannot ask what was kept for this root: %w", err)
 	}
-	staging := filepath.Join(k.o.StateDir, stagingName)
+	staging := k.staging()
 	// What an attempt before has left.
 	if err := os.RemoveAll(staging); err != nil {
 		return nil, fmt.Errorf("cannot make room for what was kept: %w", err)
