@@ -164,6 +164,9 @@ func (s *Server) setup() error {
 				*d.to = d.value
 			}
 		}
+		// Others may ask for counters already, or cut off an export that nobody has.
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		s.pool.left = s.Memory
 		s.conns, s.peers = map[*conn]struct{}{}, map[netip.Addr]int{}
 		s.holders = map[string]*conn{}

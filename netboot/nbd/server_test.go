@@ -586,3 +586,37 @@ func TestMisconfigured(t *testing.T) {
 		}
 	}
 }
+
+// TestAskedEarly: who asks a server for its counters, or to cut off an export, may do so
+// while it begins to serve. The race detector judges.
+func TestAskedEarly(t *testing.T) {
+	s := &nbd.Server{Exports: exports{}}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var asking sync.WaitGroup
+	begin := make(chan struct{})
+	for range 4 {
+		asking.Go(func() {
+			<-begin
+			for range 100 {
+				if n := len(s.Counters()); n != 0 {
+					t.Errorf("%d exports were served", n)
+				}
+				if err := s.Disconnect(ctx, "p1", errors.New("because")); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	done := make(chan error, 1)
+	go func() { <-begin; done <- s.Serve(ctx, l) }()
+	close(begin)
+	asking.Wait()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
