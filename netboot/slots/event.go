@@ -45,6 +45,11 @@ const (
 	// RootRefused: it asked for an export and did not get it, for the Reason.
 	RootRefused Kind = "root refused"
 
+	// CardBegun and CardWhole: its card is half written, or not any more. Whatever of
+	// such a slot shows up on USB is started to go on writing its card.
+	CardBegun Kind = "card begun"
+	CardWhole Kind = "card whole"
+
 	// AgentReady: the agent has just reported that the node is ready.
 	AgentReady Kind = "agent ready"
 	// AgentBusy: the agent has just reported something else: the Reason. A node

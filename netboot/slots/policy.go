@@ -19,7 +19,7 @@ const (
 type Standing struct {
 	Slot  int
 	State State
-	What  string // of Lost: the link or nbd; of Failed: the reason
+	What  string // of Lost: the link or nbd; of Failed: the reason; of Rescue: how far it is
 	Since time.Time
 
 	Enabled    bool // false: the slot is not ours to cycle
@@ -36,6 +36,7 @@ type Standing struct {
 	LinkedAt time.Time // since when
 	Heard    bool      // its agent, since it booted
 	Boots    int       // since it last was ready or got power
+	Begun    bool      // its card is half written
 
 	Tries   int       // power cycles since it was stable
 	LastTry time.Time // when the last one began
@@ -123,7 +124,7 @@ func (l Limits) due(s Standing) (time.Time, string) {
 		return s.Since, "its power was switched off and could not be switched on again" + because(s.Error)
 	case s.Asked:
 		return s.Since, "somebody asked for another try"
-	case !s.Enabled || s.Supply == SupplyOff:
+	case !s.Enabled && s.State != Rescue || s.Supply == SupplyOff:
 		return time.Time{}, ""
 	}
 	due, reason := l.stateDue(s)
@@ -138,6 +139,9 @@ func (l Limits) due(s Standing) (time.Time, string) {
 			due, reason = whole, fmt.Sprintf("%s after it got power it has no root yet; it went back and forth, last: %s", span(l.Boot), reason)
 		}
 	}
+	if s.State == Rescue && s.What != rescueWrite && s.Boots > l.Reboots {
+		due, reason = s.Since, fmt.Sprintf("it was started %d times over USB, and its card is half written still; its console (ttypi%d) says why", s.Boots, s.Slot)
+	}
 	if !due.IsZero() && due.Before(s.Grace) {
 		due = s.Grace
 	}
@@ -146,6 +150,8 @@ func (l Limits) due(s Standing) (time.Time, string) {
 
 func (l Limits) stateDue(s Standing) (time.Time, string) {
 	switch s.State {
+	case Rescue:
+		return l.rescueDue(s)
 	case Unknown:
 		if s.Supply == SupplyOn && !s.Heard {
 			return s.Since.Add(l.Unknown), fmt.Sprintf("it has power, but for %s neither its boot ROM, nor its link, nor its root was seen", span(l.Unknown))
@@ -178,6 +184,29 @@ func (l Limits) stateDue(s Standing) (time.Time, string) {
 		return s.Since.Add(l.LostLink), fmt.Sprintf("its link is gone for %s: it hangs, or its reboot did", span(l.LostLink))
 	}
 	return time.Time{}, ""
+}
+
+// rescueDue is stateDue for a slot whose card is half written: as without a card, up to
+// its link. How long it may write, and what is done when it goes silent, is decided by
+// whoever has the card written.
+func (l Limits) rescueDue(s Standing) (time.Time, string) {
+	const begun = "its card is half written, and "
+	as := s
+	switch s.What {
+	case rescueROM:
+		as.State = Bootcode
+	case rescueFiles:
+		as.State = Files
+	case rescueLink:
+		as.State, as.LinkUp = Link, false
+	default:
+		return time.Time{}, ""
+	}
+	due, reason := l.stateDue(as)
+	if s.Trouble != "" && s.What == rescueROM {
+		return due, begun + "it cannot be started to go on writing it" + because(s.Trouble)
+	}
+	return due, begun + reason
 }
 
 // because appends what is known of the cause.

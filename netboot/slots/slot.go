@@ -85,30 +85,30 @@ func (s *slot) apply(e Event, now time.Time) {
 		s.to(Off, "", now, "power off")
 
 	case BootROM:
-		if s.State == Bootcode {
+		if s.isAt(Bootcode, rescueROM) {
 			return
 		}
 		s.boots(now)
-		s.to(Bootcode, "", now, "its boot ROM is on USB")
+		s.toUSB(Bootcode, rescueROM, now, "its boot ROM is on USB")
 	case FileServer:
-		switch s.State {
-		case Files:
+		switch {
+		case s.isAt(Files, rescueFiles):
 			return
-		case Bootcode:
+		case s.isAt(Bootcode, rescueROM):
 		default: // its boot ROM was missed
 			s.boots(now)
 		}
-		s.to(Files, "", now, "it asks for boot files")
+		s.toUSB(Files, rescueFiles, now, "it asks for boot files")
 		s.Moved = now
 	case File, FileMissing:
 		s.file(e, now)
 	case FilesDone, USBGone:
-		if s.State == Files {
+		if s.isAt(Files, rescueFiles) {
 			text := "it has its boot files"
 			if e.Kind == USBGone {
 				text = "it left USB without saying that it has its files"
 			}
-			s.to(Link, "", now, text)
+			s.toUSB(Link, rescueLink, now, text)
 			if s.LinkUp {
 				s.LinkedAt = now
 			}
@@ -133,14 +133,32 @@ func (s *slot) apply(e Event, now time.Time) {
 		if s.cardUp {
 			return
 		}
+		if s.State == Rescue && s.Begun {
+			s.cardUp, s.Boots = true, 0
+			s.to(Rescue, rescueWrite, now, "its link is up: it goes on writing its card")
+			return
+		}
 		s.boot()
 		s.cardUp = true
 		s.Rootless = time.Time{}
 		s.to(Card, "", now, "it booted from a card")
 	case CardDown:
 		s.cardUp = false
-		if s.State == Card {
+		switch {
+		case s.State == Card:
 			s.note(now, "the link is down")
+		case s.State == Rescue && s.What == rescueWrite:
+			s.to(Rescue, rescueLink, now, "its link is down")
+		}
+	case CardBegun:
+		s.Begun = true
+	case CardWhole:
+		if !s.Begun {
+			return
+		}
+		s.Begun, s.Tries, s.LastTry, s.Boots = false, 0, time.Time{}, 0
+		if s.State == Rescue {
+			s.to(Card, "", now, "its card is whole")
 		}
 
 	case RootAttached:
@@ -205,7 +223,7 @@ func (s *slot) boot() {
 
 // file is a boot file that is being sent, or that is not there.
 func (s *slot) file(e Event, now time.Time) {
-	if s.State != Files {
+	if !s.isAt(Files, rescueFiles) {
 		s.apply(Event{Kind: FileServer}, now)
 	}
 	s.Moved = now
@@ -225,9 +243,24 @@ func (s *slot) file(e Event, now time.Time) {
 	s.File, s.Sent, s.Size = name, bytes, e.Total
 }
 
+// isAt says whether the slot is in a state, or as far in its rescue.
+func (s *slot) isAt(state State, rescue string) bool {
+	return s.State == state || s.State == Rescue && s.What == rescue
+}
+
+// toUSB is the way into a state of who boots over USB.
+func (s *slot) toUSB(state State, rescue string, now time.Time, why string) {
+	if s.Begun {
+		s.to(Rescue, rescue, now, why)
+		return
+	}
+	s.to(state, "", now, why)
+}
+
 // stands puts the slot where its link, its root and its agent say it is.
 func (s *slot) stands(now time.Time, why string) {
 	switch {
+	case s.State == Rescue: // it has neither that link nor a root
 	case !s.attached:
 		switch {
 		case s.LinkUp && s.State != Link:
@@ -310,6 +343,8 @@ func (s *slot) counters(now time.Time) Counters {
 // detail says in words what the state does not.
 func (s *slot) detail() string {
 	switch s.State {
+	case Rescue:
+		return s.rescueDetail()
 	case Unknown:
 		return "not heard of yet"
 	case Off:
@@ -352,4 +387,21 @@ func (s *slot) detail() string {
 		return "booted from a card, so netboot leaves it alone"
 	}
 	return ""
+}
+
+// rescueDetail is detail for a slot whose card is half written.
+func (s *slot) rescueDetail() string {
+	const begun = "its card is half written: it is started over USB to go on writing it"
+	switch s.What {
+	case rescueROM:
+		return begun + "; its second stage is awaited" + because(s.Trouble)
+	case rescueFiles:
+		if s.File == "" {
+			return begun + "; its first boot file is awaited" + because(s.Trouble)
+		}
+		return begun + fmt.Sprintf("; %s: %d of %d bytes", s.File, s.Sent, s.Size) + because(s.Trouble)
+	case rescueLink:
+		return begun + "; it has its boot files, and its link is awaited"
+	}
+	return "it was started over USB, and goes on writing its card"
 }

@@ -16,15 +16,24 @@ const (
 	Lost     State = "lost"     // it had its root, and lost the link or the root's connection
 	Failed   State = "failed"   // given up
 	Card     State = "card"     // it booted from a card, so it is left alone
+	Rescue   State = "rescue"   // its card is half written: it is started over USB to go on writing it
 )
 
 // States are all of them, in the order of a boot.
 func States() []State {
-	return []State{Unknown, Off, ROM, Bootcode, Files, Link, Root, Ready, Lost, Failed, Card}
+	return []State{Unknown, Off, ROM, Bootcode, Files, Link, Root, Ready, Lost, Failed, Card, Rescue}
 }
 
 // What a slot that is [Lost] has lost.
 const (
 	LostLink = "link"
 	LostNBD  = "nbd"
+)
+
+// How far a slot is that is in [Rescue].
+const (
+	rescueROM   = "bootcode" // its boot ROM is there
+	rescueFiles = "files"    // it asks for boot files
+	rescueLink  = "link"     // it has its kernel, and its link is awaited
+	rescueWrite = "write"    // its link is up: it writes its card
 )

@@ -58,12 +58,12 @@ func (s *slot) status(l Limits, now time.Time) Status {
 		Tries: s.Tries, MaxTries: len(l.Pauses), Boot: s.upAfter, Boots: s.count.Boots, Cycles: s.count.Cycles,
 		Events: make([]Entry, 0, len(s.history)),
 	}
-	switch s.State {
-	case Lost:
+	switch {
+	case s.State == Lost:
 		st.Lost = s.What
-	case Failed:
+	case s.State == Failed:
 		st.Reason = s.What
-	case Files:
+	case s.isAt(Files, rescueFiles):
 		st.Progress = &Progress{s.File, s.Sent, s.Size, s.files, s.sum}
 	}
 	if d := l.Decide(s.Standing, now); d.Action == Nothing && d.Reason != "" {
