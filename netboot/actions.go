@@ -161,7 +161,7 @@ func (s *Service) Heard(ctx context.Context, n int, ready bool, about string) {
 	if !first {
 		return
 	}
-	if err := s.o.Store.Ready(ctx, n); err != nil && !errors.Is(err, store.ErrNotRunning) {
+	if err := s.readied(ctx, sl); err != nil && !errors.Is(err, store.ErrNotRunning) {
 		s.o.Log.Error("cannot take down that a slot works", "slot", sl.name(), "error", err)
 		sl.mu.Lock()
 		sl.ready = false

@@ -103,6 +103,9 @@ func (s *Service) serveBoard(ctx context.Context, d usbhost.Device) {
 		sl, ok = s.learn(d)
 	}
 	if !ok {
+		sl, ok = s.begunAt(d)
+	}
+	if !ok {
 		s.o.Log.Info("a board that is in none of this cluster's slots waits for boot files", "device", d.String())
 		return
 	}
@@ -111,10 +114,15 @@ func (s *Service) serveBoard(ctx context.Context, d usbhost.Device) {
 		s.trouble(sl, err)
 		return
 	}
+	begin := s.begin
 	if state.Mode != store.Netboot && state.Mode != store.Ephemeral {
+		begin = s.save
+	}
+	if state.Mode == store.Off && !s.begun(sl.number) {
 		s.o.Log.Info("a board has no card, and nothing to boot from here", "slot", sl.name(), "remedy", "hatchery netboot enable "+sl.name())
 		return
 	}
+	s.lookAtCard(sl.number, sl) // before the board hears of what it is about
 	stage := d.Stage()
 	seen := slots.Event{Kind: slots.BootROM}
 	if stage == usbboot.StageFiles {
@@ -128,7 +136,7 @@ func (s *Service) serveBoard(ctx context.Context, d usbhost.Device) {
 	}()
 	boot := sl.booting()
 	if stage == usbboot.StageROM || boot == nil {
-		if boot, err = s.begin(ctx, sl); err != nil {
+		if boot, err = begin(ctx, sl); err != nil {
 			s.trouble(sl, err)
 			return
 		}
@@ -152,6 +160,9 @@ func (s *Service) serveBoard(ctx context.Context, d usbhost.Device) {
 	case err == nil && result.Stage == usbboot.StageFiles:
 		s.board.Tell(sl.number, slots.Event{Kind: slots.FilesDone})
 		s.o.Log.Info("boot files were sent", "slot", sl.name(), "bytes", result.Bytes, "seconds", result.Duration.Seconds())
+		if err := sl.saved(); err != nil {
+			s.o.Log.Error("what a card is written with was not closed well", "slot", sl.name(), "error", err)
+		}
 	}
 }
 

@@ -99,7 +99,7 @@ func (s *Service) rootOf(n int) (metrics.Root, bool) {
 
 // statusOf tells what stands in the way from what failed.
 func statusOf(err error) int {
-	for _, way := range []error{store.ErrRunning, store.ErrNoPrevious, store.ErrNoRoot, store.ErrOff, store.ErrNotRunning, slots.ErrNoPower} {
+	for _, way := range []error{store.ErrRunning, store.ErrNoPrevious, store.ErrHasRoot, store.ErrNoRoot, store.ErrOff, store.ErrNotRunning, slots.ErrNoPower} {
 		if errors.Is(err, way) {
 			return http.StatusConflict
 		}

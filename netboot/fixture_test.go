@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -50,6 +51,8 @@ type hat struct {
 	open    map[string]usbboot.Device
 	broken  map[int]error // of slots that cannot be switched
 	rival   bool
+	lost    bool // nobody knows which port is which slot's
+	shown   []usbhost.Device
 }
 
 func newHAT(t *testing.T, slots ...int) *hat {
@@ -106,6 +109,13 @@ func (h *hat) Attend(ctx context.Context, seen func([]usbhost.Device), serve fun
 	began := map[int]int{}
 	for {
 		seen(nil)
+		seesAll := func() {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			if h.lost {
+				seen(slices.Clone(h.shown))
+			}
+		}
 		h.mu.Lock()
 		for n, board := range h.boards {
 			if !h.powered[n] || began[n] == h.round[n] {
@@ -125,7 +135,9 @@ func (h *hat) Attend(ctx context.Context, seen func([]usbhost.Device), serve fun
 					}
 					h.mu.Lock()
 					h.open[device.Path] = d
+					h.shown = append(slices.DeleteFunc(h.shown, func(was usbhost.Device) bool { return was.Path == device.Path }), device)
 					h.mu.Unlock()
+					seesAll()
 					serve(ctx, device)
 				}
 			})
@@ -149,6 +161,9 @@ func (h *hat) Open(d usbhost.Device) (usbboot.Transport, error) {
 }
 
 func (h *hat) FindWiring(usbhost.Search, []usbhost.Device) (usbhost.Wiring, error) {
+	if h.lost {
+		return usbhost.Wiring{}, usbhost.ErrUnknownWiring
+	}
 	return usbhost.Wiring{Hub: "1-1"}, nil
 }
 

@@ -10,7 +10,10 @@ import (
 func (s *Service) followLinks(ctx context.Context) {
 	was := Links{map[int]bool{}, map[int]bool{}}
 	s.o.Links(ctx, func(now Links) {
-		for n := range s.slots {
+		for n, sl := range s.slots {
+			sl.mu.Lock()
+			sl.cardUp = now.Card[n]
+			sl.mu.Unlock()
 			s.change(n, was.Booted[n], now.Booted[n], slots.LinkUp, slots.LinkDown)
 			s.change(n, was.Card[n], now.Card[n], slots.CardUp, slots.CardDown)
 		}

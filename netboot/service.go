@@ -104,10 +104,16 @@ func (s *Service) configure(ctx context.Context, n int, mode store.Mode, chosen 
 const lookEvery = 30 * time.Second
 
 // awaitSlots waits until a slot boots without a card: a controller whose nodes
-// all have cards does nothing here, and makes no bridge.
-func (s *Service) awaitSlots(ctx context.Context) {
-	ticker := time.NewTicker(lookEvery)
+// all have cards does nothing here, and makes no bridge. With begun it returns for a
+// slot whose card is half written, too.
+func (s *Service) awaitSlots(ctx context.Context, begun bool) {
+	ticker, often := time.NewTicker(lookEvery), (<-chan time.Time)(nil)
 	defer ticker.Stop()
+	if begun && s.o.Unfinished != nil {
+		t := time.NewTicker(glanceEvery)
+		defer t.Stop()
+		often = t.C
+	}
 	for {
 		found := false
 		for n, sl := range s.slots {
@@ -122,11 +128,19 @@ func (s *Service) awaitSlots(ctx context.Context) {
 		if found {
 			return
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-s.wanted:
-		case <-ticker.C:
+		for looked := false; !looked; {
+			if begun && s.anyBegun() {
+				return
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-s.wanted:
+				looked = true
+			case <-ticker.C:
+				looked = true
+			case <-often:
+			}
 		}
 	}
 }
@@ -134,7 +148,7 @@ func (s *Service) awaitSlots(ctx context.Context) {
 // Run serves until ctx ends, which is no error. Nodes that run then wait for
 // the next service.
 func (s *Service) Run(ctx context.Context) error {
-	if s.awaitSlots(ctx); ctx.Err() != nil {
+	if s.awaitSlots(ctx, true); ctx.Err() != nil {
 		return nil
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -148,8 +162,18 @@ func (s *Service) Run(ctx context.Context) error {
 		})
 	}
 	beside.Go(func() { s.pay(ctx) })
+	beside.Go(func() { s.glance(ctx) })
+	// A node that goes on writing its card has no root over the link.
+	rooted := make(chan struct{})
+	beside.Go(func() {
+		defer close(rooted)
+		s.awaitSlots(ctx, false)
+	})
 	if s.o.Network != nil {
 		beside.Go(func() {
+			if <-rooted; ctx.Err() != nil {
+				return
+			}
 			s.o.Network(ctx, func(err error) {
 				if err != nil {
 					s.problem("network", "the roots' network: "+err.Error())
@@ -159,7 +183,12 @@ func (s *Service) Run(ctx context.Context) error {
 			})
 		})
 	}
-	part("the slots' roots", s.serveRoots)
+	part("the slots' roots", func(ctx context.Context) error {
+		if <-rooted; ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return s.serveRoots(ctx)
+	})
 	part("the slots' power", s.board.Run)
 	part("USB", func(ctx context.Context) error {
 		s.o.Bus.Attend(ctx, s.seen, s.serveBoard)

@@ -36,6 +36,11 @@ type slot struct {
 	boot  *bootfiles.Boot // what the board is being given
 	down  bool            // it is being switched off: nobody gets the disk
 	ready bool            // its node was seen Ready since it booted
+	keeps bool            // what it had before is held on to, though it was
+	image *store.Image    // what a board goes on writing its card with; boot is of it
+	begun bool            // its card is half written, as the board was told
+	// cardUp says that the link of a node from a card, or at work on one, is up.
+	cardUp bool
 }
 
 func (sl *slot) name() string { return clusterctrl.SlotName(sl.number) }
@@ -49,11 +54,12 @@ func (sl *slot) close() error {
 
 func (sl *slot) closeLocked() error {
 	disk := sl.disk
-	sl.disk, sl.boot, sl.ready = nil, nil, false
+	err := sl.dropImage()
+	sl.disk, sl.boot, sl.ready, sl.keeps = nil, nil, false, false
 	if disk == nil {
-		return nil
+		return err
 	}
-	return disk.Close()
+	return errors.Join(err, disk.Close())
 }
 
 // bootTime is how long it may take to find what a board boots: a node may have

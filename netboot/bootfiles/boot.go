@@ -98,7 +98,7 @@ type Options struct {
 	// Cache keeps what takes long to make; nil for none.
 	Cache *Cache
 
-	forCard bool // the files lie on the card: they do not come over the link
+	forCard bool // they are what a card has for the time when it is written anew
 }
 
 // Firmware is a pinned file.

@@ -57,3 +57,12 @@ func prepare(ctx context.Context, o Options) (*Prepared, error) {
 	p.Initramfs, err = o.Cache.initramfs(ctx, plan)
 	return p, err
 }
+
+// OpenCard is [Open] for a node whose card is half written and has nothing to boot
+// from: over its USB link it gets the files that its card is to have, with what
+// [Prepare] puts there for the time when the card is written. Options.Mode is taken to
+// be Reimage. The errors are those of Open.
+func OpenCard(ctx context.Context, o Options) (*Boot, error) {
+	o.Mode, o.forCard = Reimage, true
+	return Open(ctx, o)
+}

@@ -22,6 +22,8 @@ var (
 	ErrNoRoot = errors.New("nothing to boot is assigned to the slot: hatchery push or hatchery netboot import gives it something")
 	// ErrNoPrevious says that there is nothing to go back to.
 	ErrNoPrevious = errors.New("there is nothing to go back to")
+	// ErrHasRoot says that a slot has the root that it is to go back to.
+	ErrHasRoot = errors.New("the slot has that root")
 	// ErrBusy says that objects are being added, so that none can be collected.
 	ErrBusy = errors.New("a push or an import is under way: try again when it is over")
 	// ErrMissing is what every [*MissingError] matches.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/gofrs/flock"
+	"github.com/opencontainers/go-digest"
 
 	"hatchery/internal/atomicfile"
 	"hatchery/internal/clusterctrl"
@@ -212,6 +213,10 @@ func (s *Store) Undo(ctx context.Context, slot int) error {
 // it had before is dropped. The error matches [ErrNotRunning] where it was not
 // booted from here.
 func (s *Store) Ready(ctx context.Context, slot int) error {
+	return s.ready(ctx, slot, false)
+}
+
+func (s *Store) ready(ctx context.Context, slot int, keep bool) error {
 	return s.change(ctx, slot, "remember the readiness of", func(st *State) (bool, error) {
 		run, err := s.running(slot)
 		if err != nil {
@@ -220,10 +225,47 @@ func (s *Store) Ready(ctx context.Context, slot int) error {
 		if run == nil || st.Current == nil {
 			return false, ErrNotRunning
 		}
-		changed := !st.Current.Ready || st.Previous != nil
-		st.Current.Ready, st.Previous = true, nil
+		changed := !st.Current.Ready || st.Previous != nil && !keep
+		st.Current.Ready = true
+		if !keep {
+			st.Previous = nil
+		}
 		return changed, nil
 	})
+}
+
+// ReadyKeeping is Ready, but what the slot had before is held on to: Undo brings it
+// back as long as Ready was not said.
+func (s *Store) ReadyKeeping(ctx context.Context, slot int) error {
+	return s.ready(ctx, slot, true)
+}
+
+// UndoTo goes back to the root with a digest ([Root.Digest]), and to nothing else: where
+// the slot has that one, only what was assigned and not booted yet is dropped, and the
+// error matches [ErrHasRoot]; else it has to be the previous one, which changes places
+// with the current one. The error matches [ErrRunning] where that would happen under a
+// running node, [ErrNoPrevious] where the previous root is another one.
+func (s *Store) UndoTo(ctx context.Context, slot int, to digest.Digest) error {
+	has := false
+	err := s.change(ctx, slot, "go back on", func(st *State) (bool, error) {
+		changed := st.Next != nil
+		if st.Current != nil && st.Current.Root.Digest() == to {
+			has, st.Next = true, nil
+			return changed, nil
+		}
+		if st.Previous == nil || st.Previous.Root.Digest() != to {
+			return false, ErrNoPrevious
+		}
+		if err := s.stopped(slot); err != nil {
+			return false, err
+		}
+		st.Current, st.Previous, st.Next = st.Previous, st.Current, nil
+		return true, nil
+	})
+	if err == nil && has {
+		err = fmt.Errorf("%s: %w", clusterctrl.SlotName(slot), ErrHasRoot)
+	}
+	return err
 }
 
 // DropPrevious drops what the slot had before, though its node was not seen
