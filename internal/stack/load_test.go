@@ -2,6 +2,7 @@ package stack_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"hatchery/internal/stack"
 	"hatchery/internal/stack/placement"
@@ -337,6 +339,69 @@ func TestBombs(t *testing.T) {
 	for summary, text := range map[string]string{"aliases": laughs, "depth": deep, "size": "#" + strings.Repeat("x", 2<<20)} {
 		if _, err := stack.Load(t.Context(), written(t, text+"services: {a: {image: 'b:1'}}\n", nil), stack.Options{}); err == nil {
 			t.Errorf("%s: it is taken", summary)
+		}
+	}
+}
+
+// TestKept: a stack that was written down as JSON is the same afterwards.
+func TestKept(t *testing.T) {
+	files, err := filepath.Glob("testdata/deploy/*.yml")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no stack files: ", err)
+	}
+	for _, file := range files {
+		s, err := stack.Load(t.Context(), file, stack.Options{Lookup: stack.Variables(map[string]string{"REPLICAS": "2", "TAG": "1", "EMPTY": "", "LOOKED_UP": "x"})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var again stack.Stack
+		if err := json.Unmarshal(text, &again); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(s, &again, cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(stack.Service{})); diff != "" {
+			t.Errorf("%s: (-before +after)\n%s", file, diff)
+		}
+		for _, service := range again.Services {
+			if f := service.Finding(true, "x", "image"); f.Path != "services."+service.Key+".image" {
+				t.Errorf("%s: a finding is %v", file, f)
+			}
+		}
+	}
+}
+
+// TestResolved: references get the IDs and the versioned names, and the stack
+// keeps its own.
+func TestResolved(t *testing.T) {
+	file := written(t, "services: {web: {image: 'a:1', secrets: [s], configs: [c]}}\nsecrets: {s: {external: true}}\nconfigs: {c: {file: c}}\n", map[string]string{"c": "c"})
+	s, err := stack.Load(t.Context(), file, stack.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets, configs := map[string]stack.Object{"s": {ID: "1", Name: "s.v2"}}, map[string]stack.Object{"web_c": {ID: "2", Name: "web_c.v3"}}
+	spec, err := s.Services[0].Resolved(secrets, configs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	container := spec.TaskTemplate.ContainerSpec
+	if r := container.Secrets[0]; r.SecretID != "1" || r.SecretName != "s.v2" || r.File.Name != "s" {
+		t.Errorf("the secret is %+v", r)
+	}
+	if r := container.Configs[0]; r.ConfigID != "2" || r.ConfigName != "web_c.v3" || r.File.Name != "c" {
+		t.Errorf("the config is %+v", r)
+	}
+	if r := s.Services[0].Spec.TaskTemplate.ContainerSpec.Secrets[0]; r.SecretID != "" || r.SecretName != "s" {
+		t.Errorf("the stack's own is %+v", r)
+	}
+	for _, c := range []struct {
+		secrets, configs map[string]stack.Object
+		want             string
+	}{{nil, configs, "there is no secret s"}, {secrets, nil, "there is no config web_c"}} {
+		if _, err := s.Services[0].Resolved(c.secrets, c.configs); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("the error is %v, want %s", err, c.want)
 		}
 	}
 }

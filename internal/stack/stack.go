@@ -24,22 +24,23 @@ type Options struct {
 	// is an error.
 	Lookup Lookup
 	// Cluster is what the stack is for; nil judges neither what is external
-	// nor where services can run.
+	// nor where services can run, and one without nodes not the latter.
 	Cluster *Cluster
 }
 
 // A Cluster is what there is beside a stack.
 type Cluster struct {
 	Nodes    []placement.Node
-	Networks []string // that are there, or made before stacks are applied
+	Networks []string // that are there, or are made before stacks are applied, by the swarm's names
 	Secrets  []string
 	Configs  []string
-	// Known says that there are no other networks, secrets and configs: at
-	// build time cluster.yaml's may be all, or not.
+	// OthersMayExist says that these are not all: what is external and not
+	// among them is let through.
 	OthersMayExist bool
 }
 
-// A Stack is a stack file, as Docker's API takes it.
+// A Stack is a stack file, as Docker's API takes it. It holds the content of the
+// secrets that it makes: it is not for logs.
 type Stack struct {
 	Name     string
 	File     string

@@ -11,8 +11,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-
-	"hatchery/internal/cpu"
 )
 
 // The roles of nodes.
@@ -71,18 +69,6 @@ func (n Node) Architecture() string {
 		return "amd64"
 	}
 	return ""
-}
-
-// Level is what the node's processor has at most, as far as 32-bit programs are
-// concerned: ARMv6 for armv6; none for what is no 32-bit ARM.
-func (n Node) Level() cpu.Level {
-	switch n.Architecture() {
-	case "armv6":
-		return cpu.Level{Major: 6}
-	case "armv7":
-		return cpu.Level{Major: 7}
-	}
-	return cpu.Level{}
 }
 
 // A Constraint is one condition of a service.
