@@ -23,7 +23,7 @@ import (
 type operationFlags struct {
 	*station
 	request operation.Request
-	asks    bool // before it begins
+	asks    bool // before it begins, and does not begin where nobody can be asked
 
 	undo, plan, yes              bool
 	detach, follow, cancel, list bool
@@ -40,6 +40,28 @@ func (f *operationFlags) register(c *cobra.Command) {
 	flags.BoolVar(&f.follow, "follow", false, "begin nothing: look on at the one that is at work, or at the one that is named")
 	flags.BoolVar(&f.cancel, "cancel", false, "begin nothing: end the one that is at work, or the one that is named")
 	flags.BoolVar(&f.list, "list", false, "begin nothing: show the last ones")
+	flags.BoolVarP(&f.yes, "yes", "y", false, "do not ask")
+}
+
+// anew has a request that continues another say the flags that are given here, and no
+// others.
+func (f *operationFlags) anew(c *cobra.Command) {
+	flags := c.Flags()
+	if !flags.Changed("drain-timeout") {
+		f.request.DrainTimeout = 0 // the service has the same
+	}
+	if !f.request.Continue {
+		return
+	}
+	if !flags.Changed("max-unavailable") {
+		f.request.MaxUnavailable = 0
+	}
+	f.request.Anew = nil
+	for _, name := range []string{"now", "keep", "wait"} {
+		if flags.Changed(name) {
+			f.request.Anew = append(f.request.Anew, name)
+		}
+	}
 }
 
 // run is the whole command.
@@ -47,6 +69,7 @@ func (f *operationFlags) run(c *cobra.Command, args []string) error {
 	if err := f.take(c, args); err != nil {
 		return err
 	}
+	f.anew(c)
 	// What is asked on a terminal is asked there, by the one on the controller.
 	words := append([]string{c.Name()}, args...)
 	c.Flags().Visit(func(flag *pflag.Flag) {
@@ -163,21 +186,14 @@ func (f *operationFlags) begin(ctx context.Context, c *cobra.Command, client ope
 		return nil
 	}
 	for _, p := range plans {
-		if p.Refused != "" && f.asks && !f.settings.json {
+		if p.Refused != "" && !f.settings.json {
 			return errReported // it stands in the plan
 		}
 	}
-	if f.asks && !f.yes {
-		p := stdinPrompt(c)
-		if p == nil {
-			return usageError{errors.New("nobody can be asked here: say --yes")}
-		}
-		answer, err := p.line(ctx, "Go on? [y/N]")
-		if err != nil {
+	// Scripts have said what they want; whoever sits at a terminal reads first what is lost.
+	if !f.yes && (f.asks || !f.settings.json) {
+		if err := f.sure(ctx, c); err != nil {
 			return err
-		}
-		if answer != "y" && answer != "yes" {
-			return errors.New("nothing was done")
 		}
 	}
 	op, err := client.Start(ctx, f.request)
@@ -199,6 +215,25 @@ func (f *operationFlags) begin(ctx context.Context, c *cobra.Command, client ope
 		return printLine(c.OutOrStdout(), "%s goes on on the controller: `%s --follow %s` shows it.", op.ID, c.CommandPath(), op.ID)
 	}
 	return f.lookOn(ctx, c, client, op.ID)
+}
+
+// sure asks whether to go on.
+func (f *operationFlags) sure(ctx context.Context, c *cobra.Command) error {
+	p := stdinPrompt(c)
+	switch {
+	case p == nil && f.asks:
+		return usageError{errors.New("nobody can be asked here: say --yes")}
+	case p == nil:
+		return nil
+	}
+	answer, err := p.line(ctx, "Go on? [y/N]")
+	if err != nil {
+		return err
+	}
+	if answer != "y" && answer != "yes" {
+		return errors.New("nothing was done")
+	}
+	return nil
 }
 
 // nothing says that there is nothing to do.
@@ -277,7 +312,7 @@ func (f *operationFlags) end(ctx context.Context, c *cobra.Command, client opera
 	if op.Over() {
 		return printLine(c.OutOrStdout(), "%s was over already: %s.", op.ID, op.State)
 	}
-	return printLine(c.OutOrStdout(), "%s ends where it may: a root that is being renewed is brought to its end first. `%s --follow %s` shows it.", op.ID, c.CommandPath(), op.ID)
+	return printLine(c.OutOrStdout(), "%s ends where it may: a root of which something is written is brought to its end first. `%s --follow %s` shows it.", op.ID, c.CommandPath(), op.ID)
 }
 
 // lookOn shows an operation until it is over. Whoever leaves leaves it at work.
@@ -338,6 +373,9 @@ func (f *operationFlags) show(ctx context.Context, c *cobra.Command, client oper
 
 // printPlans tells what is about to be done.
 func printPlans(w io.Writer, r operation.Request, plans []operation.Plan) {
+	if len(plans) > 0 && plans[0].Continues != "" {
+		printLine(w, "Goes on with %s.", plans[0].Continues)
+	}
 	for _, p := range plans {
 		if p.Refused != "" {
 			printLine(w, "%s: no: %s", p.Name, p.Refused)

@@ -159,7 +159,7 @@ func TestRebuildCommand(t *testing.T) {
 	check("rebuild --cancel", exitDone, "rebuild-1 ends where it may", "")
 	close(w.hold)
 	check("rebuild --follow rebuild-1", exitFailed, "p2: cancelled: not begun", "rebuild-1 was cancelled")
-	check("rebuild --continue", exitDone, "p2 is Ready.", "p2 (card): as on its first day")
+	check("rebuild --continue", exitDone, "p2 is Ready.", "Goes on with rebuild-1.")
 	check("rebuild --continue", exitDone, "rebuild-2 got all its slots done", "")
 	check("rebuild p1 p2 --json", exitDone, `"state": "done"`, `"task":"p1: `)
 	check("rebuild --list", exitDone, "rebuild-3", "")
