@@ -135,26 +135,12 @@ func (r *netbootRenewer) Renew(ctx context.Context, slot int, tell operation.Tel
 
 // Undo has the slot boot the root that it had, with what it wrote to it.
 func (r *netbootRenewer) Undo(ctx context.Context, slot int, to string, tell operation.Tell) error {
-	state, err := r.store.State(slot)
-	if err != nil {
-		return err
-	}
-	named := func(g *store.Generation) bool { return g != nil && (to == "" || g.Root.Digest().String() == to) }
-	has := state.Current != nil && state.Current.Root.Digest().String() == to
-	if !has && !named(state.Previous) {
-		return fmt.Errorf("%s cannot go back to %s: %w", clusterctrl.SlotName(slot), to, store.ErrNoPrevious)
-	}
-	if state.Next != nil {
-		// It was not booted yet: nobody has to be switched off for that.
-		if err := r.boots.Undo(ctx, slot); err != nil {
-			return err
-		}
-	}
-	if has {
+	tell("undo", "its power is cut, and it boots what it had before")
+	err := r.boots.UndoTo(ctx, slot, to)
+	if errors.Is(err, netboot.ErrNothingToUndo) {
 		return fmt.Errorf("%s: %w", clusterctrl.SlotName(slot), operation.ErrNothingWritten)
 	}
-	tell("undo", "its power is cut, and it boots what it had before")
-	return r.boots.Undo(ctx, slot)
+	return err
 }
 
 // renewer gives who renews a slot's root.
