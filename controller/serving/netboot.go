@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -39,6 +40,17 @@ type netbooting struct {
 
 	mu   sync.Mutex
 	last map[string]slots.State
+
+	// Who writes cards, and who does operations, is there later; nil until then.
+	unfinished, holds atomic.Pointer[func(slot int) bool]
+}
+
+// asked asks somebody about a slot who may not be there yet: no until then.
+func asked(who *atomic.Pointer[func(slot int) bool]) func(slot int) bool {
+	return func(slot int) bool {
+		ask := who.Load()
+		return ask != nil && (*ask)(slot)
+	}
 }
 
 // openNetboot gets ready to boot slots without cards.
@@ -68,7 +80,7 @@ func openNetboot(ctx context.Context, o Options, node *nodefile.Node, id *enrol.
 		return n, err
 	}
 	n.service, err = netboot.New(ctx, netboot.Options{
-		Node: node, Store: n.store, NodeInit: nodeInit, Firmware: firmware, Power: power, Bus: o.USB,
+		Node: node, Store: n.store, NodeInit: nodeInit, Writer: cardWriter, Unfinished: asked(&n.unfinished), Hold: asked(&n.holds), Firmware: firmware, Power: power, Bus: o.USB,
 		Run:     filepath.Join(o.RunDir, nodefile.NetbootDir),
 		Wiring:  filepath.Join(o.StateDir, nodefile.ServiceDir, "wiring.json"),
 		Network: rootNetwork(node, o.Log), PortOf: rootSlotOf,
@@ -205,10 +217,19 @@ const largestProgram = 64 << 20
 
 // nodeInit gives what the controller's image has for nodes of an architecture.
 func nodeInit(architecture string) ([]byte, error) {
-	place := nodefile.NodeInit(architecture)
+	return program(nodefile.NodeInit(architecture))
+}
+
+// cardWriter gives what nodes of an architecture go on writing their cards with.
+func cardWriter(architecture string) ([]byte, error) {
+	return program(nodefile.CardWriter(architecture))
+}
+
+// program gives one that the controller's image has in gzip.
+func program(place string) ([]byte, error) {
 	file, err := os.Open(place)
 	if err != nil {
-		return nil, fmt.Errorf("cannot make an initramfs: %w (the controller's image is of before netboot: build it again)", err)
+		return nil, fmt.Errorf("cannot make an initramfs: %w (the controller's image is of before that: build it again)", err)
 	}
 	defer file.Close()
 	z, err := gzip.NewReader(file)

@@ -70,6 +70,10 @@ func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *s
 			Cycle: func(ctx context.Context, slot int) error { return s.power.Restart(ctx, slot) },
 		})
 		missing("cards cannot be written in place", err)
+		if s.cards != nil {
+			unfinished := s.cards.Unfinished
+			boots.unfinished.Store(&unfinished)
+		}
 	}
 	p := power.Options{
 		Node: node, StateDir: state, RunDir: o.RunDir, AtWork: s.atWork, Told: s.powerTold, Log: o.Log,
@@ -81,10 +85,10 @@ func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *s
 	if boots.service != nil {
 		p.Boots = boots.service
 		s.bootOf = func(slot int) (slots.Status, bool) {
-			if !boots.service.Drives(slot) {
-				return slots.Status{}, false
-			}
-			return boots.service.Status(slot)
+			status, known := boots.service.Status(slot)
+			// A slot with a card has one of these where that is half written.
+			begun := status.State == slots.Rescue || status.State == slots.Failed
+			return status, known && (begun || boots.service.Drives(slot))
 		}
 	}
 	if node.Docker {
@@ -110,6 +114,10 @@ func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *s
 	}
 	s.operations, err = operation.New(ops)
 	missing("nothing can be rebuilt or upgraded", err)
+	if s.operations != nil {
+		holds := s.operations.Holds
+		boots.holds.Store(&holds)
+	}
 
 	s.metrics, err = metrics.New(metrics.Options{Version: firstboot.Version(), View: s.client.Cluster, Events: s.client.Events, Log: o.Log})
 	missing("there are no metrics", err)
