@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"hatchery/internal/enrol"
@@ -233,8 +234,15 @@ func (s *service) ownNode(slot *slot, id string) {
 		s.handed = time.Now()
 	}
 	if slot.NodeID != id {
+		before := append(slices.Clone(slot.PastNodes), slot.NodeID)
 		slot.adoptNode(id)
 		s.byNode[id] = slot
+		// What is not remembered any more would be remembered here for ever.
+		for _, past := range before {
+			if past != id && s.byNode[past] == slot && !slices.Contains(slot.PastNodes, past) {
+				delete(s.byNode, past)
+			}
+		}
 		s.changed()
 	}
 	if slot.Settled != id || slot.Barred {

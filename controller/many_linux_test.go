@@ -29,7 +29,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	netspace.Main(m, netspace.Helpers{"serve": serveAlone, "cards": cardsAtOnce})
+	netspace.Main(m, netspace.Helpers{"serve": serveAlone, "cards": cardsAtOnce, "comers": comeAndGo})
 }
 
 // serveAlone is a service in a process of its own, with the plan's addresses
@@ -66,6 +66,15 @@ func serveAlone(ctx context.Context, args []string) error {
 		}
 		fmt.Fprint(w, node)
 	})
+	mux.HandleFunc("POST /leave", func(w http.ResponseWriter, r *http.Request) {
+		e.with(func() {
+			if n := e.nodes[r.URL.Query().Get("node")]; n != nil {
+				n.State = "down"
+			}
+			e.calls = nil // this engine's own would be a leak
+		})
+	})
+	mux.HandleFunc("GET /sample", func(w http.ResponseWriter, r *http.Request) { enrol.WriteJSON(w, http.StatusOK, sampleSelf()) })
 	mux.HandleFunc("GET /list", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, e.list()) })
 	go http.Serve(l, mux)
 	return controller.Serve(ctx, controller.Options{
@@ -147,16 +156,17 @@ func joinOnce(ctx context.Context, engine *http.Client, client *enrol.Client, sl
 // memoryLimit is what the service may take, in bytes.
 var memoryLimit int64 = 64 << 20
 
-// All 252 slots join at once: a real service in a process of its own, with TLS
-// from 252 addresses; only the engine is played.
-func TestAllSlotsAtOnce(t *testing.T) {
+// manySlots starts a service with 252 slots in a process of its own, and gives the folder
+// with everybody's identity.
+func manySlots(t *testing.T) (dir string, space *netspace.Space, service *netspace.Process) {
+	t.Helper()
 	netspace.Need(t)
-	dir := t.TempDir()
+	dir = t.TempDir()
 	store, err := identity.Open(filepath.Join(dir, "identity"), "homelab")
 	if err != nil {
 		t.Fatal(err)
 	}
-	space := netspace.New(t)
+	space = netspace.New(t)
 	var batch strings.Builder
 	for slot := 0; slot <= clusterctrl.MaxSlot; slot++ {
 		files, err := store.Target(name(slot), slot, "host"+name(slot))
@@ -183,13 +193,20 @@ func TestAllSlotsAtOnce(t *testing.T) {
 	}
 	space.IP("-batch " + addresses)
 
-	service := space.Start(func(ctx context.Context) *exec.Cmd { return space.Self(ctx, "serve", dir) })
+	service = space.Start(func(ctx context.Context) *exec.Cmd { return space.Self(ctx, "serve", dir) })
 	netspace.Eventually(t, "the service listens", func() error {
 		if !strings.Contains(service.Printed(), "ready\n") {
 			return errors.New("not yet")
 		}
 		return nil
 	})
+	return dir, space, service
+}
+
+// All 252 slots join at once: a real service in a process of its own, with TLS
+// from 252 addresses; only the engine is played.
+func TestAllSlotsAtOnce(t *testing.T) {
+	dir, space, service := manySlots(t)
 	idle := peakMemory(t, service.Pid())
 	took := space.Output(space.Self(t.Context(), "cards", dir))
 
