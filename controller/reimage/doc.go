@@ -16,4 +16,13 @@
 // a node that begins again (its power was cut, or the controller's) finds the same image.
 // Where the service lost its record, a node whose card is begun still gets what the slot is
 // to have.
+//
+// Until it is writing, the card is what it was: a Cancel ends the record, and so does going
+// back to what the card holds. A record that nobody is at work with ends by itself then,
+// once the node runs as before or is not heard of; a node that asks after that is told that
+// nothing is to be written. From then on it is written to its end, whoever waits for it.
+//
+// A card that is written with something else before its node was heard from what it was
+// written with last begins at arming again. The record keeps what it holds by then
+// (kept.Held), so that it is known if the node cannot be armed.
 package reimage
