@@ -221,7 +221,71 @@ func TestDamaged(t *testing.T) {
 			if done, _, _ := n.keeper().Done(); done {
 				t.Error("it is done")
 			}
+			if _, err := os.Lstat(filepath.Join(dir, "state-restore")); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("what came of it takes room: %v", err)
+			}
 		})
+	}
+}
+
+// TestManySmallFiles: what is small in an archive, and large on a card, does not fill it.
+func TestManySmallFiles(t *testing.T) {
+	entries := []tar.Header{folderEntry("volumes/v")}
+	for i := range 1000 {
+		entries = append(entries, folderEntry(fmt.Sprintf("volumes/v/%d", i)))
+	}
+	dir := t.TempDir()
+	n := newNode(t, dir, nil, made(t, []kept.Root{{Kind: kept.Volume, Name: "v"}}, entries...))
+	n.options.Free = func(string) (int64, error) {
+		have, _ := os.ReadDir(filepath.Join(dir, "state-restore/0"))
+		return preserve.Reserve + 2<<20 - int64(len(have))<<18, nil
+	}
+	if err := n.keeper().Restore(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "no room") {
+		t.Errorf("%v", err)
+	}
+	if got := strings.TrimSpace(testFiles(t, dir)); strings.Contains(got, "volumes/v") || strings.Contains(got, "restore") {
+		t.Errorf("there are %s", got)
+	}
+}
+
+// TestRootInRoot: what is put back first leads nothing that comes after it elsewhere.
+func TestRootInRoot(t *testing.T) {
+	dir := t.TempDir()
+	outer, inner, elsewhere := filepath.Join(dir, "srv"), filepath.Join(dir, "srv/x/y"), filepath.Join(dir, "elsewhere")
+	lay(t, dir, map[string]string{"elsewhere/there": ""})
+	roots := []kept.Root{{Kind: kept.File, Name: outer}, {Kind: kept.File, Name: inner}}
+	s := made(t, roots, folderEntry("files"+outer), linkEntry("files"+outer+"/x", elsewhere), fileEntry("files"+inner))
+	n := newNode(t, dir, []string{"srv", "srv/x/y"}, s)
+	must(t, n.keeper().Restore(t.Context(), nil))
+	if got := strings.TrimSpace(testFiles(t, elsewhere)); got != "there" {
+		t.Errorf("elsewhere there are %s", got)
+	}
+	if s.receipt == nil || len(s.receipt.Left) != 1 || s.receipt.Left[0].Name != inner {
+		t.Errorf("receipt %+v", s.receipt)
+	}
+}
+
+// TestCutBehindTheMark: what the image had in place goes, also when the power went as soon
+// as it was noted that all is in place.
+func TestCutBehindTheMark(t *testing.T) {
+	dir := t.TempDir()
+	s := made(t, []kept.Root{{Kind: kept.Volume, Name: "v"}}, folderEntry("volumes/v"))
+	n := newNode(t, dir, nil, s)
+	broken := errors.New("the power is gone")
+	s.cut = func(r *http.Request) error {
+		if r.URL.Path == kept.PathRestored {
+			return broken
+		}
+		return nil
+	}
+	if err := n.keeper().Restore(t.Context(), nil); !errors.Is(err, broken) {
+		t.Fatal(err)
+	}
+	lay(t, dir, map[string]string{"state-restore/0/of the image": "i"})
+	s.cut = nil
+	must(t, n.keeper().Restore(t.Context(), nil))
+	if _, err := os.Lstat(filepath.Join(dir, "state-restore")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what the image had is left: %v", err)
 	}
 }
 
@@ -339,7 +403,7 @@ func FuzzUnpack(f *testing.F) {
 		must(t, os.MkdirAll(into, 0o700))
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		err := preserve.Unpack(ctx, bytes.NewReader(archive), into, map[kept.Root]int{v[0]: 0}, nil)
+		err := preserve.Unpack(ctx, bytes.NewReader(archive), into, map[kept.Root]int{v[0]: 0}, nil, nil)
 		if ctx.Err() != nil {
 			t.Fatal("it hangs")
 		}

@@ -77,6 +77,10 @@ func (k *Keeper) Restore(ctx context.Context, tell func(format string, args ...a
 		}
 	}
 	if !m.Told {
+		// A power cut may have left what the image had.
+		if err := os.RemoveAll(k.staging()); err != nil {
+			k.o.Log.Warn("what the image had in place of what was kept cannot be removed", "error", err)
+		}
 		if err := k.call(ctx, http.MethodPost, kept.PathRestored, &kept.Receipt{Digest: m.Digest, Left: m.Left}, &struct{}{}); err != nil {
 			return fmt.Errorf("cannot tell the controller that what it kept is back: %w", err)
 		}
@@ -114,6 +118,12 @@ func (k *Keeper) get(ctx context.Context, tell func(string, ...any)) (*mark, err
 	var roots, skipped []kept.Root
 	for _, r := range offer.Roots {
 		why := k.allowed(r)
+		for _, other := range offer.Roots {
+			// What is put back there first may lead elsewhere.
+			if why == "" && other != r && within(k.place(r), k.place(other)) {
+				why = "it is kept with " + other.String()
+			}
+		}
 		if why == "" {
 			roots = append(roots, r)
 			continue
@@ -126,6 +136,8 @@ func (k *Keeper) get(ctx context.Context, tell func(string, ...any)) (*mark, err
 	}
 	if len(roots) > 0 {
 		if err := k.fetch(ctx, staging, &offer, roots, skipped, tell); err != nil {
+			// Until it is asked for again, the root has its room.
+			err = errors.Join(err, os.RemoveAll(staging))
 			return nil, fmt.Errorf("cannot get what was kept for this root: %w", err)
 		}
 		if k.o.StopEngine != nil {
@@ -140,13 +152,7 @@ func (k *Keeper) get(ctx context.Context, tell func(string, ...any)) (*mark, err
 			}
 		}
 	}
-	if err := k.setMark(m); err != nil {
-		return nil, err
-	}
-	if err := os.RemoveAll(staging); err != nil {
-		k.o.Log.Warn("what the image had in place of what was kept cannot be removed", "error", err)
-	}
-	return m, nil
+	return m, k.setMark(m)
 }
 
 // fetch unpacks an archive into a folder, each root under its number.
@@ -208,7 +214,15 @@ func (k *Keeper) fetch(ctx context.Context, staging string, offer *kept.Offer, r
 	for i, r := range roots {
 		place[r] = i
 	}
-	if err := unpack(ctx, body, staging, place, skipped); err != nil {
+	room := func() error {
+		if free, err := k.o.Free(k.o.StateDir); err != nil {
+			return fmt.Errorf("cannot see how much room there is: %w", err)
+		} else if free < Reserve/2 {
+			return fmt.Errorf("the root has no room for it: after %d of %d MiB %d are left: a larger card is needed, or what is kept of this slot has to be dropped on the controller", n>>20, offer.Bytes>>20, free>>20)
+		}
+		return nil
+	}
+	if err := unpack(ctx, body, staging, place, skipped, room); err != nil {
 		return err
 	}
 	// What comes after the tar's end belongs to the digest.

@@ -44,6 +44,22 @@ type unpacker struct {
 	// read and written are bytes of the archive and of files: tar has formats of its
 	// own for files with holes, by which few bytes become as many as somebody likes.
 	read, written int64
+	// room says that there is none left. It is asked every now and then: an entry of a
+	// few bytes takes a block, or a folder's, and there may be millions.
+	room func() error
+	left int // entries, or pieces of files, until it is asked the next time
+}
+
+// asked is how many entries, or pieces of files, come between questions for room.
+const asked = 128
+
+// goOn says whether there is room for more.
+func (u *unpacker) goOn() error {
+	if u.left--; u.left >= 0 || u.room == nil {
+		return nil
+	}
+	u.left = asked
+	return u.room()
 }
 
 // A folder is one that is being filled: what it is to be like comes last, because
@@ -55,14 +71,15 @@ type folder struct {
 }
 
 // unpack unpacks what r gives. place says under which number a root is unpacked;
-// those of skipped are passed over.
-func unpack(ctx context.Context, r io.Reader, dir string, place map[kept.Root]int, skipped []kept.Root) (err error) {
+// those of skipped are passed over. It ends when room, where that is given, says that
+// there is none.
+func unpack(ctx context.Context, r io.Reader, dir string, place map[kept.Root]int, skipped []kept.Root, room func() error) (err error) {
 	base, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("cannot open %s: %w", dir, err)
 	}
 	defer unix.Close(base)
-	u := &unpacker{ctx: ctx, base: base, roots: make(map[string]int), skip: make(map[string]bool), seen: make(map[int]bool)}
+	u := &unpacker{ctx: ctx, base: base, roots: make(map[string]int), skip: make(map[string]bool), seen: make(map[int]bool), room: room, left: asked}
 	for root, n := range place {
 		u.roots[root.Entry()] = n
 	}
@@ -167,6 +184,9 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 	default:
 		in, as = u.stack[len(u.stack)-1].fd, path.Base(name)
 	}
+	if err := u.goOn(); err != nil {
+		return err
+	}
 	if err := u.make(in, as, name, h, content); err != nil {
 		if errors.Is(err, unix.EEXIST) {
 			return bad("%.200q is there twice", name)
@@ -263,6 +283,9 @@ func (u *unpacker) fill(f *os.File, h *tar.Header, content io.Reader) error {
 			}
 			if u.written += int64(len(part)); u.written > u.read {
 				return bad("it has holes of another kind than are kept")
+			}
+			if err := u.goOn(); err != nil {
+				return err
 			}
 			if _, err := f.WriteAt(part, e.Offset); err != nil {
 				return err
