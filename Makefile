@@ -70,9 +70,9 @@ test-netboot: deps base build
 e2e: deps base build
 	@.ci/e2e
 
-## soak: the long forms of test-swarm: twenty random kills and more, for as long as it takes
-soak: deps
-	@HATCHERY_SOAK=1 .ci/swarm
+## soak: the long forms, for hours: twenty kills and more of test-swarm, joins and leaves with flat memory, cards cut off as they are written
+soak: deps base
+	@.ci/soak
 
 ## bench: benchmarks, and whole commands against the peer tools
 bench: deps base build
