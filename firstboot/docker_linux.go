@@ -101,6 +101,9 @@ func (e *environment) packages(tell Tell) packages.Options {
 	return o
 }
 
+// stoppedOnPurpose is how an engine stands that is not to be started now.
+const stoppedOnPurpose = "stopped while what it has is changed"
+
 // dockerStep starts the engine, where systemd has not, and waits until it
 // answers.
 func (e *environment) dockerStep(needs ...string) Step {
@@ -110,7 +113,7 @@ func (e *environment) dockerStep(needs ...string) Step {
 			ctx, cancel := context.WithTimeout(ctx, time.Minute)
 			defer cancel()
 			if e.stopped != nil && e.stopped() {
-				return true, "stopped while the swarm's folder is changed", nil
+				return true, stoppedOnPurpose, nil
 			}
 			info, err := e.engine.Info(ctx)
 			if err != nil {
@@ -134,6 +137,9 @@ func (e *environment) dockerStep(needs ...string) Step {
 				if err != nil {
 					return "", err
 				}
+			}
+			if e.stopped != nil && e.stopped() {
+				return stoppedOnPurpose, nil // since it was looked at
 			}
 			if err := e.Units.StartUnit(ctx, DockerUnit); err != nil {
 				return "", err

@@ -27,13 +27,15 @@ type environment struct {
 
 	engine   *swarm.Engine
 	identity *enrol.Identity
-	client   *enrol.Client             // nil on the controller
-	ask      atomic.Bool               // the controller is to be asked about the swarm
-	timed    bool                      // the clock was right once in this run
-	keeping  atomic.Bool               // backups are served
-	stopped  func() bool               // the engine is stopped on purpose; nil on a node in a slot
-	member   atomic.Bool               // the swarm stands, as far as this node is part of it
-	engineUp atomic.Pointer[time.Time] // since when, the first time in this run
+	client   *enrol.Client // nil on the controller
+	ask      atomic.Bool   // the controller is to be asked about the swarm
+	timed    bool          // the clock was right once in this run
+	keeping  atomic.Bool   // backups are served
+	// restoring: what was kept is put into the place of what the engine has.
+	restoring atomic.Bool
+	stopped   func() bool               // the engine is stopped on purpose; nil where nobody does
+	member    atomic.Bool               // the swarm stands, as far as this node is part of it
+	engineUp  atomic.Pointer[time.Time] // since when, the first time in this run
 	// imagesTried says that loading the container images came to an end once
 	// in this run, whichever.
 	imagesTried atomic.Bool

@@ -16,7 +16,12 @@ func (e *environment) preserver() *preserve.Keeper {
 		HTTP: e.client.HTTP, URL: e.client.URL, Log: e.Log,
 	}
 	if e.node.Docker {
-		o.Uses, o.StopEngine = e.engine.Uses, e.stopEngine
+		o.Uses = e.engine.Uses
+		o.StopEngine = func(ctx context.Context) error {
+			// The step that sees to the engine leaves it until all is in place.
+			e.restoring.Store(true)
+			return e.stopEngine(ctx)
+		}
 	}
 	return preserve.New(o)
 }
@@ -59,6 +64,7 @@ func (e *environment) restoreStep(k *preserve.Keeper) Step {
 		},
 		Run: func(ctx context.Context, tell Tell) (string, error) {
 			err := k.Restore(ctx, tell)
+			e.restoring.Store(false)
 			if e.node.Docker {
 				// It may have been stopped.
 				e.wake("docker")

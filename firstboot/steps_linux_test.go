@@ -9,6 +9,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,6 +21,8 @@ import (
 
 	"hatchery/firstboot/clock"
 	"hatchery/internal/enrol"
+	"hatchery/internal/enrol/enroltest"
+	"hatchery/internal/nodefile"
 	"hatchery/internal/swarm"
 )
 
@@ -81,7 +84,7 @@ func TestDockerStep(t *testing.T) {
 		torn    bool // a power cut has left a file that Docker does not start with
 		stopped bool // on purpose
 	}{
-		{summary: "it is stopped on purpose", stopped: true, docker: func(d *fakeDocker) { d.active = "inactive" }, detail: "stopped while the swarm's folder is changed"},
+		{summary: "it is stopped on purpose", stopped: true, docker: func(d *fakeDocker) { d.active = "inactive" }, detail: "stopped while what it has is changed"},
 		{summary: "a file is torn", torn: true, docker: func(d *fakeDocker) { d.active = "failed" }, detail: "Docker 20.10.24", starts: 1},
 		{
 			summary: "it runs", docker: func(d *fakeDocker) { _ = d.StartUnit(context.Background(), "by systemd") },
@@ -293,5 +296,49 @@ func TestWhatIsLeftWaitsForNoBrokenImages(t *testing.T) {
 	}
 	if needs := steps["finish"].Needs; slices.Contains(needs, "images") {
 		t.Errorf("finish needs %q", needs)
+	}
+}
+
+// While what was kept is put into place, nobody starts the engine; when that ended,
+// however it did, the engine's step goes on.
+func TestNoEngineWhileItIsPutBack(t *testing.T) {
+	d := &fakeDocker{socket: filepath.Join(t.TempDir(), "docker.sock"), active: "inactive"}
+	engine, err := swarm.Open("unix://" + d.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer engine.Close()
+	var woken []string
+	e := &environment{
+		ctx: t.Context(), engine: engine, identity: enroltest.NewCluster(t, "homelab").Slot(t, 1),
+		node: &nodefile.Node{Cluster: "homelab", Slot: 1, Docker: true, Address: netip.MustParsePrefix("127.0.0.1/8"), ControllerAddr: netip.MustParseAddr("127.0.0.1")},
+		wake: func(step string) { woken = append(woken, step) }, event: func(Event, slog.Level, string, string) {},
+	}
+	e.Units, e.StateDir, e.DockerRoot, e.Log, e.Now = d, t.TempDir(), t.TempDir(), slog.New(slog.DiscardHandler), time.Now
+	e.Intervals = Intervals{}.orDefaults()
+	e.SkipMachine, e.SkipGadget = true, true
+	steps, _ := e.workerSteps()
+	of := func(name string) *Step {
+		i := slices.IndexFunc(steps, func(s Step) bool { return s.Name == name })
+		return &steps[i]
+	}
+	tell := func(string, ...any) {}
+	e.restoring.Store(true)
+	if done, detail, err := of("docker").Check(t.Context()); !done || detail != stoppedOnPurpose || err != nil {
+		t.Errorf("while it is put back: %v, %q, %v", done, detail, err)
+	}
+	if detail, err := of("docker").Run(t.Context(), tell); detail != stoppedOnPurpose || err != nil || len(d.starts) > 0 {
+		t.Errorf("while it is put back: %q, %v, started %q", detail, err, d.starts)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // nobody answers
+	if _, err := of("restore").Run(ctx, tell); err == nil {
+		t.Error("nobody answered, and it is back")
+	}
+	if e.restoring.Load() || !slices.Contains(woken, "docker") {
+		t.Errorf("the engine stays down; woken is %q", woken)
+	}
+	if done, _, _ := of("docker").Check(t.Context()); done {
+		t.Error("an engine that is down is done")
 	}
 }

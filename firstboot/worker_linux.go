@@ -38,6 +38,7 @@ func (e *environment) workerSteps() ([]Step, *reports) {
 		steps = append(steps, e.growStep())
 	}
 	armer, preserver := e.armer(), e.preserver()
+	e.stopped = e.restoring.Load
 	serving := e.keepStep(armer.Handler(e.ctx), preserver.Calls())
 	steps = append(steps, e.restoreStep(preserver))
 	if e.node.Docker {
