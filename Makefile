@@ -19,7 +19,7 @@ PACKAGES := acl apt attr binfmt-support binutils bmap-tools btrfs-progs bzip2 ca
 help:
 	@sed -n 's/^## //p' Makefile
 
-.PHONY: help deps base print-base payload build demo test test-fast test-swarm test-netboot e2e soak bench fuzz lint vuln clean
+.PHONY: help deps base print-base payload build demo test test-fast test-swarm test-netboot test-card e2e soak bench fuzz lint vuln clean
 
 ## deps: the Debian packages that tests, demo and benchmarks need
 deps:
@@ -65,6 +65,10 @@ test-swarm: deps
 ## test-netboot: what boots slots without cards, with real kernels in QEMU and an emulated node from boot ROM to Ready (root)
 test-netboot: deps base build
 	@.ci/netboot
+
+## test-card: cards written in place, from push to Ready, by an emulated node whose power is cut meanwhile (root)
+test-card: deps base build
+	@.ci/card
 
 ## e2e: a controller and a node, built, booted on two emulated Zeros and put to work (ten minutes; consoles and time line in build/e2e)
 e2e: deps base build
