@@ -75,7 +75,7 @@ e2e: deps base build
 	@.ci/e2e
 
 ## soak: the long forms, for hours: twenty kills and more of test-swarm, joins and leaves with flat memory, cards cut off as they are written
-soak: deps base
+soak: deps base build
 	@.ci/soak
 
 ## bench: benchmarks, and whole commands against the peer tools

@@ -20,7 +20,7 @@ import (
 	"hatchery/internal/nodefile"
 )
 
-// Notes counts what the service writes down of an operation: it renames files into place,
+// A notes counts what the service writes down of an operation: it renames files into place,
 // and the kernel tells.
 type notes struct {
 	n    atomic.Int64
@@ -95,6 +95,23 @@ func (k *notes) killPoint(t *testing.T, c *clustertest.Cluster, at int64, later 
 	}
 }
 
+// begun begins a rebuild of p1 whose service may be killed before it can say so: then
+// it is begun all the same, or not.
+func begun(t *testing.T, c *clustertest.Cluster) (op *operation.Operation) {
+	t.Helper()
+	known := len(operations(t, c))
+	until(t, "the rebuild to begin", func() bool {
+		var err error
+		if list := operations(t, c); len(list) > known {
+			op = list[0]
+			return true
+		}
+		op, err = operation.Client{Caller: c.Service()}.Start(t.Context(), operation.Request{Kind: operation.Rebuild, Slots: []int{1}, Keep: true, By: "sam"})
+		return err == nil
+	})
+	return op
+}
+
 // TestRebuildKilled rebuilds p1 again and again, with another image each time, and kills the
 // service (-9) at each of the moments at which it has written something down, evenly
 // spread: 5 here, 20 with HATCHERY_SOAK=1. What starts it again is what systemd is; the
@@ -127,19 +144,7 @@ func TestRebuildKilled(t *testing.T) {
 		content := fmt.Sprintf("round %d", round)
 		must(t, os.WriteFile(filepath.Join(volume(p1), "file"), []byte(content), 0o600))
 		must(t, os.WriteFile(scratch(p1), nil, 0o600))
-		client := operation.Client{Caller: c.Service()}
-		op, err := client.Start(t.Context(), operation.Request{Kind: operation.Rebuild, Slots: []int{1}, Keep: true, By: "sam"})
-		for id := ""; err != nil; { // it may have been killed before it could say
-			list := operations(t, c)
-			if len(list) > 0 && !list[0].Over() {
-				id = list[0].ID
-			}
-			if id != "" {
-				op, err = list[0], nil
-				break
-			}
-			op, err = client.Start(t.Context(), operation.Request{Kind: operation.Rebuild, Slots: []int{1}, Keep: true, By: "sam"})
-		}
+		op := begun(t, c)
 		until(t, op.ID+" to be over", func() bool {
 			for _, o := range operations(t, c) {
 				if o.ID == op.ID {
@@ -169,9 +174,10 @@ func TestRebuildKilled(t *testing.T) {
 	}
 
 	k.n.Store(0)
+	began := time.Now()
 	rebuild()
 	all := k.n.Load()
-	t.Logf("a rebuild is written down with %d notes", all)
+	t.Logf("rebuilt in %v; that is written down with %d notes", time.Since(began).Round(100*time.Millisecond), all)
 	if all < 10 {
 		t.Fatalf("%d notes are not those of a rebuild", all)
 	}
@@ -184,7 +190,7 @@ func TestRebuildKilled(t *testing.T) {
 			later = time.Duration(rand.Int64N(int64(300 * time.Millisecond)))
 		}
 		where := k.killPoint(t, c, at, later)
-		began := time.Now()
+		began = time.Now()
 		rebuild()
 		said := where()
 		if said != "" {

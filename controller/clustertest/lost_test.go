@@ -103,6 +103,7 @@ func TestLostLink(t *testing.T) {
 	if now := ids(c.WaitTable(want)); now["p1"] != before["p1"] {
 		t.Errorf("p1 is node %s, it was %s", now["p1"], before["p1"])
 	}
+	t.Logf("p1 is Ready again %v after both were lost", time.Since(began).Round(100*time.Millisecond))
 	// It stays so: as long as two more cycles would take.
 	time.Sleep(2 * (3 + 5 + 1) * time.Second)
 	if p1, p2 := s.of(1), s.of(2); p1 != 2 || p2 != 3 {
@@ -116,6 +117,7 @@ func TestLostLink(t *testing.T) {
 	}
 
 	// Somebody looks at it.
+	began = time.Now()
 	byHand.Store(2, true)
 	if got := h.run("sam", "power", "cycle", "p2", "--now"); got.code != 0 {
 		t.Errorf("switched by hand: %+v", got)
@@ -123,6 +125,7 @@ func TestLostLink(t *testing.T) {
 	if now := ids(c.WaitSettled()); now["p2"] != before["p2"] {
 		t.Errorf("p2 is node %s, it was %s", now["p2"], before["p2"])
 	}
+	t.Logf("switched by hand, p2 is Ready again after %v", time.Since(began).Round(100*time.Millisecond))
 }
 
 // alarmsWith are the events that a person should look at, with those words.
