@@ -16,6 +16,7 @@ import (
 
 	"hatchery/internal/stack"
 	"hatchery/internal/stack/placement"
+	"hatchery/internal/testtool"
 )
 
 // cluster is what the stacks of these tests are for.
@@ -79,7 +80,10 @@ func findings(t *testing.T, file string, o stack.Options) []string {
 // with warnings only it must take.
 func TestFindings(t *testing.T) {
 	const begin = "services:\n  web:\n    image: nginx:1.27\n"
-	docker, _ := exec.LookPath("docker")
+	docker := testtool.Need(t, "docker")
+	if help, err := exec.Command(docker, "stack", "config", "--help").Output(); err != nil || !strings.Contains(string(help), "docker stack config") {
+		docker = "" // 20.10 does not have it
+	}
 	const refused, taken = "refused", "taken" // by docker stack config
 	for _, c := range []struct {
 		summary string
