@@ -206,12 +206,10 @@ func WriteOrder(card Card, o *Order) error {
 	if err != nil {
 		return err
 	}
-	// The half that is not needed first.
+	// The half that is not needed first; of none the second, so that an order is whole
+	// before what an earlier flash has left in the first is written over.
 	for i := range 2 {
-		h := (half + 1 + i) % 2
-		if half < 0 {
-			h = i
-		}
+		h := (max(half, 0) + 1 + i) % 2
 		if err := writeHalf(card, h, raw); err != nil {
 			return fmt.Errorf("cannot write the order to the card: %w", err)
 		}
