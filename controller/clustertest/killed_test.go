@@ -65,9 +65,9 @@ func watchNotes(t *testing.T, dirs ...string) *notes {
 	return k
 }
 
-// killPoint kills the service at the so-manieth note from now on, a moment later, and says
-// whether it has come to that.
-func (k *notes) killPoint(t *testing.T, c *clustertest.Cluster, at int64, later time.Duration) (where func() string) {
+// killPoint kills the service at the so-manieth note from now on, a moment later. Where says
+// where that was, "" where it has not come to that.
+func (k *notes) killPoint(c *clustertest.Cluster, at int64, later time.Duration) (where func() string) {
 	k.n.Store(0)
 	var said atomic.Pointer[string]
 	hook := func(n int64, name string) {
@@ -79,8 +79,8 @@ func (k *notes) killPoint(t *testing.T, c *clustertest.Cluster, at int64, later 
 		if pid == 0 {
 			return
 		}
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-			t.Errorf("the service cannot be killed: %v", err)
+		if syscall.Kill(pid, syscall.SIGKILL) != nil {
+			return
 		}
 		text := fmt.Sprintf("killed %v after note %d (%s)", later, n, name)
 		said.Store(&text)
@@ -182,27 +182,29 @@ func TestRebuildKilled(t *testing.T) {
 		t.Fatalf("%d notes are not those of a rebuild", all)
 	}
 	points := int64(rounds(5, 20))
-	killed := 0
-	for i := range points {
+	for i, tries := int64(0), int64(0); i < points; tries++ {
+		if tries == 3*points {
+			t.Fatalf("the service was killed at %d of %d points", i, points)
+		}
 		// Evenly over all notes, from the first to the last but one.
 		at, later := 1+i*(all-2)/(points-1), time.Duration(0)
 		if i%2 == 1 {
 			later = time.Duration(rand.Int64N(int64(300 * time.Millisecond)))
 		}
-		where := k.killPoint(t, c, at, later)
+		where := k.killPoint(c, at, later)
 		began = time.Now()
 		rebuild()
-		said := where()
-		if said != "" {
-			killed++
-		}
-		t.Logf("%d of %d: %s: rebuilt in %v", i+1, points, said, time.Since(began).Round(100*time.Millisecond))
+		took := time.Since(began).Round(100 * time.Millisecond)
 		if t.Failed() {
 			t.FailNow()
 		}
-	}
-	// A last note may come when all is done.
-	if int64(killed) < points-1 {
-		t.Errorf("the service was killed at %d of %d points", killed, points)
+		if said := where(); said != "" {
+			i++
+			t.Logf("%d of %d: %s: rebuilt in %v", i, points, said, took)
+		} else {
+			// Some notes are of what the node says meanwhile, which is more or less.
+			all = max(10, min(all, k.n.Load()))
+			t.Logf("rebuilt in %v, with fewer notes", took)
+		}
 	}
 }
