@@ -256,7 +256,7 @@ func TestRebuildUpgradeAndBack(t *testing.T) {
 	rebuilt := h.begin("sam", "rebuild", "p2")
 	until(t, "the rebuild to be at work", func() bool { return viewOf(t, c, 2).Operation != nil })
 	// A second operator is told who is at work, and nothing is begun twice.
-	for _, words := range [][]string{{"rebuild", "p2"}, {"rebuild", "--all"}, {"upgrade", "p2", "--yes"}} {
+	for _, words := range [][]string{{"rebuild", "p2"}, {"rebuild", "p2", "--keep", "--now"}, {"upgrade", "p2", "--yes"}} {
 		if got := h.run("daniel", words...); got.code != 1 || !has(got.stderr, "p2 is busy", "rebuild-1", "by sam@", "--follow rebuild-1") {
 			t.Errorf("the second operator's %v: %+v", words, got)
 		}
