@@ -270,7 +270,7 @@ func (s *Slot) over() bool {
 
 // view is what `hatchery status` shows of it.
 func (s *Slot) view(o *Operation) *enrol.OperationView {
-	v := &enrol.OperationView{ID: o.ID, Kind: string(o.Request.Kind), Step: s.Step, Detail: s.Detail, Since: s.Since}
+	v := &enrol.OperationView{ID: o.ID, Kind: string(o.Request.Kind), By: o.Request.By, Step: s.Step, Detail: s.Detail, Since: s.Since}
 	if s.Part != "" {
 		v.Step = s.Part
 	}

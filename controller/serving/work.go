@@ -7,6 +7,7 @@ import (
 	"hatchery/controller/operation"
 	"hatchery/controller/power"
 	"hatchery/controller/reimage"
+	"hatchery/internal/enrol"
 	wire "hatchery/internal/reimage"
 )
 
@@ -20,8 +21,9 @@ func (s *operating) atWork(slot int) *power.Work {
 	if s.cards != nil {
 		card = s.cards.View(slot)
 	}
-	if s.operations != nil && s.operations.Busy(slot) {
-		if w := operationWork(s.operations.List(), slot); w != nil {
+	if s.operations != nil {
+		if v := s.operations.View(slot); v != nil {
+			w := operationWork(v)
 			if card != nil {
 				w.Boot = writesBoot(card, time.Since(s.began))
 			}
@@ -38,37 +40,18 @@ func (s *operating) atWork(slot int) *power.Work {
 }
 
 // operationWork is what an operation is at with a slot.
-func operationWork(operations []*operation.Operation, slot int) *power.Work {
-	for _, op := range operations {
-		if op.Over() {
-			continue
-		}
-		for _, sl := range op.Slots {
-			if sl.Slot != slot || ended(sl.Step) {
-				continue
-			}
-			step, by, verb := sl.Step, "", string(op.Request.Kind)
-			if sl.Part != "" {
-				step = sl.Part
-			}
-			if op.Request.By != "" {
-				by = " by " + op.Request.By
-			}
-			if op.Request.Kind == operation.Undo {
-				verb = string(operation.Upgrade)
-			}
-			return &power.Work{
-				What:   fmt.Sprintf("the %s %s%s is at work on it since %s (%s)", op.Request.Kind, op.ID, by, sl.Since.Local().Format(time.TimeOnly), step),
-				Remedy: fmt.Sprintf("`hatchery %s --follow %s` shows it, `hatchery %[1]s --cancel %[2]s` ends it", verb, op.ID),
-			}
-		}
+func operationWork(v *enrol.OperationView) *power.Work {
+	by, verb := "", v.Kind
+	if v.By != "" {
+		by = " by " + v.By
 	}
-	return nil
-}
-
-// ended says that a step is an end.
-func ended(step string) bool {
-	return step == operation.StepDone || step == operation.StepFailed || step == operation.StepCancelled
+	if v.Kind == string(operation.Undo) {
+		verb = string(operation.Upgrade)
+	}
+	return &power.Work{
+		What:   fmt.Sprintf("the %s %s%s is at work on it since %s (%s)", v.Kind, v.ID, by, v.Since.Local().Format(time.TimeOnly), v.Step),
+		Remedy: fmt.Sprintf("`hatchery %s --follow %s` shows it, `hatchery %[1]s --cancel %[2]s` ends it", verb, v.ID),
+	}
 }
 
 // cardWork is a card that is being written, by a service that runs for so long. Nobody

@@ -5,33 +5,25 @@ import (
 	"testing"
 	"time"
 
-	"hatchery/controller/operation"
 	"hatchery/controller/power"
 	"hatchery/controller/reimage"
+	"hatchery/internal/enrol"
 	wire "hatchery/internal/reimage"
 )
 
 // TestOperationWork: who is at work on a slot is told, with what ends it.
 func TestOperationWork(t *testing.T) {
-	operations := []*operation.Operation{
-		{ID: "rebuild-1", State: operation.Done, Request: operation.Request{Kind: operation.Rebuild}, Slots: []operation.Slot{{Slot: 1, Step: operation.StepDone}}},
-		{ID: "undo-2", State: operation.Running, Request: operation.Request{Kind: operation.Undo, By: "anna"}, Slots: []operation.Slot{
-			{Slot: 1, Step: operation.StepFailed}, {Slot: 2, Step: operation.StepUndo, Part: "write"}, {Slot: 3, Step: operation.StepQueued}}},
-	}
-	for slot, want := range map[int][]string{
-		1: nil,
-		2: {"the undo undo-2 by anna is at work on it", "(write)", "`hatchery upgrade --follow undo-2`", "`hatchery upgrade --cancel undo-2`"},
-		3: {"undo-2", "(queued)"},
-		4: nil,
+	for _, test := range []struct {
+		view enrol.OperationView
+		want []string
+	}{
+		{enrol.OperationView{ID: "undo-2", Kind: "undo", By: "anna", Step: "write"}, []string{"the undo undo-2 by anna is at work on it", "(write)", "`hatchery upgrade --follow undo-2`", "`hatchery upgrade --cancel undo-2`"}},
+		{enrol.OperationView{ID: "rebuild-3", Kind: "rebuild", Step: "queued"}, []string{"the rebuild rebuild-3 is at work", "(queued)", "`hatchery rebuild --follow rebuild-3`"}},
 	} {
-		w := operationWork(operations, slot)
-		if (w == nil) != (want == nil) {
-			t.Errorf("p%d: %+v", slot, w)
-			continue
-		}
-		for _, words := range want {
+		w := operationWork(&test.view)
+		for _, words := range test.want {
 			if !strings.Contains(w.What+" "+w.Remedy, words) {
-				t.Errorf("p%d: %+v does not say %q", slot, w, words)
+				t.Errorf("%s: %+v does not say %q", test.view.ID, w, words)
 			}
 		}
 	}

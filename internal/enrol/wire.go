@@ -189,8 +189,9 @@ type SlotView struct {
 // An OperationView says what is being done with a slot: a rebuild, an upgrade.
 type OperationView struct {
 	ID     string    `json:"id"`
-	Kind   string    `json:"kind"` // rebuild, upgrade, undo
-	Step   string    `json:"step"` // drain, write, boot …
+	Kind   string    `json:"kind"`         // rebuild, upgrade, undo
+	By     string    `json:"by,omitempty"` // who asked for it
+	Step   string    `json:"step"`         // drain, write, boot …
 	Detail string    `json:"detail,omitempty"`
 	Since  time.Time `json:"since"`
 }
