@@ -112,7 +112,12 @@ func (c *Client) Backup(ctx context.Context, w io.Writer) error {
 // Call makes a call on the service's socket, and reads its answer into v, unless
 // v is nil. What the service refuses is an *enrol.Error.
 func (c *Client) Call(ctx context.Context, method, path string, v any) error {
-	r, err := c.call(ctx, method, path)
+	return c.Send(ctx, method, path, nil, v)
+}
+
+// Send is Call with a body; nil is none.
+func (c *Client) Send(ctx context.Context, method, path string, body io.Reader, v any) error {
+	r, err := c.send(ctx, method, path, body)
 	if err != nil {
 		return err
 	}
@@ -138,7 +143,11 @@ func (c *Client) Copy(ctx context.Context, path string, w io.Writer) error {
 }
 
 func (c *Client) call(ctx context.Context, method, path string) (*http.Response, error) {
-	r, err := http.NewRequestWithContext(ctx, method, "http://hatchery"+path, nil)
+	return c.send(ctx, method, path, nil)
+}
+
+func (c *Client) send(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	r, err := http.NewRequestWithContext(ctx, method, "http://hatchery"+path, body)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -57,7 +59,7 @@ func (s *service) serveLocal(ctx context.Context, wg *sync.WaitGroup, failed cha
 		return nil, fmt.Errorf("cannot make the socket: %w", err)
 	}
 	server := &http.Server{
-		Handler:           bodiless(s.localCalls()),
+		Handler:           s.bodiless(s.localCalls()),
 		ReadHeaderTimeout: 10 * time.Second,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
@@ -80,9 +82,15 @@ const (
 )
 
 // bodiless has calls answered whose body has come to its end: what they say stands in
-// their path. The server by itself would read the rest of one for ever.
-func bodiless(calls http.Handler) http.Handler {
+// their path, but for those of Options.Bodies. The server by itself would read the rest
+// of one for ever.
+func (s *service) bodiless(calls http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		has := func(prefix string) bool { return strings.HasPrefix(r.URL.Path, prefix) }
+		if slices.ContainsFunc(s.Bodies, has) {
+			calls.ServeHTTP(w, r)
+			return
+		}
 		if r.Body != nil && r.Body != http.NoBody {
 			of := http.NewResponseController(w)
 			_ = of.SetReadDeadline(time.Now().Add(localBodyTime))

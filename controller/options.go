@@ -65,6 +65,9 @@ type Options struct {
 	Backups Backups // nil: none are taken
 	// Local are more calls on the socket, by the prefix of their paths.
 	Local map[string]http.Handler
+	// Bodies are the prefixes of those whose calls may have a body, which they bound
+	// themselves.
+	Bodies []string
 	// Events are of others, and are told with the service's own; nil for none.
 	Events <-chan Event
 	// Heard is told of every report that counts: member says that the node is
