@@ -58,6 +58,21 @@ func (s *Service) Reset(ctx context.Context, n int) error {
 	return s.withoutPower(ctx, sl, func() error { return s.o.Store.Reset(ctx, n) })
 }
 
+// Rebuild is Reset, but a root that is held on to stays the one that the slot goes back
+// to: what was written to the present root is dropped at once then.
+func (s *Service) Rebuild(ctx context.Context, n int) error {
+	if !s.held(n) {
+		return s.Reset(ctx, n)
+	}
+	sl, err := s.slot(n)
+	if err != nil {
+		return err
+	}
+	sl.act.Lock()
+	defer sl.act.Unlock()
+	return s.withoutPower(ctx, sl, func() error { return s.o.Store.ResetKeeping(ctx, n) })
+}
+
 // Undo goes back to what a slot had before: what was assigned and not booted is
 // dropped; else the slot's power is cut, and it boots what it had.
 func (s *Service) Undo(ctx context.Context, n int) error {

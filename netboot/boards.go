@@ -123,6 +123,7 @@ func (s *Service) serveBoard(ctx context.Context, d usbhost.Device) {
 		return
 	}
 	s.lookAtCard(sl.number, sl) // before the board hears of what it is about
+	sl.asks.Store(true)
 	stage := d.Stage()
 	seen := slots.Event{Kind: slots.BootROM}
 	if stage == usbboot.StageFiles {
@@ -160,6 +161,10 @@ func (s *Service) serveBoard(ctx context.Context, d usbhost.Device) {
 	case err == nil && result.Stage == usbboot.StageFiles:
 		s.board.Tell(sl.number, slots.Event{Kind: slots.FilesDone})
 		s.o.Log.Info("boot files were sent", "slot", sl.name(), "bytes", result.Bytes, "seconds", result.Duration.Seconds())
+		sl.asks.Store(false)
+		if state.Mode == store.Off && s.o.Rescued != nil {
+			s.o.Rescued(sl.number)
+		}
 		if err := sl.saved(); err != nil {
 			s.o.Log.Error("what a card is written with was not closed well", "slot", sl.name(), "error", err)
 		}

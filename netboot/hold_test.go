@@ -103,6 +103,16 @@ func TestHold(t *testing.T) {
 	if err := w.service.UndoTo(t.Context(), 1, first); !errors.Is(err, netboot.ErrNothingToUndo) {
 		t.Errorf("a second time: %v", err)
 	}
+	// A rebuild leaves what is held on to alone; what the present root had goes.
+	if w.previous(1) != second.Digest().String() {
+		t.Error("the one from before it went back is gone")
+	}
+	if err := w.service.Rebuild(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.readied(1).text(farOff); got != "" || w.previous(1) != second.Digest().String() {
+		t.Errorf("rebuilt, it has %q, and can go back to %s", got, w.previous(1))
+	}
 	// It goes when it is held on to no more.
 	if w.previous(1) == "" {
 		t.Error("the one from before it went back is gone")

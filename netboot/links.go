@@ -14,6 +14,9 @@ func (s *Service) followLinks(ctx context.Context) {
 			sl.mu.Lock()
 			sl.cardUp = now.Card[n]
 			sl.mu.Unlock()
+			if now.Card[n] {
+				sl.asks.Store(false)
+			}
 			s.change(n, was.Booted[n], now.Booted[n], slots.LinkUp, slots.LinkDown)
 			s.change(n, was.Card[n], now.Card[n], slots.CardUp, slots.CardDown)
 		}

@@ -43,6 +43,13 @@ type Options struct {
 	// Unfinished says whose cards these are. It does not wait; nil: nobody's.
 	Writer     func(architecture string) ([]byte, error)
 	Unfinished func(slot int) bool
+	// Rescued is told of a slot whose node was started over USB to go on writing its card;
+	// it does not wait; nil: nobody.
+	Rescued func(slot int)
+	// Keeps says of a slot whose card is half written that its power is not to be cut by
+	// itself: without it the card may start nothing any more. It does not wait; nil: of
+	// none.
+	Keeps func(slot int) bool
 	// Hold says whether the root that a slot had before is held on to although its node
 	// was seen Ready, so that it can go back. It does not wait; nil: it is not.
 	Hold func(slot int) bool

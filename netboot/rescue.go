@@ -28,6 +28,13 @@ func (s *Service) begun(n int) bool {
 	return err == nil && state.Mode == store.Off
 }
 
+// keeps says whether a slot's power is not to be cut by itself, because its node may be at
+// the part of its card without which it starts nothing any more.
+func (s *Service) keeps(n int) bool {
+	sl := s.slots[n]
+	return s.o.Keeps != nil && sl != nil && !sl.asks.Load() && s.o.Keeps(n)
+}
+
 // anyBegun says whether a slot's card is.
 func (s *Service) anyBegun() bool {
 	for n := range s.slots {

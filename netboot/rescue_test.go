@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -213,6 +214,95 @@ func TestRescue(t *testing.T) {
 	}
 	// A slot that is to boot over its link does so, whatever its card is.
 	c.set(3, true)
+}
+
+// TestRescueTold: who has cards written hears of whose node was started over USB, and of
+// no other; where nobody wants to, nothing happens (TestRescueLater).
+func TestRescueTold(t *testing.T) {
+	w := newWorld(t)
+	w.half(4)
+	w.node.Targets[1].Root = "netboot"
+	told, change := make(chan int, 8), w.change
+	w.change = func(o *netboot.Options) {
+		change(o)
+		o.Network, o.Rescued = nil, func(n int) { told <- n }
+	}
+	w.serve()
+	w.booted(1)
+	w.plug(4)
+	w.rescued(4)
+	select {
+	case n := <-told:
+		if n != 4 {
+			t.Errorf("it was told of p%d", n)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("nobody was told")
+	}
+	if len(told) > 0 {
+		t.Errorf("it was told of p%d too", <-told)
+	}
+}
+
+// TestRescueKept: a node whose link goes while it writes its card's boot partition keeps
+// its power, however long that takes, until that is over; a board that asks for boot
+// files writes nothing.
+func TestRescueKept(t *testing.T) {
+	w := newWorld(t)
+	c := w.half(4)
+	keeps := &cards{begun: map[int]bool{4: true}}
+	var asked atomic.Int64
+	change := w.change
+	w.change = func(o *netboot.Options) {
+		change(o)
+		o.Keeps = func(n int) bool {
+			if n == 4 {
+				asked.Add(1)
+			}
+			return keeps.unfinished(n)
+		}
+		o.Limits = slots.Limits{Link: 20 * time.Millisecond, Files: 50 * time.Millisecond, OffFor: time.Millisecond, Pauses: []time.Duration{0, 0, 0}, Poll: 5 * time.Millisecond}
+	}
+	w.serve()
+	w.plug(4)
+	w.untilDetail(4, slots.Rescue, "its link is awaited")
+	c.link(4, true)
+	w.untilDetail(4, slots.Rescue, "goes on writing its card")
+	c.link(4, false)
+	w.untilDetail(4, slots.Rescue, "its link is awaited")
+	for end, before := time.Now().Add(30*time.Second), asked.Load(); asked.Load() < before+5; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("nobody asks whether its power is to be kept")
+		}
+	}
+	if v := w.view(4); v.Cycles != 0 || v.Power != slots.SupplyOn || v.State != slots.Rescue {
+		t.Errorf("p4 was power-cycled %d times, and is %s", v.Cycles, v.State)
+	}
+	keeps.set(4, false)
+	for end := time.Now().Add(30 * time.Second); w.view(4).Cycles == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it is left alone for ever")
+		}
+	}
+}
+
+// TestRescueAsks: a board whose files cannot be had is power-cycled, though it was in the
+// middle of its boot partition when it was heard last.
+func TestRescueAsks(t *testing.T) {
+	w := newWorld(t)
+	w.half(4)
+	change := w.change
+	w.change = func(o *netboot.Options) {
+		change(o)
+		o.Keeps = func(int) bool { return true }
+		o.Writer = func(string) ([]byte, error) { return nil, errors.New("this controller's image is of before that") }
+		o.Limits = slots.Limits{Bootcode: 30 * time.Millisecond, OffFor: time.Millisecond, Pauses: []time.Duration{0, 0, 0}, Poll: 5 * time.Millisecond}
+	}
+	w.serve()
+	w.plug(4)
+	if v := w.until(4, slots.Failed); v.Cycles != 3 {
+		t.Errorf("%d power cycles", v.Cycles)
+	}
 }
 
 // TestRescueLater: a card that is half written while the service sleeps wakes it.

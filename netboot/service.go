@@ -51,7 +51,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		s.slots[t.Slot] = &slot{number: t.Slot, target: t}
 	}
 	slices.Sort(numbers)
-	options := slots.Options{Slots: numbers, Limits: o.Limits, Log: o.Log}
+	options := slots.Options{Slots: numbers, Limits: o.Limits, Keeps: s.keeps, Log: o.Log}
 	if o.Power != nil {
 		options.Power = switching{o.Power, s}
 	}

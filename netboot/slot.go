@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"hatchery/internal/clusterctrl"
@@ -41,6 +42,8 @@ type slot struct {
 	begun bool            // its card is half written, as the board was told
 	// cardUp says that the link of a node from a card, or at work on one, is up.
 	cardUp bool
+
+	asks atomic.Bool // its board asks for boot files, so that its node writes nothing
 }
 
 func (sl *slot) name() string { return clusterctrl.SlotName(sl.number) }

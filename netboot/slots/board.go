@@ -17,12 +17,16 @@ type Options struct {
 	Slots  []int // that exist
 	Power  Power // nil: nobody can switch them, and nobody can see whether they have power
 	Limits Limits
-	Log    *slog.Logger // nil: none
+	// Keeps says that a slot's power is not to be cut by the policy now; it is looked
+	// again after Limits.Poll. It does not wait, nor ask the board; nil: of none.
+	Keeps func(slot int) bool
+	Log   *slog.Logger // nil: none
 }
 
 // Board holds the slots. Its methods may be called from several goroutines.
 type Board struct {
 	power   Power
+	keeps   func(slot int) bool
 	limits  Limits
 	log     *slog.Logger
 	numbers []int
@@ -39,7 +43,7 @@ type Board struct {
 // have power already are not power cycled for [Limits.Unknown].
 func New(o Options) *Board {
 	b := &Board{
-		power: o.Power, limits: o.Limits.filled(), log: o.Log,
+		power: o.Power, keeps: o.Keeps, limits: o.Limits.filled(), log: o.Log,
 		wake: make(chan struct{}, 1), look: make(chan struct{}, 1),
 		slots: make(map[int]*slot), hands: make(map[int]chan struct{}), watches: make(map[*watch]struct{}),
 	}
@@ -285,6 +289,9 @@ func (b *Board) act(ctx context.Context, work *sync.WaitGroup) (next time.Time) 
 		s := b.slots[n]
 		now := time.Now()
 		d := b.limits.Decide(s.Standing, now)
+		if d.Action == Cycle && b.keeps != nil && b.keeps(n) {
+			d = Decision{Next: now.Add(b.limits.Poll)}
+		}
 		switch d.Action {
 		case Nothing:
 			if !d.Next.IsZero() && (next.IsZero() || d.Next.Before(next)) {

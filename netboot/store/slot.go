@@ -187,6 +187,28 @@ func (s *Store) Reset(ctx context.Context, slot int) error {
 	})
 }
 
+// ResetKeeping is Reset, but where the slot had another root before, that is what Undo
+// goes back to still, and what was written to the present one is dropped at once.
+func (s *Store) ResetKeeping(ctx context.Context, slot int) error {
+	kept := false
+	err := s.change(ctx, slot, "reset", func(st *State) (bool, error) {
+		if st.Current == nil || st.Previous == nil || st.Previous.Root.Same(&st.Current.Root) {
+			return false, nil
+		}
+		kept = true
+		if err := s.stopped(slot); err != nil {
+			return false, err
+		}
+		changed := st.Current.Top != 0
+		st.Current = &Generation{Root: st.Current.Root}
+		return changed, nil
+	})
+	if err != nil || kept {
+		return err
+	}
+	return s.Reset(ctx, slot)
+}
+
 // Undo goes back: a root that was assigned and not booted yet is dropped;
 // where there is none, the previous generation and the current one change
 // places, so that another Undo is the way back. The error matches [ErrRunning]

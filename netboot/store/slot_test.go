@@ -82,6 +82,33 @@ func TestLife(t *testing.T) {
 			drop -> A0
 			boot -> A3 running | 3
 			ready -> A3+ running | 3`},
+		{"what is held on to outlives a reset that keeps it", `
+			rebuild !nothing to boot
+			mode netboot -> nothing
+			assign A -> nothing next A
+			rebuild -> nothing next A
+			boot -> A1 running | 1
+			write 7 -> A1 running | 1
+			ready -> A1+ running | 1
+			rebuild !running
+			off -> A1+ | 1
+			rebuild -> A0 before A1+ | 1
+			rebuild -> A0 before A1+ | 1
+			undo -> A1+ before A0 | 1
+			assign B -> A1+ next B before A0 | 1
+			boot -> B2 before A1+ running | 1 2
+			keep -> B2+ before A1+ running | 1 2
+			rebuild !running
+			write 8 -> B2+ before A1+ running | 1 2
+			off -> B2+ before A1+ | 1 2
+			rebuild -> B0 before A1+ | 1
+			boot -> B3 before A1+ running | 1 3
+			read 0
+			keep -> B3+ before A1+ running | 1 3
+			off -> B3+ before A1+ | 1 3
+			undo -> A1+ before B3+ | 1 3
+			boot -> A1+ before B3+ running | 1 3
+			read 7`},
 		{"a reset taken back", `
 			mode netboot -> nothing
 			assign A -> nothing next A

@@ -211,6 +211,10 @@ func (w *world) do(op string) error {
 		err = w.s.Ready(ctx, w.slot)
 	case "reset":
 		err = w.s.Reset(ctx, w.slot)
+	case "rebuild":
+		err = w.s.ResetKeeping(ctx, w.slot)
+	case "keep":
+		err = w.s.ReadyKeeping(ctx, w.slot)
 	case "undo":
 		err = w.s.Undo(ctx, w.slot)
 	case "mode":
