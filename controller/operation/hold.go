@@ -4,7 +4,8 @@ import "slices"
 
 // Holds says whether the root that a slot had before is to be held on to, so that it can
 // go back: an upgrade is at work on it, or the last operation that renewed it was
-// one that was done not long ago, and it did not go back. It does not wait.
+// one that was done not long ago, and it did not go back. A rebuild with the root that it
+// has changes nothing of that. It does not wait.
 func (s *Service) Holds(slot int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -17,6 +18,8 @@ func (s *Service) Holds(slot int) bool {
 				return true
 			case !sl.Renewed && !sl.Undone:
 				// It came to nothing.
+			case op.Request.Kind == Rebuild && sl.To != "" && sl.To == sl.Had:
+				// It got the root that it had, and what it had before that is what it was.
 			case op.Request.Kind != Upgrade, sl.Undone && (sl.Returned || sl.Left):
 				return false
 			default:

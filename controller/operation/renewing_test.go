@@ -287,7 +287,7 @@ func TestHolds(t *testing.T) {
 	do(operation.Request{Kind: operation.Upgrade})
 	holds("upgraded again", true)
 	do(operation.Request{Kind: operation.Rebuild, Slots: []int{1}})
-	holds("rebuilt", false)
+	holds("rebuilt with the root that it has", true)
 	w.mu.Lock()
 	w.next[1], w.limits.Boot, w.renewed = "bad", 10*time.Millisecond, w.broken
 	w.mu.Unlock()

@@ -93,6 +93,10 @@ func (s *Service) generationOf(r *store.Root) int {
 	return g
 }
 
+// GenerationOf is the generation of the certificate in a root's image, whatever the slot
+// boots from; 0 where it has none, or nobody knows.
+func (s *Service) GenerationOf(r store.Root) int { return s.generationOf(&r) }
+
 // young says whether a generation would be refused: a node that has it could not join.
 func (s *Service) young(slot, generation int) error {
 	least := s.targets[slot].Generation

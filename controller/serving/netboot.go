@@ -42,7 +42,8 @@ type netbooting struct {
 	last map[string]slots.State
 
 	// Who writes cards, and who does operations, is there later; nil until then.
-	unfinished, holds atomic.Pointer[func(slot int) bool]
+	unfinished, holds, keeps atomic.Pointer[func(slot int) bool]
+	rescued                  atomic.Pointer[func(slot int)]
 }
 
 // asked asks somebody about a slot who may not be there yet: no until then.
@@ -50,6 +51,15 @@ func asked(who *atomic.Pointer[func(slot int) bool]) func(slot int) bool {
 	return func(slot int) bool {
 		ask := who.Load()
 		return ask != nil && (*ask)(slot)
+	}
+}
+
+// told tells somebody of a slot who may not be there yet: nobody until then.
+func told(who *atomic.Pointer[func(slot int)]) func(slot int) {
+	return func(slot int) {
+		if tell := who.Load(); tell != nil {
+			(*tell)(slot)
+		}
 	}
 }
 
@@ -80,7 +90,7 @@ func openNetboot(ctx context.Context, o Options, node *nodefile.Node, id *enrol.
 		return n, err
 	}
 	n.service, err = netboot.New(ctx, netboot.Options{
-		Node: node, Store: n.store, NodeInit: nodeInit, Writer: cardWriter, Unfinished: asked(&n.unfinished), Hold: asked(&n.holds), Firmware: firmware, Power: power, Bus: o.USB,
+		Node: node, Store: n.store, NodeInit: nodeInit, Writer: cardWriter, Unfinished: asked(&n.unfinished), Hold: asked(&n.holds), Keeps: asked(&n.keeps), Rescued: told(&n.rescued), Firmware: firmware, Power: power, Bus: o.USB,
 		Run:     filepath.Join(o.RunDir, nodefile.NetbootDir),
 		Wiring:  filepath.Join(o.StateDir, nodefile.ServiceDir, "wiring.json"),
 		Network: rootNetwork(node, o.Log), PortOf: rootSlotOf,

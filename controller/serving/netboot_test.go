@@ -20,6 +20,14 @@ func TestAsked(t *testing.T) {
 	if !begun(2) || begun(3) || held(2) {
 		t.Errorf("the card of p2 is begun: %v, %v, %v", begun(2), begun(3), held(2))
 	}
+	var heard []int
+	rescued := told(&n.rescued)
+	rescued(2)
+	hear := func(slot int) { heard = append(heard, slot) }
+	n.rescued.Store(&hear)
+	if rescued(3); len(heard) != 1 || heard[0] != 3 {
+		t.Errorf("heard of %v", heard)
+	}
 	n.holds.Store(&two)
 	if !held(2) || held(1) {
 		t.Errorf("p2 is held: %v, p1 %v", held(2), held(1))

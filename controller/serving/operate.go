@@ -73,6 +73,8 @@ func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *s
 		if s.cards != nil {
 			unfinished := s.cards.Unfinished
 			boots.unfinished.Store(&unfinished)
+			rescued := s.cards.Rescued
+			boots.rescued.Store(&rescued)
 		}
 	}
 	p := power.Options{
@@ -118,6 +120,12 @@ func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *s
 		holds := s.operations.Holds
 		boots.holds.Store(&holds)
 	}
+	// Netboot's own hand does not cut off who writes a boot partition either.
+	keeps := func(slot int) bool {
+		w := s.atWork(slot)
+		return w != nil && w.Boot
+	}
+	boots.keeps.Store(&keeps)
 
 	s.metrics, err = metrics.New(metrics.Options{Version: firstboot.Version(), View: s.client.Cluster, Events: s.client.Events, Log: o.Log})
 	missing("there are no metrics", err)

@@ -16,14 +16,23 @@ import (
 
 // cardRenewer has a node write its own card.
 type cardRenewer struct {
-	*reimage.Service
+	cards
 	store *store.Store
 	kind  operation.Kind
 }
 
+// cards are those that are written in place; *reimage.Service has them.
+type cards interface {
+	Check(ctx context.Context, slot int) error
+	Plan(ctx context.Context, slot int) (*reimage.Plan, error)
+	Reimage(ctx context.Context, slot int, tell func(step, detail string)) error
+	UndoTo(ctx context.Context, slot int, to string, tell func(step, detail string)) error
+	Cancel(ctx context.Context, slot int) error
+}
+
 // Check is the card's; who goes back does not care for what was pushed.
 func (r cardRenewer) Check(ctx context.Context, slot int) error {
-	err := r.Service.Check(ctx, slot)
+	err := r.cards.Check(ctx, slot)
 	if r.kind == operation.Undo && errors.Is(err, reimage.ErrOld) {
 		return nil
 	}
@@ -33,7 +42,7 @@ func (r cardRenewer) Check(ctx context.Context, slot int) error {
 func (cardRenewer) Kind() string { return "card" }
 
 func (r cardRenewer) Plan(ctx context.Context, slot int) (operation.Plan, error) {
-	p, err := r.Service.Plan(ctx, slot)
+	p, err := r.cards.Plan(ctx, slot)
 	if err != nil {
 		return operation.Plan{}, err
 	}
@@ -70,9 +79,19 @@ func (r cardRenewer) Undo(ctx context.Context, slot int, to string, tell operati
 
 // netbootRenewer gives a slot without a card a fresh layer, or the next root.
 type netbootRenewer struct {
-	boots *netboot.Service
+	boots boots
 	store *store.Store
 	kind  operation.Kind
+	// generation is of the certificate in a root; nil where nobody can tell.
+	generation func(store.Root) int
+}
+
+// boots are slots without cards; *netboot.Service has them.
+type boots interface {
+	Switches() bool
+	Cycle(ctx context.Context, slot int) error
+	Rebuild(ctx context.Context, slot int) error
+	UndoTo(ctx context.Context, slot int, to string) error
 }
 
 func (*netbootRenewer) Kind() string { return "netboot" }
@@ -99,19 +118,30 @@ func (r *netbootRenewer) Plan(_ context.Context, slot int) (operation.Plan, erro
 		Slot: slot, Name: clusterctrl.SlotName(slot), Kind: r.Kind(),
 		Discards: []string{"everything that the node wrote to its root"},
 	}
+	next := state.Next
 	if state.Current != nil {
 		plan.Current = state.Current.Root.Digest().String()
-		plan.Next = plan.Current
+		if next == nil {
+			next = &state.Current.Root
+		}
 	}
-	if state.Next != nil {
-		plan.Next = state.Next.Digest().String()
+	if next != nil {
+		plan.Next, plan.Generation = next.Digest().String(), r.generationOf(next)
 	}
 	if state.Previous != nil {
 		plan.Previous = state.Previous.Root.Digest().String()
+		plan.PreviousGeneration = r.generationOf(&state.Previous.Root)
 		// It was set aside as it was.
 		plan.Intact = state.Previous.Top != 0
 	}
 	return plan, nil
+}
+
+func (r *netbootRenewer) generationOf(root *store.Root) int {
+	if r.generation == nil {
+		return 0
+	}
+	return r.generation(*root)
 }
 
 // Renew resets the slot, or has it boot what was pushed for it.
@@ -130,7 +160,7 @@ func (r *netbootRenewer) Renew(ctx context.Context, slot int, tell operation.Tel
 		return nil
 	}
 	tell("reset", "its power is cut, and it boots a fresh root")
-	return r.boots.Reset(ctx, slot)
+	return r.boots.Rebuild(ctx, slot)
 }
 
 // Undo has the slot boot the root that it had, with what it wrote to it.
@@ -147,7 +177,11 @@ func (r *netbootRenewer) Undo(ctx context.Context, slot int, to string, tell ope
 func (s *operating) renewer(kind operation.Kind, slot int) (operation.Renewer, error) {
 	switch {
 	case s.boots.service != nil && s.boots.service.Drives(slot):
-		return &netbootRenewer{s.boots.service, s.boots.store, kind}, nil
+		r := &netbootRenewer{boots: s.boots.service, store: s.boots.store, kind: kind}
+		if s.cards != nil {
+			r.generation = s.cards.GenerationOf
+		}
+		return r, nil
 	case s.cards != nil:
 		return cardRenewer{s.cards, s.boots.store, kind}, nil
 	}
