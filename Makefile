@@ -52,6 +52,7 @@ demo: deps base build
 test: deps base build lint
 	@.ci/test
 	@.ci/netboot
+	@.ci/card
 	@.ci/e2e
 
 ## test-fast: the quick tests, without root and without the base image; what needs more is skipped by name (-v shows it)
@@ -99,4 +100,4 @@ vuln:
 
 ## clean: removes bin, out and the demo's outputs; keeps the base
 clean:
-	rm -rf bin out build/demo build/e2e
+	rm -rf bin out build/demo build/e2e build/card
