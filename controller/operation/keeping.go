@@ -182,6 +182,40 @@ func (j *job) letGo(ctx context.Context, renewed bool) {
 	}
 }
 
+// letGoAgain lets go of what operations that are over kept, for those that could not before
+// this service began. Of what was let go of it changes nothing.
+func (s *Service) letGoAgain() {
+	if s.o.Keeper == nil {
+		return
+	}
+	type kept struct {
+		slot    int
+		id      string
+		renewed bool
+	}
+	var all []kept
+	s.mu.Lock()
+	for _, op := range s.record.Operations {
+		for i := range op.Slots {
+			sl := &op.Slots[i]
+			if !op.Over() && !sl.over() {
+				continue
+			}
+			renewed := !sl.Left
+			if sl.Outcome != "" { // it was withdrawn
+				renewed = sl.Renewed
+			}
+			all = append(all, kept{sl.Slot, op.ID, renewed})
+		}
+	}
+	s.mu.Unlock()
+	for _, k := range all {
+		if err := s.o.Keeper.Release(k.slot, k.id, k.renewed); err != nil {
+			s.o.Log.Error("what is kept of a slot is not let go of", "slot", s.name(k.slot), "operation", k.id, "error", err)
+		}
+	}
+}
+
 // maxTold is how many volumes and paths a plan names.
 const maxTold = 50
 

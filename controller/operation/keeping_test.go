@@ -421,3 +421,35 @@ func TestCancelledAnywhere(t *testing.T) {
 		})
 	}
 }
+
+// TestLetGoAgain: what could not be let go of is let go of by the next service.
+func TestLetGoAgain(t *testing.T) {
+	w := newWorld(t, 1)
+	w.next, w.stuck = map[int]string{1: "new"}, true
+	ctx, cancel := context.WithCancel(t.Context())
+	s, ended := w.service(ctx)
+	op, err := s.Start(t.Context(), operation.Request{Kind: operation.Upgrade, Slots: []int{1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	op = w.over(s, op.ID)
+	cancel()
+	<-ended
+	whose := func() string {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.archives[1].operation
+	}
+	if op.State != operation.Done || whose() != op.ID || !strings.Contains(fmt.Sprint(op.Slots[0].Notes), "what was kept of it stays: the card is full") {
+		t.Fatalf("it is %s, and what was kept is of %q: %q", op.State, whose(), op.Slots[0].Notes)
+	}
+	w.mu.Lock()
+	w.stuck = false
+	w.mu.Unlock()
+	w.run()
+	for began := time.Now(); whose() != ""; time.Sleep(time.Millisecond) {
+		if time.Since(began) > 30*time.Second {
+			t.Fatalf("it is %s's for ever", whose())
+		}
+	}
+}

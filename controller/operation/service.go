@@ -70,6 +70,7 @@ func (s *Service) wake() {
 // Run does operations until ctx ends, whose cause it gives. What is not done by
 // then goes on when there is a service again.
 func (s *Service) Run(ctx context.Context) error {
+	s.letGoAgain()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for {

@@ -23,7 +23,8 @@ import (
 // who renews their roots. Every call of the service is counted, and one of them may
 // be the last of its process.
 type world struct {
-	t *testing.T
+	stuck bool // nothing is let go of: that cannot be written down
+	t     *testing.T
 
 	mu       sync.Mutex
 	nodes    map[string]*swarm.Node // by ID
@@ -493,6 +494,9 @@ func (w *world) Withhold(slot int, operation string) error {
 
 func (w *world) Release(slot int, operation string, renewed bool) error {
 	return w.call(context.Background(), "", w.locked(func() error {
+		if w.stuck {
+			return errors.New("the card is full")
+		}
 		a := w.archives[slot]
 		if a == nil || a.operation != operation {
 			return nil

@@ -39,10 +39,44 @@ func (k *Keeper) Again(slot int, operation string) (there bool, err error) {
 	return there, err
 }
 
+// An owed is an operation that could not let go of what is kept of a slot.
+type owed struct {
+	operation string
+	renewed   bool
+}
+
 // Release lets go of what is kept of a slot, where it is this operation's. Where the
 // slot's root was renewed, what was withheld is thrown away; else it waits for the next
-// root, as before.
+// root, as before. Where that cannot be written down it is tried again, when the slot's node
+// is heard and every now and then; after a restart whoever knows that the operation is
+// over says it again.
 func (k *Keeper) Release(slot int, operation string, renewed bool) error {
+	err := k.release(slot, operation, renewed)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case err != nil:
+		k.owed[slot] = owed{operation, renewed}
+	case k.owed[slot].operation == operation:
+		delete(k.owed, slot)
+	}
+	return err
+}
+
+// pay lets go of what could not be let go of before.
+func (k *Keeper) pay(slot int) {
+	k.mu.Lock()
+	o, is := k.owed[slot]
+	k.mu.Unlock()
+	if !is {
+		return
+	}
+	if err := k.Release(slot, o.operation, o.renewed); err != nil {
+		k.o.Log.Warn("what is kept of a slot is not let go of still", "slot", clusterctrl.SlotName(slot), "operation", o.operation, "error", err)
+	}
+}
+
+func (k *Keeper) release(slot int, operation string, renewed bool) error {
 	k.mu.Lock()
 	if r := k.slots[slot]; r != nil && r.Operation == operation && r.Withheld && renewed && !k.busy[slot] {
 		defer k.mu.Unlock()

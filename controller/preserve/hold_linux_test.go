@@ -116,6 +116,63 @@ func TestWhoseItIs(t *testing.T) {
 	}
 }
 
+// TestLetGoLater: what could not be let go of, since that could not be written down, is
+// when its node is heard, or a while later.
+func TestLetGoLater(t *testing.T) {
+	const op = "upgrade-7"
+	done := enrol.StatusReport{Step: firstboot.Steady, State: enrol.StateDone}
+	for _, test := range []struct {
+		summary string
+		later   func(l *lab)
+	}{
+		{"its node is heard", func(l *lab) {
+			l.keeper.Heard(2, enrol.StatusReport{Step: firstboot.Steady, State: enrol.StateDone}, false)
+		}},
+		{"a while later", func(l *lab) {
+			ctx, cancel := context.WithCancel(l.t.Context())
+			ended := make(chan error)
+			go func() { ended <- l.keeper.Run(ctx) }()
+			for began := time.Now(); strings.Contains(l.record(), op) && time.Since(began) < 30*time.Second; time.Sleep(time.Millisecond) {
+			}
+			cancel()
+			<-ended
+		}},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			l := newLab(t, func(o *preserve.Options) { o.Hold = 240 * time.Millisecond })
+			must(t, l.node().Restore(t.Context(), nil))
+			l.lay(data, "newer")
+			must(t, l.keeper.Save(t.Context(), 2, op, nil))
+			must(t, os.Rename(l.options.Dir, l.options.Dir+"-away"))
+			if err := l.keeper.Release(2, op, false); err == nil {
+				t.Fatal("it was written down where nothing is")
+			}
+			l.keeper.Heard(2, done, true)
+			must(t, os.Rename(l.options.Dir+"-away", l.options.Dir))
+			if !l.keeper.Waits(2) || !strings.Contains(l.record(), op) {
+				t.Fatalf("it was let go of: %s", l.record())
+			}
+			test.later(l)
+			if text := l.record(); strings.Contains(text, op) {
+				t.Fatalf("it is the operation's for ever: %s", text)
+			}
+			// The root that was there before goes on: nothing is for the next one.
+			l.keeper.Heard(2, done, true)
+			if l.keeper.Waits(2) {
+				t.Error("the next root gets what the node has itself")
+			}
+		})
+	}
+}
+
+// record is what is written down of slot 2.
+func (l *lab) record() string {
+	l.t.Helper()
+	text, err := os.ReadFile(l.options.Dir + "/p2.json")
+	must(l.t, err)
+	return string(text)
+}
+
 // TestAway: a node that does not answer has nothing saved of it, where nothing waits.
 func TestAway(t *testing.T) {
 	l := newLab(t, nil)

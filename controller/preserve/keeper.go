@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,6 +41,7 @@ type Keeper struct {
 	mu    sync.Mutex
 	slots map[int]*record // what there is
 	busy  map[int]bool
+	owed  map[int]owed // what could not be let go of
 }
 
 // A record is what is known of a slot's archive. It lies beside it as pN.json.
@@ -71,7 +73,7 @@ func New(o Options) (*Keeper, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	k := &Keeper{o: o, slots: make(map[int]*record), busy: make(map[int]bool)}
+	k := &Keeper{o: o, slots: make(map[int]*record), busy: make(map[int]bool), owed: make(map[int]owed)}
 	if err := k.open(); err != nil {
 		return nil, fmt.Errorf("cannot keep what outlives new roots in %s: %w", o.Dir, err)
 	}
@@ -222,6 +224,7 @@ func (k *Keeper) Drop(slot int) error {
 // Heard takes what a node reports, as controller.Options.Heard gets it: member says
 // that it is the member of the swarm that the controller takes it for.
 func (k *Keeper) Heard(slot int, report enrol.StatusReport, member bool) {
+	k.pay(slot)
 	// Without Docker, a node that has nothing left to do is all that there can be.
 	if !member && (k.o.Node.Docker || report.Step != steady) || report.State != enrol.StateDone {
 		return
@@ -267,6 +270,12 @@ func (k *Keeper) Run(ctx context.Context) error {
 
 // age lets time pass.
 func (k *Keeper) age(by time.Duration) {
+	k.mu.Lock()
+	late := slices.Collect(maps.Keys(k.owed))
+	k.mu.Unlock()
+	for _, slot := range late {
+		k.pay(slot)
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for slot, r := range k.slots {
