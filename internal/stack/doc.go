@@ -4,13 +4,13 @@
 // same file, with the label by which `docker stack ls`, `ps` and `rm` know
 // them.
 //
-// compose-go reads the file's model. What swarm mode makes of it is judged by
-// what `docker stack deploy` goes by: the schema in schema.json is docker/cli's
-// own (v28.5.2, cli/compose/schema, Apache-2.0), and so are the lists of keys
-// that it ignores. docker/cli's own conversion is not imported: the version
-// that the registry client needs is built on another generation of the API's
-// types than the engine's client is. A test compares both ways by what a real
-// engine has of them, field by field.
+// compose-go reads the file's model. What swarm mode takes, ignores and refuses
+// is in tables of shapes (keys.go), so that all that is wrong is told at once
+// and at its place; docker/cli's own judgement comes after it, and tests hold
+// both against each other, key by key. docker/cli's conversion is not imported:
+// the version that the registry client needs is built on another generation of
+// the API's types than the engine's client is. A test compares both ways by
+// what a real engine has of them, field by field.
 //
 // Where this package is stricter than `docker stack deploy`: a variable that is
 // not set is an error and never the empty string; files are read from the stack

@@ -15,8 +15,11 @@ import (
 // What a stack file may be at most. Large ones have some hundred lines.
 const (
 	maxFile  = 1 << 20
-	maxNodes = 50_000 // keys and values, with aliases written out
+	maxNodes = 50_000  // keys and values, with aliases written out
+	maxBytes = 8 << 20 // of all values, with aliases written out and variables filled in
 	maxDepth = 64
+	maxPath  = 2 << 10 // bytes of all keys on the way to a value
+	maxFound = 200     // errors that are told of one file, and warnings
 )
 
 // A document is a stack file as a tree of maps, lists and scalars, and where
@@ -26,7 +29,9 @@ type document struct {
 	tree    map[string]any
 	places  map[string]place // by joined path
 	nodes   int
-	removed int // parts of the tree that were no good
+	written int // bytes of values, with aliases written out
+	made    int // bytes of values, with variables filled in
+	ports   int // that are published, with ranges written out
 
 	findings []Finding
 }
@@ -46,7 +51,18 @@ func (d *document) find(warning bool, path []string, format string, args ...any)
 			break
 		}
 	}
-	d.findings = append(d.findings, f)
+	told := 0
+	for _, other := range d.findings {
+		if other.Warning == warning {
+			told++
+		}
+	}
+	switch {
+	case told < maxFound:
+		d.findings = append(d.findings, f)
+	case told == maxFound:
+		d.findings = append(d.findings, Finding{File: d.file, Warning: warning, Message: fmt.Sprintf("there are more than %d of these: mend them first", maxFound)})
+	}
 }
 
 func (d *document) problem(path []string, format string, args ...any) {
@@ -84,7 +100,7 @@ var lineOf = regexp.MustCompile(`line (\d+)(?:, column (\d+))?:? ?`)
 func parse(file string, content []byte) *document {
 	d := &document{file: file, places: map[string]place{}}
 	if len(content) > maxFile {
-		d.problem(nil, "it has %d bytes, more than the %d that a stack file may have", len(content), maxFile)
+		d.problem(nil, "it has %d bytes, more than the %d that a stack file may have: make several of it", len(content), maxFile)
 		return d
 	}
 	var root yaml.Node
@@ -129,7 +145,7 @@ func (d *document) syntax(err error) {
 	}
 }
 
-var errTooMuch = errors.New("its aliases make too much of it")
+var errTooMuch = errors.New("its aliases make too much of it: write less")
 
 // value turns a node into maps, lists and scalars, with aliases and merges
 // written out, and notes where everything stands. An error is of the file as a
@@ -139,15 +155,19 @@ func (d *document) value(path []string, n *yaml.Node, open map[*yaml.Node]bool, 
 		return nil, fmt.Errorf("%w: more than %d keys and values", errTooMuch, maxNodes)
 	}
 	if depth > maxDepth {
-		return nil, fmt.Errorf("it is nested deeper than %d levels", maxDepth)
+		return nil, fmt.Errorf("it is nested deeper than %d levels: no stack file has to be", maxDepth)
 	}
-	if _, ok := d.places[join(path)]; !ok {
-		d.places[join(path)] = place{n.Line, n.Column}
+	joined := join(path)
+	if len(joined) > maxPath {
+		return nil, fmt.Errorf("the keys on the way to line %d are longer than %d bytes together: shorten them", n.Line, maxPath)
+	}
+	if _, ok := d.places[joined]; !ok {
+		d.places[joined] = place{n.Line, n.Column}
 	}
 	switch n.Kind {
 	case yaml.AliasNode:
 		if n.Alias == nil || open[n.Alias] {
-			d.problem(path, "the alias *%s is part of itself", n.Value)
+			d.problem(path, "the alias *%s is part of itself: write out what is meant", n.Value)
 			return nil, nil
 		}
 		return d.value(path, n.Alias, open, depth+1)
@@ -168,6 +188,9 @@ func (d *document) value(path []string, n *yaml.Node, open map[*yaml.Node]bool, 
 		defer delete(open, n)
 		return d.mapping(path, n, open, depth)
 	case yaml.ScalarNode:
+		if d.written += len(n.Value); d.written > maxBytes {
+			return nil, fmt.Errorf("%w: values of more than %d bytes", errTooMuch, maxBytes)
+		}
 		return d.scalar(path, n), nil
 	}
 	d.problem(path, "this is no value")
@@ -183,7 +206,7 @@ func (d *document) mapping(path []string, n *yaml.Node, open map[*yaml.Node]bool
 			k = k.Alias
 		}
 		if k.Kind != yaml.ScalarNode {
-			d.problem(path, "a key is a word, not a list or a mapping (line %d)", k.Line)
+			d.problem(path, "a key is a word, and neither a list nor a mapping (line %d)", k.Line)
 			continue
 		}
 		if k.Tag == "!!merge" || k.Value == "<<" && k.Style == 0 {
@@ -191,7 +214,11 @@ func (d *document) mapping(path []string, n *yaml.Node, open map[*yaml.Node]bool
 			continue
 		}
 		if strings.ContainsRune(k.Value, 0) {
-			d.problem(path, "the key in line %d has a character NUL", k.Line)
+			d.problem(path, "the key in line %d has a character NUL: leave it out", k.Line)
+			continue
+		}
+		if len(k.Value) > maxPath {
+			d.problem(path, "the key in line %d is longer than %d bytes: shorten it", k.Line, maxPath)
 			continue
 		}
 		at := append(path[:len(path):len(path)], k.Value)
@@ -244,7 +271,7 @@ func (d *document) merge(path []string, tree map[string]any, n *yaml.Node, open 
 func (d *document) scalar(path []string, n *yaml.Node) any {
 	var v any
 	if err := n.Decode(&v); err != nil {
-		d.problem(path, "%q is not what its tag %s says", n.Value, n.Tag)
+		d.problem(path, "%.40q is not what its tag %.40s says: leave the tag out", n.Value, n.Tag)
 		return nil
 	}
 	switch v := v.(type) {
@@ -254,16 +281,16 @@ func (d *document) scalar(path []string, n *yaml.Node) any {
 		return int(v)
 	case float64:
 		if math.IsNaN(v) || math.IsInf(v, 0) {
-			d.problem(path, "%s is no number for a stack", n.Value)
+			d.problem(path, "%s is no number for a stack: if it is meant as text, put it into quotes", n.Value)
 			return nil
 		}
 		return v
 	case time.Time:
-		d.problem(path, "%s is a date to YAML: put it into quotes", n.Value)
+		d.problem(path, "%.40s is a date to YAML: put it into quotes", n.Value)
 	case uint64:
-		d.problem(path, "%s is too large a number: if it is meant as text, put it into quotes", n.Value)
+		d.problem(path, "%.40s is too large a number: if it is meant as text, put it into quotes", n.Value)
 	default:
-		d.problem(path, "%.40q, with its tag %s, is no value of a stack file: leave the tag out", n.Value, n.Tag)
+		d.problem(path, "%.40q, with its tag %.40s, is no value of a stack file: leave the tag out", n.Value, n.Tag)
 	}
 	return nil
 }

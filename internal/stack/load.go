@@ -84,9 +84,7 @@ func load(ctx context.Context, file string, content []byte, files *folder, o Opt
 	}
 	d.interpolate(o.Lookup)
 	d.version()
-	d.forbiddenFirst()
 	d.validate()
-	d.ignoredKeys()
 	external := d.externals()
 	hosts := map[string][]string{}
 	for _, key := range d.keys("services") {
@@ -140,51 +138,13 @@ func (d *document) version() {
 	}
 	text, ok := v.(string)
 	if !ok {
-		return // the schema tells
+		return // validate tells
 	}
 	delete(d.tree, "version")
 	major, minor, _ := strings.Cut(text, ".")
 	n, err := strconv.Atoi(minor)
 	if text != "" && (major != "3" || minor != "" && (err != nil || n > 13)) {
 		d.problem([]string{"version"}, "`docker stack deploy` takes 3 to 3.13: leave it out")
-	}
-}
-
-// forbiddenFirst tells of keys whose content the schema need not see.
-func (d *document) forbiddenFirst() {
-	for _, service := range d.keys("services") {
-		m, ok := d.mappingAt("services", service)
-		if !ok {
-			continue
-		}
-		for _, key := range slices.Sorted(maps.Keys(m)) {
-			if forbidden[key] != "" {
-				d.unknown([]string{"services", service, key})
-				delete(m, key)
-			}
-		}
-	}
-}
-
-func (d *document) ignoredKeys() {
-	for _, service := range d.keys("services") {
-		m, _ := d.mappingAt("services", service)
-		for _, key := range slices.Sorted(maps.Keys(m)) {
-			if text := ignored[key]; text != "" {
-				d.warn([]string{"services", service, key}, "swarm mode ignores it: %s", text)
-				delete(m, key)
-			}
-		}
-		networks, _ := d.mappingAt("services", service, "networks")
-		for network := range networks {
-			settings, _ := d.mappingAt("services", service, "networks", network)
-			for _, key := range slices.Sorted(maps.Keys(settings)) {
-				if key != "aliases" && key != "driver_opts" && !strings.HasPrefix(key, "x-") {
-					d.warn([]string{"services", service, "networks", network, key}, "swarm mode ignores it: the swarm gives tasks their addresses; leave it out")
-					delete(settings, key)
-				}
-			}
-		}
 	}
 }
 

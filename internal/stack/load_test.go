@@ -180,7 +180,7 @@ func TestFindings(t *testing.T) {
 			"web.yml:4:5: warning: services.web.ports: swarm mode ignores the address 127.0.0.1: the port is published on all addresses of each node; leave it out",
 		}},
 		{"too many ports", begin + "    ports: ['1000-65000:1000-65000']\n", "", []string{
-			"web.yml:4:13: services.web.ports[0]: a range of more than 1024 ports",
+			"web.yml:4:13: services.web.ports[0]: a range of more than 1024 ports: write a smaller one",
 		}},
 		{"a network of one node", begin + "networks:\n  default: {driver: bridge}\n", taken, []string{
 			"web.yml:5:13: networks.default.driver: a network of driver bridge is on one node only: services need overlay, which is what they get without driver",

@@ -12,7 +12,7 @@ import (
 // Lookup gives a variable's value, and whether it is set.
 type Lookup func(name string) (value string, set bool)
 
-// Lookup of a map of variables.
+// Variables is the Lookup of a map.
 func Variables(values map[string]string) Lookup {
 	return func(name string) (string, bool) {
 		v, ok := values[name]
@@ -51,8 +51,14 @@ func (d *document) filled(path []string, value any, lookup Lookup) any {
 		}
 		return out
 	case string:
+		if d.made > maxBytes {
+			return nil // it has been told
+		}
 		s := &substitution{lookup: lookup}
 		text := s.text(value, 0)
+		if d.made += s.made; d.made > maxBytes && len(s.faults) == 0 {
+			s.fault("the file's variables make it longer than %d bytes in all: write less", maxBytes)
+		}
 		if len(s.faults) > 0 {
 			for _, fault := range s.faults {
 				d.problem(path, "%s", fault)
@@ -65,7 +71,7 @@ func (d *document) filled(path []string, value any, lookup Lookup) any {
 		}
 		v, err := cast(text)
 		if err != nil {
-			d.problem(path, "%q: %v", text, err)
+			d.problem(path, "%.60q: %v", text, err)
 			return nil
 		}
 		return v
@@ -89,14 +95,14 @@ func (s *substitution) fault(format string, args ...any) string {
 
 func (s *substitution) text(in string, depth int) string {
 	if depth > maxNested {
-		return s.fault("variables stand within variables more than %d times", maxNested)
+		return s.fault("variables stand within variables more than %d times: write it more simply", maxNested)
 	}
 	var b strings.Builder
 	for {
 		plain, rest, found := strings.Cut(in, "$")
 		b.WriteString(plain)
 		if s.made += len(plain); s.made > maxValue {
-			return s.fault("its variables make it longer than %d bytes", maxValue)
+			return s.fault("its variables make it longer than %d bytes: write less", maxValue)
 		}
 		if !found {
 			return b.String()
@@ -120,7 +126,7 @@ func (s *substitution) text(in string, depth int) string {
 			b.WriteString(s.plain(name))
 			in = rest[len(name):]
 		}
-		if len(s.faults) > 0 && len(s.faults) > 20 {
+		if len(s.faults) > 20 {
 			return ""
 		}
 	}
@@ -214,7 +220,7 @@ func castOf(path []string) cast {
 	return nil
 }
 
-// casts is docker/cli's list (cli/compose/loader/interpolate.go).
+// casts are the places where docker/cli makes of a text what is taken there.
 var casts = func() (list []struct {
 	path tree.Path
 	cast cast
