@@ -91,7 +91,7 @@ func computeEdits(ctx context.Context, base *foundation, c *spec.Cluster, t spec
 	}
 	e.rename, e.remove = quirks.Rename, quirks.Remove
 
-	programs, err := w.programEntries(t.Slot == 0, rel.Architecture)
+	programs, err := w.programEntries(t.Slot == 0, rel.Architecture, base.boots.Beside)
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,11 @@ import (
 	"bytes"
 	"compress/gzip"
 	"fmt"
+	"runtime"
 
+	"github.com/opencontainers/go-digest"
+
+	"hatchery/internal/cachefile"
 	"hatchery/internal/nodefile"
 	"hatchery/overlays"
 )
@@ -35,8 +39,9 @@ type ways struct {
 func waysOf(o Options) ways { return ways{o.AssumeRelease, o.Programs} }
 
 // programEntries are hatchery's own programs for one target, whose base is for
-// an architecture of Debian's.
-func (w ways) programEntries(controller bool, architecture string) ([]overlays.Entry, error) {
+// an architecture of Debian's. What it takes time to make is kept for the next run
+// at the places that beside gives.
+func (w ways) programEntries(controller bool, architecture string, beside func(kind string) string) ([]overlays.Entry, error) {
 	if w.programs == nil {
 		return nil, nil
 	}
@@ -59,20 +64,31 @@ func (w ways) programEntries(controller bool, architecture string) ([]overlays.E
 			return nil, fmt.Errorf("cannot put %s into the image: %w", p.path, err)
 		}
 		if p.name == NodeInitProgram || p.name == WriterProgram {
-			content = packed(content)
+			content = packed(content, beside("packed-"+p.name+"-"+p.architecture))
 		}
 		entries = append(entries, overlays.Entry{Path: p.path, Mode: 0o755, Content: content, From: "hatchery's own program " + p.name})
 	}
 	return entries, nil
 }
 
+// maxPacked is more than a packed program has, in bytes.
+const maxPacked = 64 << 20
+
 // packed is a program that the controller does not run itself, but hands on: of
-// another architecture than its own, maybe.
-func packed(program []byte) []byte {
+// another architecture than its own, maybe. An earlier run may have left it at place.
+func packed(program []byte, place string) []byte {
+	// Another version of Go may pack it into other bytes.
+	const kind = "packed program 1"
+	key := runtime.Version() + " " + digest.FromBytes(program).String()
+	if content, err := cachefile.Read(place, kind, key, maxPacked); err == nil {
+		return content
+	}
 	var out bytes.Buffer
 	w := gzip.NewWriter(&out)
 	// Neither fails: the buffer takes everything.
 	w.Write(program)
 	w.Close()
+	// What cannot be kept is packed again.
+	_ = cachefile.Write(place, kind, key, out.Bytes())
 	return out.Bytes()
 }

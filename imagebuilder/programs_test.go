@@ -1,15 +1,23 @@
 package imagebuilder_test
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+
 	"hatchery/imagebuilder"
+	"hatchery/internal/cachefile"
+	"hatchery/internal/imagetest"
 	"hatchery/internal/nodefile"
 	"hatchery/internal/testtool"
 	"hatchery/overlays"
@@ -93,6 +101,102 @@ func TestPrograms(t *testing.T) {
 	if !errors.As(err, &input) || !strings.Contains(err.Error(), overlays.AgentPath) {
 		t.Errorf("a program for ARMv7: %v", err)
 	}
+}
+
+// TestPackedProgramsKept: what the controller hands on is packed once, and again where
+// what was kept of it is damaged or was made of another program.
+func TestPackedProgramsKept(t *testing.T) {
+	b := newBench(t)
+	c := b.cluster("homelab", "slots: {p1: {}}\n")
+	own, version := program(t, "GOARCH=arm", "GOARM=6"), "1"
+	content := func(name, architecture string) []byte {
+		if name == imagebuilder.AgentProgram || name == imagebuilder.ToolProgram {
+			return own
+		}
+		return imagetest.Program(name + " " + architecture + " " + version)
+	}
+	// packed are the programs in the controller's image, unpacked.
+	packed := func() map[string]string {
+		t.Helper()
+		_, err := imagebuilder.Build(t.Context(), c, imagebuilder.Options{
+			Out: b.path("out"), Cache: b.path("cache"), Targets: []string{"controller"},
+			Programs: func(name, architecture string) ([]byte, error) { return content(name, architecture), nil },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		root := unpack(t, b.path("out/controller.img")).root
+		all := map[string]string{}
+		for _, architecture := range []string{"armv6", "arm64"} {
+			for name, place := range map[string]string{"nodeinit": nodefile.NodeInit(architecture), "reimage": nodefile.CardWriter(architecture)} {
+				f, err := os.Open(filepath.Join(root, place))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer f.Close()
+				z, err := gzip.NewReader(f)
+				if err != nil {
+					t.Fatal(err)
+				}
+				program, err := io.ReadAll(z)
+				if err != nil {
+					t.Fatal(err)
+				}
+				all[name+"-"+architecture] = string(program)
+			}
+		}
+		return all
+	}
+	kept := func(name string) string {
+		t.Helper()
+		found, err := filepath.Glob(b.path("cache/index/packed-" + name + "-*"))
+		if err != nil || len(found) != 1 {
+			t.Fatalf("of %s there is kept %q, %v", name, found, err)
+		}
+		return found[0]
+	}
+	check := func(summary string) {
+		t.Helper()
+		for name, have := range packed() {
+			program, architecture, _ := strings.Cut(name, "-")
+			if want := string(content(program, architecture)); have != want {
+				t.Errorf("%s: %s is %q", summary, name, have)
+			}
+		}
+	}
+	check("the first build")
+	for name, damage := range map[string]func(have []byte) []byte{
+		"nodeinit-armv6": func(have []byte) []byte { return have[:len(have)-1] },
+		"nodeinit-arm64": func(have []byte) []byte { have[len(have)-1] ^= 1; return have },
+		"reimage-armv6":  func([]byte) []byte { return nil },
+	} {
+		good, err := os.ReadFile(kept(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(kept(name), damage(bytes.Clone(good)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		check(name + " was damaged")
+		if have, err := os.ReadFile(kept(name)); err != nil || !bytes.Equal(have, good) {
+			t.Errorf("%s was not kept anew: %v", name, err)
+		}
+	}
+
+	// It is what is kept that is taken.
+	var other bytes.Buffer
+	z := gzip.NewWriter(&other)
+	z.Write([]byte("another"))
+	z.Close()
+	key := runtime.Version() + " " + digest.FromBytes(content("reimage", "arm64")).String()
+	if err := cachefile.Write(kept("reimage-arm64"), "packed program 1", key, other.Bytes()); err != nil {
+		t.Fatal(err)
+	}
+	if have := packed()["reimage-arm64"]; have != "another" {
+		t.Errorf("packed again: %q", have)
+	}
+	version = "2"
+	check("another program")
 }
 
 // TestProgramsOfTheUser: what the user's own file trees bring is judged too,

@@ -23,9 +23,11 @@ func TestBeside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	place := image.Beside("blockmap")
-	if err := os.WriteFile(place, []byte("computed"), 0o600); err != nil {
-		t.Fatal(err)
+	places := []string{image.Beside("blockmap"), image.Beside("initramfs-reimage-6.12.25+rpt-rpi-v6")}
+	for _, place := range places {
+		if err := os.WriteFile(place, []byte("computed"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := image.Close(); err != nil {
 		t.Fatal(err)
@@ -33,13 +35,17 @@ func TestBeside(t *testing.T) {
 	if _, err := c.Prune(baseimage.PruneOptions{Unused: time.Hour}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Lstat(place); err != nil {
-		t.Errorf("the image is kept: %v", err)
+	for _, place := range places {
+		if _, err := os.Lstat(place); err != nil {
+			t.Errorf("the image is kept: %v", err)
+		}
 	}
 	if _, err := c.Prune(baseimage.PruneOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Lstat(place); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the image is gone: %v", err)
+	for _, place := range places {
+		if _, err := os.Lstat(place); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the image is gone: %s, %v", place, err)
+		}
 	}
 }

@@ -114,7 +114,7 @@ func (c *Cache) forget() {
 			var r fileRecord
 			useless = readRecord(place, &r) && r.Path != "" && gone(r.Path)
 		default: // an image's own record, and what was computed of it (Image.Beside)
-			d := digest.NewDigestFromEncoded(digest.SHA256, name)
+			d := digest.NewDigestFromEncoded(digest.SHA256, name[strings.LastIndexByte(name, '-')+1:])
 			useless = d.Validate() == nil && gone(c.imagePath(d))
 		}
 		if useless {

@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"hatchery/internal/bootpart"
+	"hatchery/internal/cachefile"
 	"hatchery/internal/ext4"
 	"hatchery/internal/imagetest"
 	"hatchery/internal/nodefile"
@@ -677,6 +678,66 @@ func TestCache(t *testing.T) {
 	wg.Wait()
 	if all[0] == all[1] || all[0] != all[2] || all[1] != all[3] || all[0] == "" {
 		t.Error("slots that boot the same have different initramfs's, or the other way round")
+	}
+}
+
+// TestCacheKept: what one run found out, the next one knows; not if it is damaged.
+func TestCacheKept(t *testing.T) {
+	i := miniature(t, "bookworm")
+	dir := t.TempDir()
+	// run opens slots with two kernels, as a new process does.
+	run := func() (sent string, err error) {
+		cache := &bootfiles.Cache{Beside: func(kind string) string { return filepath.Join(dir, kind) }}
+		for _, model := range []string{"zero", "zero-2-w"} {
+			b, err := bootfiles.Open(t.Context(), i.options(func(o *bootfiles.Options) { o.Cache, o.Model = cache, model }))
+			if err != nil {
+				return "", err
+			}
+			sent += b.Kernel().Release + b.Kernel().Architecture + read(t, b, bootfiles.InitramfsName)
+		}
+		return sent, nil
+	}
+	kept := func() map[string]string {
+		all := map[string]string{}
+		for _, name := range []string{"kernels", "initramfs-" + v6, "initramfs-" + v7} {
+			content, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			all[name] = string(content)
+		}
+		return all
+	}
+	want, err := run()
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := kept()
+	for name, content := range good {
+		for summary, damaged := range map[string]string{"cut short": content[:len(content)-1], "another byte": content[:len(content)-1] + "?", "empty": ""} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(damaged), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := run(); err != nil || got != want {
+				t.Errorf("%s, %s: something else is sent: %v", name, summary, err)
+			}
+			if diff := cmp.Diff(good, kept()); diff != "" {
+				t.Errorf("%s, %s: not made anew: %s", name, summary, diff)
+			}
+		}
+	}
+
+	// It is what is kept that is taken.
+	place := filepath.Join(dir, "kernels")
+	known, err := cachefile.Read(place, "kernels 1", "", 1<<16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cachefile.Write(place, "kernels 1", "", bytes.ReplaceAll(known, []byte(v6), []byte("5.10.0-v6"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run(); err == nil || !strings.Contains(err.Error(), "5.10.0-v6") {
+		t.Errorf("the kernel was unpacked again: %v", err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -24,13 +25,14 @@ const (
 // by the digest of their inputs, and the releases of kernels. Its zero value is
 // ready; it is for all slots of a controller, which then make one at a time.
 type Cache struct {
-	// Beside gives the place where one initramfs of a kind is kept for the next run too;
-	// nil where none is. What lies there may be lost at any time.
+	// Beside gives the place where what is of a kind is kept for the next run too; nil
+	// where nothing is. What lies there may be lost at any time.
 	Beside func(kind string) string
 
 	mu      sync.Mutex
 	made    []madeOne
 	kernels []knownKernel
+	read    bool // kernels has what earlier runs knew
 }
 
 type madeOne struct {
@@ -51,14 +53,56 @@ func (c *Cache) kernel(content []byte) (initramfs.Kernel, error) {
 	file := digest.FromBytes(content)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !c.read {
+		c.kernels, c.read = c.recallKernels(), true
+	}
 	if i := slices.IndexFunc(c.kernels, func(k knownKernel) bool { return k.file == file }); i >= 0 {
 		return c.kernels[i].kernel, nil
 	}
 	k, err := initramfs.ReadKernel(content)
 	if err == nil {
 		c.kernels = append(c.kernels[max(0, len(c.kernels)+1-keepKernels):], knownKernel{file, k})
+		c.rememberKernels()
 	}
 	return k, err
+}
+
+// What kernels are called among files that only spare work: a line for each, of the
+// file's digest, the release and, where the kernel tells it, the architecture. They
+// are few, and lie in one file since a cluster of several models boots several.
+const (
+	placeKernels = "kernels"
+	kindKernels  = "kernels 1"
+	maxKernels   = 64 << 10
+)
+
+// recallKernels are those that earlier runs unpacked.
+func (c *Cache) recallKernels() []knownKernel {
+	if c.Beside == nil {
+		return nil
+	}
+	text, err := cachefile.Read(c.Beside(placeKernels), kindKernels, "", maxKernels)
+	if err != nil {
+		return nil
+	}
+	var all []knownKernel
+	for line := range strings.Lines(string(text)) {
+		words := append(strings.Fields(line), "", "", "")
+		all = append(all, knownKernel{digest.Digest(words[0]), initramfs.Kernel{Release: words[1], Architecture: words[2]}})
+	}
+	return all
+}
+
+func (c *Cache) rememberKernels() {
+	if c.Beside == nil {
+		return
+	}
+	var text []byte
+	for _, k := range c.kernels {
+		text = fmt.Appendf(text, "%s %s %s\n", k.file, k.kernel.Release, k.kernel.Architecture)
+	}
+	// What cannot be kept is unpacked again.
+	_ = cachefile.Write(c.Beside(placeKernels), kindKernels, "", text)
 }
 
 // initramfs is plan.Make.
@@ -96,7 +140,8 @@ func (c *Cache) make(ctx context.Context, plan *initramfs.Plan) ([]byte, error) 
 	if plan.HasPrograms() {
 		kind += "-" + WriterName
 	}
-	place := c.Beside(kind)
+	// A cluster of several models boots several kernels, of one base.
+	place := c.Beside(kind + "-" + plan.Kernel)
 	if content, err := cachefile.Read(place, kind, key, maxInitramfs); err == nil {
 		return content, nil
 	}
