@@ -269,7 +269,7 @@ func (s *Service) tellKept(ctx context.Context, r Request, p *Plan, reachable bo
 			p.Discards = append(p.Discards, fmt.Sprintf("%d more volumes and paths that are not kept", len(plan.Left)-maxTold))
 			break
 		}
-		p.Discards = append(p.Discards, fmt.Sprintf("%s, which is never kept: %s", left.Name, left.Why))
+		p.Discards = append(p.Discards, fmt.Sprintf("%s, which is not kept: %s", left.Name, left.Why))
 	}
 }
 

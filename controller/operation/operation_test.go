@@ -692,7 +692,7 @@ func TestPlans(t *testing.T) {
 	s := w.run()
 	plans, err := s.Plans(t.Context(), operation.Request{Kind: operation.Upgrade})
 	if err != nil || len(plans) != 2 || plans[0].Name != "p1" || plans[0].Next != "new" || !slices.Equal(plans[0].Keeps, []string{"volume data (12 MB)", "/srv (5 kB)"}) ||
-		!slices.Equal(plans[0].Discards, []string{"everything", "volume 0123, which is never kept: it has no name of its own"}) {
+		!slices.Equal(plans[0].Discards, []string{"everything", "volume 0123, which is not kept: it has no name of its own"}) {
 		t.Errorf("%+v, %v", plans, err)
 	}
 	if did := w.did(); len(did) > 0 || len(s.List()) > 0 {

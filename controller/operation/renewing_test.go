@@ -298,7 +298,7 @@ func TestHolds(t *testing.T) {
 
 // TestToldBefore: a plan names what will be lost, and what is kept.
 func TestToldBefore(t *testing.T) {
-	const never = "volume 0123, which is never kept: it has no name of its own"
+	const never = "volume 0123, which is not kept: it has no name of its own"
 	for _, test := range []struct {
 		summary  string
 		prepare  func(w *world)

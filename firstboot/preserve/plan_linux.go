@@ -69,20 +69,8 @@ func (k *Keeper) candidates(leave func(name, why string)) []kept.Root {
 	var all []kept.Root
 	for _, name := range slices.Sorted(slices.Values(k.o.Node.Keep)) {
 		if name == nodefile.KeepVolumes {
-			entries, err := os.ReadDir(k.volumes())
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				leave("volumes", err.Error())
-			}
-			for _, e := range entries {
-				switch {
-				case !e.IsDir(): // metadata.db, backingFsBlockDev
-				case !kept.IsVolume(e.Name()):
-					leave("volume "+e.Name(), "no volume has such a name")
-				case kept.IsAnonymous(e.Name()):
-					leave("volume "+e.Name(), "it has no name of its own")
-				default:
-					all = append(all, kept.Root{Kind: kept.Volume, Name: e.Name()})
-				}
+			for _, volume := range k.named(leave) {
+				all = append(all, kept.Root{Kind: kept.Volume, Name: volume})
 			}
 			continue
 		}
@@ -102,7 +90,32 @@ func (k *Keeper) candidates(leave func(name, why string)) []kept.Root {
 		}
 		all = append(all, r)
 	}
+	if !slices.Contains(k.o.Node.Keep, nodefile.KeepVolumes) {
+		for _, volume := range k.named(leave) {
+			leave("volume "+volume, "`keep:` in cluster.yaml does not name `volumes`")
+		}
+	}
 	return all
+}
+
+// named are the volumes that have names of their own.
+func (k *Keeper) named(leave func(name, why string)) (names []string) {
+	entries, err := os.ReadDir(k.volumes())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		leave("volumes", err.Error())
+	}
+	for _, e := range entries {
+		switch {
+		case !e.IsDir(): // metadata.db, backingFsBlockDev
+		case !kept.IsVolume(e.Name()):
+			leave("volume "+e.Name(), "no volume has such a name")
+		case kept.IsAnonymous(e.Name()):
+			leave("volume "+e.Name(), "it has no name of its own")
+		default:
+			names = append(names, e.Name())
+		}
+	}
+	return names
 }
 
 // missing is what unfit says of what is not there.

@@ -82,6 +82,20 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+// TestPlanWithoutVolumes: volumes that are lost because nobody wants them kept are told by
+// their names.
+func TestPlanWithoutVolumes(t *testing.T) {
+	n := newNode(t, t.TempDir(), []string{"srv"}, &shelf{})
+	n.options.Node.Keep = n.options.Node.Keep[1:]
+	lay(t, n.dir, map[string]string{"docker/volumes/data/_data/f": "12345", "docker/volumes/metadata.db": "m", "srv/a": "a"})
+	p, err := n.keeper().Plan(t.Context())
+	must(t, err)
+	same(t, "the plan", described(n.dir, p), "/srv 2\nnot volume data: `keep:` in cluster.yaml does not name `volumes`")
+	if p.Bytes != 1 || p.Check() != nil {
+		t.Errorf("%d bytes, %v", p.Bytes, p.Check())
+	}
+}
+
 // TestGrowsMeanwhile: an archive does not become larger than what was agreed on, and
 // what cannot be read is an error.
 func TestGrowsMeanwhile(t *testing.T) {
