@@ -22,6 +22,7 @@ import (
 	"hatchery/internal/nodefile"
 	"hatchery/internal/progress"
 	"hatchery/internal/spec"
+	"hatchery/overlays"
 )
 
 // Options are what the caller of Build chooses.
@@ -89,6 +90,10 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	work, err := loadWorkloads(ctx, c, !hasController(targets))
+	if err != nil {
+		return nil, err
+	}
 	// What can be refused is, before anything is fetched; and nothing is written
 	// here before the bases are at hand.
 	if err := (&outDir{path: o.Out}).check(c); err != nil {
@@ -107,6 +112,10 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 		return nil, err
 	}
 	defer out.close()
+	workloads, err := ground.workloads(ctx, work, targets, o)
+	if err != nil {
+		return nil, err
+	}
 	if err := out.placeDockerLayers(ctx, ground); err != nil {
 		return nil, err
 	}
@@ -120,6 +129,7 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	ids.workloads = workloads.entries
 	if o.Renew {
 		// A renewal cannot be taken back, so what would fail must fail before.
 		for _, t := range targets {
@@ -130,6 +140,7 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 		if ids, err = identities(store, c, targets, true); err != nil {
 			return nil, err
 		}
+		ids.workloads = workloads.entries
 	}
 
 	builds := make([]*targetBuild, len(targets))
@@ -154,7 +165,7 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	result := &Result{Warnings: append(ground.warnings, ids.notices...), Manifest: filepath.Join(o.Out, manifestName), LayerSeconds: time.Since(begun).Seconds()}
+	result := &Result{Warnings: slices.Concat(ground.warnings, workloads.warnings, ids.notices), Manifest: filepath.Join(o.Out, manifestName), LayerSeconds: time.Since(begun).Seconds()}
 
 	begun = time.Now()
 	written := make([]writtenImage, len(targets))
@@ -185,6 +196,9 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	manifest := &Manifest{Format: manifestFormat, Cluster: c.Name, Epoch: epoch, CA: ids.ca}
 	for i, b := range builds {
 		entry := b.manifest()
+		if b.target.Slot == 0 {
+			entry.Workloads = workloads.entry
+		}
 		r := TargetResult{
 			Target: b.target.Name, Hostname: b.target.Hostname, State: ImageNone, Size: b.top.Size(),
 			Layer: out.layer(b.target.Name, b.top.Digest()), LayerBytes: b.top.DataSize(),
@@ -266,6 +280,7 @@ type identitySet struct {
 	diskIDs    map[string]uint32
 	hostKeys   map[string]string // of all the cluster's targets
 	page       *identity.Page    // the controller's, nil where no browser reaches it
+	workloads  []overlays.Entry  // what the controller is told to run
 	notices    []string
 }
 
@@ -275,7 +290,7 @@ func (ids *identitySet) personality(target string, epoch time.Time) personality 
 		p.generations[name] = id.Generation
 	}
 	if p.identity.Slot == 0 {
-		p.page = ids.page
+		p.page, p.workloads = ids.page, ids.workloads
 	}
 	return p
 }

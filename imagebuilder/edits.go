@@ -33,6 +33,7 @@ type personality struct {
 	epoch     time.Time
 	// generations are those of all targets' present keys.
 	generations map[string]int
+	workloads   []overlays.Entry // what the controller is told to run
 }
 
 // edits are everything that a target's image will differ from its base in,
@@ -100,7 +101,7 @@ func computeEdits(ctx context.Context, base *foundation, c *spec.Cluster, t spec
 		return nil, err
 	}
 	if t.Slot == 0 {
-		programs = append(programs, firmwareEntries(firmware)...)
+		programs = slices.Concat(programs, firmwareEntries(firmware), p.workloads)
 	} else {
 		e.netboot = w.netboot(t, firmware, &base.boots)
 		e.card = w.card(t, &base.boots)

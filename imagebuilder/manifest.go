@@ -42,8 +42,10 @@ type TargetManifest struct {
 	// Packages and Containers are what the Docker layer has.
 	Packages   []PackageEntry   `json:"packages,omitempty"`
 	Containers []ContainerEntry `json:"containers,omitempty"`
-	Files      []FileEntry      `json:"files"`
-	Removed    []string         `json:"removed,omitempty"`
+	// Workloads are what the controller was told to run.
+	Workloads *WorkloadsEntry `json:"workloads,omitempty"`
+	Files     []FileEntry     `json:"files"`
+	Removed   []string        `json:"removed,omitempty"`
 }
 
 // A BaseManifest names the base image and how it came.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,6 +26,9 @@ type PlanResult struct {
 	// make others, with what follows from them: certificates, and where the
 	// cluster has no keys at all, machine-ids and disk ids.
 	Provisional bool `json:"provisional"`
+	// Workloads is what the controller will run; nil where it is nothing, or its
+	// image was not asked for.
+	Workloads *WorkloadsEntry `json:"workloads,omitempty"`
 }
 
 // A TargetPlan says what Build would make for one target.
@@ -48,11 +52,19 @@ func Plan(ctx context.Context, c *spec.Cluster, o Options) (*PlanResult, error) 
 	if err != nil {
 		return nil, err
 	}
+	work, err := loadWorkloads(ctx, c, !hasController(targets))
+	if err != nil {
+		return nil, err
+	}
 	ground, err := openGround(ctx, c, targets, o, true)
 	if err != nil {
 		return nil, err
 	}
 	defer ground.close()
+	workloads, err := ground.workloads(ctx, work, targets, o)
+	if err != nil {
+		return nil, err
+	}
 	store, err := identity.Preview(filepath.Join(c.Dir(), identityName), c.Name)
 	if err != nil {
 		return nil, identityError(err)
@@ -62,7 +74,9 @@ func Plan(ctx context.Context, c *spec.Cluster, o Options) (*PlanResult, error) 
 		return nil, err
 	}
 
-	result := &PlanResult{Targets: make([]TargetPlan, len(targets)), Provisional: store.Unwritten()}
+	ids.workloads = workloads.entries
+
+	result := &PlanResult{Targets: make([]TargetPlan, len(targets)), Provisional: store.Unwritten(), Workloads: workloads.entry}
 	warnings := make([][]string, len(targets))
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
@@ -85,7 +99,7 @@ func Plan(ctx context.Context, c *spec.Cluster, o Options) (*PlanResult, error) 
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	result.Warnings = append(ground.warnings, ids.notices...)
+	result.Warnings = slices.Concat(ground.warnings, workloads.warnings, ids.notices)
 	for _, w := range warnings {
 		result.Warnings = append(result.Warnings, w...)
 	}

@@ -35,6 +35,8 @@ var privateRules = []privateRule{
 	{"/etc/ssh/ssh_host_*_key", "SSH host key", nil},
 	{"/etc/hatchery/identity/key.pem", "the node's key for joining the cluster", nil},
 	{"/etc/hatchery/identity/page-key.pem", "the key of the controller's page", nil},
+	{"/etc/hatchery/workloads.json", "what the controller runs, with its variables filled in", nil},
+	{"/var/lib/hatchery/secrets/*", "secret of the swarm", nil},
 	{"/etc/shadow", "password hash", passwordHashes},
 	{"/etc/shadow-", "password hash", passwordHashes},
 	{"/etc/gshadow", "password hash", passwordHashes},

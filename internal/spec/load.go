@@ -45,7 +45,11 @@ func Parse(path string, data []byte) (*Cluster, error) {
 	}
 	if len(d.problems) > 0 {
 		sortProblems(d.problems)
-		return nil, &Errors{Problems: d.problems}
+		e := &Errors{Problems: d.problems}
+		if root != nil {
+			e.rest = c
+		}
+		return nil, e
 	}
 	sortProblems(d.unbuilt)
 	c.unbuilt = d.unbuilt

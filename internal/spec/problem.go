@@ -43,6 +43,7 @@ type Errors struct {
 	Problems []Problem
 
 	cause error // where the file could not be read at all
+	rest  *Cluster
 }
 
 // Error has one line for each problem.
@@ -57,6 +58,10 @@ func (e *Errors) Error() string {
 // Unwrap gives the reason why the file could not be read, so that
 // errors.Is(err, fs.ErrNotExist) holds for a file that is not there.
 func (e *Errors) Unwrap() error { return e.cause }
+
+// Rest is what could be read of the file all the same, for whoever judges the files
+// that it names: what is wrong is missing in it. It is nil where nothing could be.
+func (e *Errors) Rest() *Cluster { return e.rest }
 
 func sortProblems(problems []Problem) {
 	slices.SortStableFunc(problems, func(a, b Problem) int {

@@ -53,6 +53,10 @@ type Content struct {
 	Environment string // the name of a variable of whoever builds
 	// Pushed: `hatchery secrets push` brings it; it is in no image.
 	Pushed bool
+
+	// Place says where cluster.yaml has it, for whoever finds out that the content
+	// is not what it should be. It has no message.
+	Place Problem
 }
 
 // maxContentName leaves room for the version that a changed one gets: the engine
@@ -186,7 +190,7 @@ func (d *decoder) content(name item, all *[]Content) (key, bool) {
 		return key{}, false
 	}
 	return key{text: func(d *decoder, v item) {
-		c := Content{Name: name.text}
+		c := Content{Name: name.text, Place: Problem{File: d.cluster.File, Line: v.line, Column: v.column, Path: v.path}}
 		switch variable, dollar := strings.CutPrefix(v.text, "$"); {
 		case v.text == contentPushed:
 			c.Pushed = true
