@@ -134,9 +134,10 @@ func TestGuarded(t *testing.T) {
 
 // TestHelloBuild runs what the Dockerfile runs, for each platform, and has the
 // programs judged by what is in them; and the articles' way, which is the trap.
+// CI=true has it do all platforms, and not only those that the trap is about.
 func TestHelloBuild(t *testing.T) {
 	if testing.Short() {
-		t.Skip("it compiles for four processors")
+		t.Skip("it compiles for other processors")
 	}
 	testtool.Need(t, "go")
 	dockerfile, err := os.ReadFile("hello/Dockerfile")
@@ -156,12 +157,15 @@ func TestHelloBuild(t *testing.T) {
 		zero                   bool // it runs on one
 	}{
 		{"ARMv6", "arm", "v6", false, true},
+		{"as the articles build", "arm", "v6", true, false},
 		{"ARM without a variant", "arm", "", false, true},
 		{"ARMv7", "arm", "v7", false, false},
 		{"64 bits", "arm64", "", false, false},
-		{"as the articles build", "arm", "v6", true, false},
 	} {
 		t.Run(c.summary, func(t *testing.T) {
+			if c.variant != "v6" && !testtool.OnCI() {
+				t.Skip("each processor takes a compiler that has seen nothing of it a minute: set CI=true for all of them")
+			}
 			built := filepath.Join(t.TempDir(), "hello")
 			build := exec.CommandContext(t.Context(), "sh", "hello/build", source, built)
 			if c.trap {

@@ -41,7 +41,7 @@ func (c *conversion) check(s *Stack, cluster *Cluster) {
 			}
 		}
 		c.binds(at, service.Spec, cluster, candidates)
-		c.ports(at, service.Spec)
+		c.ports(at, service.Spec, cluster, candidates)
 	}
 	for _, n := range s.Networks {
 		if !objectName.MatchString(n.Name) || n.Options.Driver != "overlay" {
@@ -128,33 +128,6 @@ func (c *conversion) binds(at []string, spec swarm.ServiceSpec, cluster *Cluster
 			continue
 		}
 		c.warn(at2(at, "volumes"), "%s has to be there on each node that the service may run on (%s), and is another folder on each: pin the service with a constraint, or use a volume", m.Source, list(candidates))
-	}
-}
-
-// taken are ports that nodes of the cluster need themselves. A published port is
-// taken from the node on all its addresses.
-var taken = map[uint32]string{
-	22:   "the way in by ssh",
-	2377: "the swarm's own",
-	4789: "the swarm's own",
-	7443: "where nodes enrol",
-	7946: "the swarm's own",
-}
-
-func (c *conversion) ports(at []string, spec swarm.ServiceSpec) {
-	seen := map[string]bool{}
-	for _, p := range spec.EndpointSpec.Ports {
-		key := portKey(p)
-		if p.PublishedPort == 0 {
-			continue
-		}
-		if what := taken[p.PublishedPort]; what != "" {
-			c.problem(at2(at, "ports"), "port %d of every node is %s: publish another one", p.PublishedPort, what)
-		}
-		if seen[key] {
-			c.problem(at2(at, "ports"), "port %s is published twice", key)
-		}
-		seen[key] = true
 	}
 }
 

@@ -26,7 +26,7 @@ func cluster() *stack.Cluster {
 			{Name: "controller", Role: placement.Manager, Machine: "aarch64", Labels: map[string]string{"hatchery.slot": "controller", "hatchery.arch": "arm64"}},
 			{Name: "p1", Role: placement.Worker, Machine: "armv6l", Labels: map[string]string{"hatchery.slot": "p1", "hatchery.arch": "armv6", "disk": "ssd"}},
 		},
-		Networks: []string{"proxy"}, Secrets: []string{"cf_token"}, Configs: []string{"site"},
+		Networks: []string{"proxy"}, Secrets: []string{"cf_token"}, Configs: []string{"site"}, Registry: true,
 	}
 }
 
@@ -178,6 +178,15 @@ func TestFindings(t *testing.T) {
 			"web.yml:4:5: services.web.ports: port 22 of every node is the way in by ssh: publish another one",
 			"web.yml:4:5: services.web.ports: port 80/tcp is published twice",
 			"web.yml:4:5: warning: services.web.ports: swarm mode ignores the address 127.0.0.1: the port is published on all addresses of each node; leave it out",
+		}},
+		{"ports of the controller", begin + "    ports: ['53:53/udp', '5000:5000', '7481:80', '4789:80/tcp', {target: 80, published: 7480, mode: host}]\n", taken, []string{
+			"web.yml:4:5: services.web.ports: port 5000 of the controller is the cluster's registry: publish another one",
+			"web.yml:4:5: services.web.ports: port 53 of the controller is the slots' name server: publish another one",
+			"web.yml:4:5: services.web.ports: port 7480 of the controller is the cluster's page: publish another one",
+			"web.yml:4:5: services.web.ports: port 7481 of the controller is the cluster's page: publish another one",
+		}},
+		{"ports of other nodes", begin + "    ports: [{target: 80, published: 7480, mode: host}, {target: 22, published: 22, mode: host}]\n    deploy: {placement: {constraints: [node.role == worker]}}\n", taken, []string{
+			"web.yml:4:5: services.web.ports: port 22 of every node is the way in by ssh: publish another one",
 		}},
 		{"too many ports", begin + "    ports: ['1000-65000:1000-65000']\n", "", []string{
 			"web.yml:4:13: services.web.ports[0]: a range of more than 1024 ports: write a smaller one",

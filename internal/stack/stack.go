@@ -34,6 +34,8 @@ type Cluster struct {
 	Networks []string // that are there, or are made before stacks are applied, by the swarm's names
 	Secrets  []string
 	Configs  []string
+	// Registry says that the controller has a registry, which takes port 5000.
+	Registry bool
 	// OthersMayExist says that these are not all: what is external and not
 	// among them is let through.
 	OthersMayExist bool
