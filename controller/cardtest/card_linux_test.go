@@ -30,12 +30,10 @@ type card struct {
 
 // A meter counts what a board wrote since it was switched on.
 type meter struct {
-	writes       int
 	bytes        int64 // outside of the boot partition, and of where the order lies
 	boot         int64 // in the boot partition
 	sealed       bool  // the boot partition's first sector was wiped
-	flushes      int
-	flushesAfter int // since sealed
+	flushesAfter int   // since sealed
 }
 
 func openCard(path string) (*card, error) {
@@ -130,7 +128,6 @@ func (c *card) Flush() error {
 		return os.ErrClosed
 	}
 	clear(c.unsaved)
-	c.meter.flushes++
 	if c.meter.sealed {
 		c.meter.flushesAfter++
 	}
@@ -144,16 +141,9 @@ func (c *card) power(cut func(m *meter, off int64, content []byte) bool) {
 	c.off, c.meter, c.cut = false, meter{}, cut
 }
 
-// count says what was written by now.
-func (c *card) count() meter {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.meter
-}
-
+// count counts a write.
 func (m *meter) count(off int64, content []byte) {
 	n := int64(len(content))
-	m.writes++
 	switch {
 	case off >= bootStart && off < bootStart+bootSize:
 		m.boot += n
