@@ -5,9 +5,13 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	hats "hatchery/controller/hat"
+	"hatchery/controller/power"
 	"hatchery/controller/reimage"
 	wire "hatchery/internal/reimage"
 )
@@ -102,6 +106,135 @@ func TestNotLeft(t *testing.T) {
 	w.through(card, nextBoot)
 	succeed(t, await(t, "the end", done))
 	w.holds(card, "B")
+}
+
+// A hat is a HAT with slots that somebody may be at work on.
+type hat struct {
+	mu   sync.Mutex
+	on   map[int]bool
+	cuts int
+}
+
+func (h *hat) Start(context.Context) error       { return nil }
+func (h *hat) Fresh() bool                       { return false }
+func (h *hat) Hub(context.Context, bool) error   { return nil }
+func (h *hat) Alert(context.Context, bool) error { return nil }
+func (h *hat) On(_ context.Context, n int) error { return h.turn(n, true) }
+
+func (h *hat) Off(_ context.Context, n int) error { return h.turn(n, false) }
+
+func (h *hat) turn(n int, on bool) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.on[n] && !on {
+		h.cuts++
+	}
+	h.on[n] = on
+	return nil
+}
+
+func (h *hat) Powered(_ context.Context, n int) (bool, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.on[n], nil
+}
+
+func (h *hat) Status(context.Context) (hats.Status, error) { return hats.Status{}, nil }
+
+func (h *hat) cut() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.cuts
+}
+
+// TestRevived is a silent node whose card is begun, and that nobody waits for: it is
+// switched off and on three times in all, over restarts, and status says so; one that is
+// off by hand stays off, and one whose boot partition is written is left alone.
+func TestRevived(t *testing.T) {
+	for _, test := range []struct {
+		summary string
+		taken   bool // nobody knows any more why it is written
+		boot    bool // at first it is at its boot partition
+		off     bool // it is off by hand at first
+	}{
+		{summary: "its operation is gone with the service"},
+		{summary: "nobody knows why it is written", taken: true},
+		{summary: "its boot partition was being written", boot: true},
+		{summary: "it is off by hand", off: true},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			w, h := newWorld(t), &hat{on: map[int]bool{slot: true}}
+			var boot atomic.Bool
+			var tries atomic.Int64
+			boot.Store(test.boot)
+			p, err := power.New(power.Options{HAT: h, StateDir: t.TempDir(), RunDir: t.TempDir(), Limits: power.Limits{OffFor: time.Millisecond}, AtWork: func(int) *power.Work {
+				return &power.Work{What: "its card is written anew", Boot: boot.Load()}
+			}})
+			succeed(t, err)
+			w.cycle = func(ctx context.Context, n int) error {
+				tries.Add(1)
+				return p.Restart(ctx, n)
+			}
+			if test.off {
+				_, err := p.Do(t.Context(), slot, power.DoOff, power.How{Now: true, Force: true})
+				succeed(t, err)
+			}
+			before := h.cut()
+			card := noise()
+			w.assign("B")
+			if test.taken {
+				w.restart()
+				_, err := w.wanted("?begun=1")
+				succeed(t, err)
+			} else {
+				w.begin(card, reimage.Writing)
+			}
+			w.times.Silent = 30 * time.Millisecond
+			w.restart()
+			if test.boot || test.off {
+				eventually(t, "many tries", func() bool { return tries.Load() > 5 })
+				if v := w.s.View(slot); h.cut() != before || v.GivenUp {
+					t.Fatalf("its power was cut %d times: %v", h.cut()-before, v)
+				}
+				boot.Store(false)
+				_, err := p.Do(t.Context(), slot, power.DoOn, power.How{})
+				succeed(t, err)
+			}
+			eventually(t, "giving up", func() bool { return w.s.View(slot).GivenUp })
+			if v := w.s.View(slot); h.cut() != before+3 || !strings.Contains(v.String(), "switched off and on 3 times in vain: hatchery console p2") {
+				t.Errorf("its power was cut %d times, and status says %q", h.cut()-before, v)
+			}
+			w.restart()
+			eventually(t, "giving up", func() bool { return w.s.View(slot).GivenUp })
+			if h.cut() != before+3 {
+				t.Errorf("its power was cut %d times", h.cut()-before)
+			}
+			// It is written to its end all the same.
+			w.through(card, thirdBoot)
+			eventually(t, "the record's end", func() bool { return w.s.View(slot) == nil })
+			w.holds(card, "B")
+		})
+	}
+}
+
+// TestRescuedView is what is known of a node that was started over its link: what it was at
+// before, it is not at any more.
+func TestRescuedView(t *testing.T) {
+	w := newWorld(t)
+	w.assign("B")
+	card := noise()
+	w.begin(card, reimage.Writing)
+	if w.s.View(slot).Rescued {
+		t.Error("nobody has started it")
+	}
+	if w.s.Rescued(slot); !w.s.View(slot).Rescued {
+		t.Error("it was started, and nobody knows")
+	}
+	_, err := w.wanted("?begun=1")
+	succeed(t, err)
+	if w.s.View(slot).Rescued {
+		t.Error("it was heard since")
+	}
 }
 
 // TestLeftArming is a record whose node was never reached.

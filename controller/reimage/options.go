@@ -21,7 +21,7 @@ type Options struct {
 	// Port is where nodes listen; 0: enrol.Port.
 	Port uint16
 	// Cycle switches a slot off and on; nil where that cannot be done. It is asked for
-	// where a node is silent that writes its card.
+	// where a node is silent that writes its card. What is off by hand it leaves off.
 	Cycle func(ctx context.Context, slot int) error
 	// Least gives the least generation of a slot's certificate that is not refused, as far
 	// as the controller has heard; 0 where it has not. It does not wait; nil: what node.json
@@ -84,6 +84,9 @@ func (t Times) withDefaults() Times {
 const (
 	maxArms   = 3 // how often a node is armed that starts into its root
 	maxCycles = 2 // how often a silent one is switched off and on
+	// maxRevivals is the same for a node whose card is begun and that nobody waits for, in
+	// all until somebody does.
+	maxRevivals = 3
 	// maxAttempts is how often a node may begin again before that is an error. It goes
 	// on all the same.
 	maxAttempts = 8

@@ -44,6 +44,8 @@ type record struct {
 	doneAt    time.Time
 	left      time.Time // since when nobody is at work with it
 	rescued   time.Time // when its node was started over its link, to go on
+	revivedAt time.Time // when it was tried last to switch it off and on
+	reviving  bool      // that is being done
 	trouble   trouble
 	streams   int           // of pieces, that are under way
 	changed   chan struct{} // capacity 1: wakes whoever waits for the slot
@@ -63,7 +65,9 @@ type kept struct {
 	Held   *store.Root `json:"held,omitempty"`
 	BootID string      `json:"boot_id,omitempty"` // in which the node was armed
 	Arms   int         `json:"arms,omitempty"`    // how often it was
-	Since  time.Time   `json:"since"`
+	// Revived is how often it was switched off and on since somebody waited for it.
+	Revived int       `json:"revived,omitempty"`
+	Since   time.Time `json:"since"`
 }
 
 const (
@@ -144,6 +148,8 @@ func (k *kept) check(slot int) error {
 		return fmt.Errorf("%.20q is no phase", k.Phase)
 	case len(k.Operation) > wire.MaxText || len(k.BootID) > wire.MaxText:
 		return errors.New("a name is too long")
+	case k.Revived < 0 || k.Revived > maxRevivals:
+		return fmt.Errorf("it cannot have been switched off and on %d times", k.Revived)
 	case k.Arms < 0 || k.Arms > maxArmsKept:
 		return fmt.Errorf("it cannot have been armed %d times", k.Arms)
 	}

@@ -129,6 +129,7 @@ func (s *Service) record(slot int, root store.Root, undo bool, at *work) (*recor
 		r.armedAt = time.Now()
 	}
 	r.trouble = trouble{} // what it says from now on counts
+	r.Revived = 0
 	before := r.kept
 	same := was != nil && r.Root.Same(&root)
 	if same && r.Undo == undo {
@@ -309,6 +310,9 @@ func (w *writer) look(ctx context.Context) (bool, error) {
 		return true, w.give(fmt.Errorf("p%d writes its card, and for %v: %w: switch it off and on (hatchery power cycle p%d), then it begins again; see hatchery console p%d", w.slot, silent.Round(time.Second), ErrSilent, w.slot, w.slot))
 	}
 	w.cycles++
+	s.mu.Lock()
+	r.Revived = min(r.Revived+1, maxRevivals)
+	s.mu.Unlock()
 	w.say(StepCycle, fmt.Sprintf("nothing is heard of the node: it is switched off and on (%d of %d)", w.cycles, maxCycles))
 	err := s.o.Cycle(ctx, w.slot)
 	w.quiet = time.Now()

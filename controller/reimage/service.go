@@ -89,6 +89,7 @@ func (s *Service) Run(ctx context.Context) error {
 		case <-tick.C:
 		}
 		s.leftovers()
+		s.revive()
 		for slot, r := range s.whole() {
 			s.finish(ctx, slot, r)
 		}
@@ -234,6 +235,13 @@ type View struct {
 	StrandedS int64 `json:"stranded_s,omitempty"`
 	// Silent is how long nothing was heard of the node, in seconds.
 	SilentS int64 `json:"silent_s,omitempty"`
+	// Revived is how often the node was switched off and on by itself, since somebody waited
+	// for it: GivenUp says that this is not done any more.
+	Revived int  `json:"revived,omitempty"`
+	GivenUp bool `json:"given_up,omitempty"`
+	// Rescued says that the node was started over its link since it was heard: whatever it
+	// was at before, it is not at that any more.
+	Rescued bool `json:"rescued,omitempty"`
 }
 
 // String is the view for people.
@@ -251,6 +259,9 @@ func (v *View) String() string {
 			v.Root.Slot, v.StrandedS/60)
 	case v.Started:
 		text += ": its node has started a system all the same, so that this may be another card: the next rebuild writes it"
+	case v.GivenUp:
+		text += fmt.Sprintf(": nothing was heard for %d minutes, and it was switched off and on %d times in vain: hatchery console p%[3]d shows what it says; it begins again with hatchery rebuild p%[3]d, or flash a card for it and put that in (hatchery rebuild p%[3]d --wait)",
+			v.SilentS/60, v.Revived, v.Root.Slot)
 	case v.Phase == Writing && v.SilentS >= 120:
 		text += fmt.Sprintf(": nothing was heard for %d minutes: it begins again when it has power and its link", v.SilentS/60)
 	}
@@ -282,7 +293,9 @@ func (s *Service) View(slot int) *View {
 	v := &View{
 		Operation: r.Operation, Phase: r.Phase, Root: r.Root, Undo: r.Undo, Since: r.Since, Progress: r.progress,
 		Started: r.Phase == Writing && r.startedAnew(), SilentS: int64(time.Since(r.heard()).Seconds()),
+		Revived: r.Revived, Rescued: r.rescued.After(r.heard()),
 	}
+	v.GivenUp = r.Phase == Writing && r.Revived >= maxRevivals && !r.reviving && time.Since(r.heard()) > s.o.Times.Silent
 	if since := time.Since(r.rescued); r.Phase == Writing && r.rescued.After(r.lastNode) && since > s.o.Times.Rescue {
 		v.StrandedS = max(1, int64(since.Seconds()))
 	}

@@ -52,6 +52,48 @@ func (s *Service) Cancel(_ context.Context, slot int) error {
 	return nil
 }
 
+// revive has silent nodes switched off and on whose cards are begun and that nobody waits
+// for: those of a service before this one, those that nobody knows why they are written,
+// and those whose operation has given up. It is done a few times; then status says it.
+func (s *Service) revive() {
+	if s.o.Cycle == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for slot, r := range s.records {
+		if s.busy[slot] != nil || s.closed || r.Phase != Writing || r.reviving || r.Revived >= maxRevivals {
+			continue
+		}
+		last := r.heard()
+		for _, t := range []time.Time{r.left, r.rescued, r.revivedAt} {
+			if t.After(last) {
+				last = t
+			}
+		}
+		if time.Since(last) <= s.o.Times.Silent {
+			continue
+		}
+		// It counts before it is done: a service that dies of it does not do it for ever.
+		r.Revived++
+		r.reviving = true
+		if err := s.save(); err != nil {
+			s.o.Log.Error("how far a card is cannot be kept", "slot", slot, "error", err)
+		}
+		s.o.Log.Warn("nothing is heard of a node whose card is begun: it is switched off and on", "slot", slot, "operation", r.Operation, "time", r.Revived, "most", maxRevivals)
+		s.beside.Go(func() {
+			err := s.o.Cycle(s.ctx, slot)
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			r.reviving, r.revivedAt = false, time.Now()
+			if err != nil {
+				r.Revived-- // nothing was done
+				s.o.Log.Warn("a silent node whose card is begun cannot be switched off and on", "slot", slot, "error", err)
+			}
+		})
+	}
+}
+
 // leave ends the record of a card that stays as it is. The caller holds the lock.
 func (s *Service) leave(slot int, r *record, result error) {
 	if r.Held == nil || s.records[slot] != r {

@@ -64,7 +64,8 @@ func cardWork(v *reimage.View, runs time.Duration) *power.Work {
 }
 
 // writesBoot says that a node writes its card's boot partition, or may: how far it is,
-// a service that was started anew does not know before it is told.
+// a service that was started anew does not know before it is told. One that was started over
+// its link since is at its beginning.
 func writesBoot(v *reimage.View, runs time.Duration) bool {
-	return v.Phase == reimage.Writing && (v.Progress.State == wire.Booting || v.Progress.State == "" && runs < unheard)
+	return v.Phase == reimage.Writing && !v.Rescued && (v.Progress.State == wire.Booting || v.Progress.State == "" && runs < unheard)
 }

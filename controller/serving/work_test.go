@@ -34,22 +34,24 @@ func TestCardWork(t *testing.T) {
 	for _, test := range []struct {
 		summary       string
 		phase, state  string
+		rescued       bool
 		silent        int64
 		runs          time.Duration
 		boot          bool
 		silence       time.Duration
 		forced, plain bool // whether its power is cut with --force, and without
 	}{
-		{"it restarts", reimage.Armed, "", 20, time.Hour, false, 20 * time.Second, true, false},
-		{"its data is written", reimage.Writing, wire.Writing, 20, time.Hour, false, 20 * time.Second, true, false},
-		{"its data is written, and nothing is heard", reimage.Writing, wire.Writing, 400, time.Hour, false, 400 * time.Second, true, true},
-		{"its boot partition is written", reimage.Writing, wire.Booting, 20, time.Hour, true, 20 * time.Second, false, false},
-		{"the service does not know yet", reimage.Writing, "", 1 << 40, time.Minute, true, time.Minute, false, false},
-		{"it has not said for long", reimage.Writing, "", 1 << 40, time.Hour, false, time.Hour, true, true},
-		{"it is done", reimage.Done, wire.Booting, 20, time.Hour, false, 20 * time.Second, true, false},
+		{"it restarts", reimage.Armed, "", false, 20, time.Hour, false, 20 * time.Second, true, false},
+		{"its data is written", reimage.Writing, wire.Writing, false, 20, time.Hour, false, 20 * time.Second, true, false},
+		{"its data is written, and nothing is heard", reimage.Writing, wire.Writing, false, 400, time.Hour, false, 400 * time.Second, true, true},
+		{"its boot partition is written", reimage.Writing, wire.Booting, false, 20, time.Hour, true, 20 * time.Second, false, false},
+		{"its boot partition was written when its node began again", reimage.Writing, wire.Booting, true, 20, time.Hour, false, 20 * time.Second, true, false},
+		{"the service does not know yet", reimage.Writing, "", false, 1 << 40, time.Minute, true, time.Minute, false, false},
+		{"it has not said for long", reimage.Writing, "", false, 1 << 40, time.Hour, false, time.Hour, true, true},
+		{"it is done", reimage.Done, wire.Booting, false, 20, time.Hour, false, 20 * time.Second, true, false},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
-			w := cardWork(&reimage.View{Phase: test.phase, Progress: wire.Progress{State: test.state}, SilentS: test.silent}, test.runs)
+			w := cardWork(&reimage.View{Phase: test.phase, Progress: wire.Progress{State: test.state}, Rescued: test.rescued, SilentS: test.silent}, test.runs)
 			if w.Boot != test.boot || w.Silent != test.silence || w.What == "" || w.Remedy == "" {
 				t.Errorf("%+v", w)
 			}
