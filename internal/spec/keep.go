@@ -13,6 +13,12 @@ var unkept = []string{"/", "/bin", "/boot", "/dev", "/etc/hatchery", "/lib", "/p
 // keep reads what outlives a new root.
 func (d *decoder) keep(items []item) []string {
 	kept := []string{}
+	var whole []string // the paths that stand here, whatever order they stand in
+	for _, v := range items {
+		if path.IsAbs(v.text) && path.Clean(v.text) == v.text && !slices.Contains(unkept, v.text) {
+			whole = append(whole, v.text)
+		}
+	}
 	for _, v := range items {
 		switch {
 		case v.text == KeepVolumes:
@@ -28,6 +34,10 @@ func (d *decoder) keep(items []item) []string {
 		}
 		if slices.Contains(kept, v.text) {
 			d.problem(v, "%s stands here twice", quote(v.text))
+			continue
+		}
+		if i := slices.IndexFunc(whole, func(w string) bool { return under(v.text, w) }); i >= 0 {
+			d.problem(v, "%s lies within %s, which is kept with all that is in it: leave it out", quote(v.text), quote(whole[i]))
 			continue
 		}
 		kept = append(kept, v.text)

@@ -18,6 +18,7 @@ func TestKeep(t *testing.T) {
 		{"left out", "", []string{spec.KeepVolumes}},
 		{"nothing", "keep: []\n", []string{}},
 		{"paths", "keep: [/srv/data, volumes, /home/pi/notes.txt]\n", []string{"/srv/data", spec.KeepVolumes, "/home/pi/notes.txt"}},
+		{"names that begin alike", "keep: [/srv/a, /srv/a.b, /srv/ab/c]\n", []string{"/srv/a", "/srv/a.b", "/srv/ab/c"}},
 	} {
 		got, err := load(t, dir, threeLines+c.content)
 		if err != nil {
@@ -29,16 +30,18 @@ func TestKeep(t *testing.T) {
 		}
 	}
 	for content, want := range map[string]string{
-		"keep: [data]":                 `:4:8: keep[0]: "data" is neither`,
-		"keep: [/srv/../etc]":          `"/srv/../etc" is neither`,
-		"keep: [/srv/data/]":           `"/srv/data/" is neither`,
-		"keep: [/usr/local]":           `"/usr/local" belongs to the system`,
-		"keep: [/]":                    `"/" belongs to the system`,
-		"keep: [/etc/hatchery/x]":      `belongs to the system`,
-		"keep: [/var/lib/docker/a]":    `"/var/lib/docker/a" is Docker's own`,
-		"keep: [volumes, /a, volumes]": `"volumes" stands here twice`,
-		"serve: {listen: world}":       `"world" is not one of inner, lan`,
-		"hat: {power_on: some}":        `"some" is not one of slots, none`,
+		"keep: [data]":                  `:4:8: keep[0]: "data" is neither`,
+		"keep: [/srv/../etc]":           `"/srv/../etc" is neither`,
+		"keep: [/srv/data/]":            `"/srv/data/" is neither`,
+		"keep: [/usr/local]":            `"/usr/local" belongs to the system`,
+		"keep: [/]":                     `"/" belongs to the system`,
+		"keep: [/etc/hatchery/x]":       `belongs to the system`,
+		"keep: [/var/lib/docker/a]":     `"/var/lib/docker/a" is Docker's own`,
+		"keep: [volumes, /a, volumes]":  `"volumes" stands here twice`,
+		"keep: [/srv/a, /srv/a/b]":      `:4:16: keep[1]: "/srv/a/b" lies within "/srv/a", which is kept`,
+		"keep:\n- /srv/a/b/c\n- /srv/a": `:5:3: keep[0]: "/srv/a/b/c" lies within "/srv/a"`,
+		"serve: {listen: world}":        `"world" is not one of inner, lan`,
+		"hat: {power_on: some}":         `"some" is not one of slots, none`,
 	} {
 		if _, err := load(t, dir, threeLines+content+"\n"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s gives %v, want %q", content, err, want)
