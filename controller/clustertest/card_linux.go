@@ -110,6 +110,7 @@ func (c *Cluster) base() (path string, d digest.Digest) {
 	for name, content := range map[string]string{
 		"hatchery/initramfs.img": "what starts cmd/reimage",
 		wire.PreparedConfig:      "initramfs hatchery/initramfs.img followkernel\n", wire.PreparedCmdline: "hatchery.root=reimage\n",
+		arm.Sums:     string(arm.Sum(nil, "hatchery/initramfs.img", []byte("what starts cmd/reimage"))),
 		"config.txt": "arm_freq=700\n", "cmdline.txt": "root=/dev/mmcblk0p2\n",
 	} {
 		c.must(fat.WriteFile(name, []byte(content)))

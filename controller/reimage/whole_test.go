@@ -52,6 +52,7 @@ func TestAllEnds(t *testing.T) {
 	succeed(t, os.MkdirAll(filepath.Join(place.Boot, "hatchery"), 0o755))
 	for name, content := range map[string]string{
 		"config.txt": "a=b\n", "cmdline.txt": "root=x\n", wire.PreparedConfig: "initramfs i.img followkernel\n", wire.PreparedCmdline: "root=x y\n", "i.img": "an archive",
+		arm.Sums: string(arm.Sum(nil, "i.img", []byte("an archive"))),
 	} {
 		succeed(t, os.WriteFile(filepath.Join(place.Boot, name), []byte(content), 0o644))
 	}

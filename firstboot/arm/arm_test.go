@@ -287,6 +287,8 @@ func TestNotPrepared(t *testing.T) {
 		{"an initramfs that was changed", func(n *node) error {
 			return os.WriteFile(filepath.Join(n.place.Boot, "hatchery-initramfs.img"), []byte("cut off"), 0o644)
 		}, "hatchery-initramfs.img of its boot partition is another"},
+		{"a card that an earlier version prepared", func(n *node) error { return os.Remove(filepath.Join(n.place.Boot, arm.Sums)) }, "no hatchery/prepared.sha256"},
+		{"sums of nothing", func(n *node) error { return os.Truncate(filepath.Join(n.place.Boot, arm.Sums), 0) }, "prepared.sha256 is empty"},
 		{"sums that are none", func(n *node) error {
 			return os.WriteFile(filepath.Join(n.place.Boot, arm.Sums), []byte("kernel.img\n"), 0o644)
 		}, "prepared.sha256 cannot be read"},

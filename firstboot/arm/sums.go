@@ -24,15 +24,19 @@ func Sum(sums []byte, name string, content []byte) []byte {
 	return fmt.Appendf(sums, "%x  %s\n", sha256.Sum256(content), name)
 }
 
-// checkSums sees that everything is there as it was when the card was prepared. A card
-// of a build that left no Sums is taken as it is.
+// checkSums sees that everything is there as it was when the card was prepared. Of a card
+// without Sums nobody knows whether its kernel is the one that its initramfs is for: it
+// is refused, since a node that is dead costs more than a card that is taken out once.
 func checkSums(boot string) error {
 	text, err := readSmall(filepath.Join(boot, Sums))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return &NotPreparedError{"its boot partition has no " + Sums + ", so it does not tell which kernel it was prepared for"}
 	}
 	if err != nil {
 		return err
+	}
+	if len(text) == 0 {
+		return &NotPreparedError{Sums + " is empty"}
 	}
 	for line := range strings.Lines(string(text)) {
 		sum, name, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "  ")

@@ -52,6 +52,7 @@ func TestFlashedCardIsArmed(t *testing.T) {
 		for name, content := range map[string]string{
 			"config.txt": "a=b\n", "cmdline.txt": "root=x\n", "i.img": "an archive",
 			reimage.PreparedConfig: "initramfs i.img followkernel\n", reimage.PreparedCmdline: "root=x y\n",
+			arm.Sums: string(arm.Sum(nil, "i.img", []byte("an archive"))),
 		} {
 			succeed(t, os.WriteFile(filepath.Join(place.Boot, name), []byte(content), 0o644))
 		}
