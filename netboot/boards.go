@@ -72,19 +72,28 @@ func (s *Service) learn(d usbhost.Device) (*slot, bool) {
 	if boards != 1 || powered == 0 {
 		return nil, false
 	}
-	wiring, err := usbhost.Learn(powered, d.Path)
+	if !s.learnOf(powered, d) {
+		return nil, false
+	}
+	sl, ok := s.slots[powered]
+	return sl, ok
+}
+
+// learnOf takes the HAT's wiring from where the board of a slot is. The lock is held.
+func (s *Service) learnOf(n int, d usbhost.Device) bool {
+	wiring, err := usbhost.Learn(n, d.Path)
 	if err != nil {
 		s.o.Log.Warn("cannot learn the HAT's wiring", "error", err)
-		return nil, false
+		return false
 	}
 	s.wiring = &wiring
 	delete(s.problems, "wiring")
+	delete(s.problems, "rescue")
 	s.o.Log.Info("learned the HAT's wiring", "wiring", wiring.String())
 	if err := s.search().Keep(wiring); err != nil {
 		s.o.Log.Warn("the HAT's wiring cannot be kept", "error", err)
 	}
-	sl, ok := s.slots[powered]
-	return sl, ok
+	return true
 }
 
 // search is what is known of the HAT before the bus is looked at.
@@ -103,7 +112,7 @@ func (s *Service) serveBoard(ctx context.Context, d usbhost.Device) {
 		sl, ok = s.learn(d)
 	}
 	if !ok {
-		sl, ok = s.begunAt(d)
+		sl, ok = s.begunAt(ctx, d)
 	}
 	if !ok {
 		s.o.Log.Info("a board that is in none of this cluster's slots waits for boot files", "device", d.String())

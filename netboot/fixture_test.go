@@ -51,14 +51,16 @@ type hat struct {
 	open    map[string]usbboot.Device
 	broken  map[int]error // of slots that cannot be switched
 	rival   bool
-	lost    bool // nobody knows which port is which slot's
+	mute    map[int]bool // whose board is not on the bus
+	cuts    map[int]int  // how often a slot's power was cut
+	lost    bool         // nobody knows which port is which slot's
 	shown   []usbhost.Device
 }
 
 func newHAT(t *testing.T, slots ...int) *hat {
 	h := &hat{
 		boards: map[int]*usbboottest.Board{}, powered: map[int]bool{}, round: map[int]int{},
-		changed: make(chan struct{}, 16), open: map[string]usbboot.Device{}, broken: map[int]error{},
+		changed: make(chan struct{}, 16), open: map[string]usbboot.Device{}, broken: map[int]error{}, mute: map[int]bool{}, cuts: map[int]int{},
 	}
 	for _, n := range slots {
 		h.boards[n] = usbboottest.New(usbboottest.Options{})
@@ -90,9 +92,26 @@ func (h *hat) Off(_ context.Context, n int) error {
 	if err := h.broken[n]; err != nil {
 		return err
 	}
+	if h.lost && h.powered[n] {
+		h.shown = slices.DeleteFunc(h.shown, func(d usbhost.Device) bool { return d.Path == path(n) })
+		select {
+		case h.changed <- struct{}{}:
+		default:
+		}
+	}
+	if h.powered[n] {
+		h.cuts[n]++
+	}
 	h.powered[n] = false
 	h.boards[n].Power(false)
 	return nil
+}
+
+// silent has a slot's board not show up.
+func (h *hat) silent(n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.mute[n] = true
 }
 
 func (h *hat) Powered(_ context.Context, n int) (bool, error) {
@@ -108,7 +127,6 @@ func (h *hat) Attend(ctx context.Context, seen func([]usbhost.Device), serve fun
 	defer serving.Wait()
 	began := map[int]int{}
 	for {
-		seen(nil)
 		seesAll := func() {
 			h.mu.Lock()
 			defer h.mu.Unlock()
@@ -116,9 +134,12 @@ func (h *hat) Attend(ctx context.Context, seen func([]usbhost.Device), serve fun
 				seen(slices.Clone(h.shown))
 			}
 		}
+		if seesAll(); !h.lost {
+			seen(nil)
+		}
 		h.mu.Lock()
 		for n, board := range h.boards {
-			if !h.powered[n] || began[n] == h.round[n] {
+			if !h.powered[n] || h.mute[n] || began[n] == h.round[n] {
 				continue
 			}
 			began[n] = h.round[n]

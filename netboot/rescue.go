@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
-	"hatchery/internal/clusterctrl"
 	"hatchery/netboot/bootfiles"
 	"hatchery/netboot/slots"
 	"hatchery/netboot/store"
@@ -134,9 +134,31 @@ func (sl *slot) saved() error {
 }
 
 // begunAt tells the slot of a board while the HAT's wiring is unknown, by whose card is
-// half written: it has to be the only one of those whose node is not at work already, and
-// the board the only one on the bus.
-func (s *Service) begunAt(usbhost.Device) (*slot, bool) {
+// half written: of those whose node is not at work already. Where there are more of them,
+// or more boards, they are told apart by their power; where that cannot be, it is looked
+// again as long as the board is there.
+func (s *Service) begunAt(ctx context.Context, d usbhost.Device) (*slot, bool) {
+	for {
+		sl, unclear := s.begunNow(ctx, d)
+		if !unclear {
+			return sl, sl != nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, false
+		case <-time.After(glanceEvery):
+		}
+		if !s.onBus(ctx, d) {
+			return nil, false
+		}
+		if sl, ok := s.slotOf(d); ok {
+			return sl, true
+		}
+	}
+}
+
+// begunNow is begunAt as things stand; unclear says that this may change.
+func (s *Service) begunNow(ctx context.Context, d usbhost.Device) (is *slot, unclear bool) {
 	s.mu.Lock()
 	known, boards := s.wiring != nil, 0
 	for _, d := range s.devices {
@@ -145,26 +167,116 @@ func (s *Service) begunAt(usbhost.Device) (*slot, bool) {
 		}
 	}
 	s.mu.Unlock()
-	if known || boards != 1 {
+	if known {
 		return nil, false
 	}
-	var found *slot
+	var found []*slot
 	for n, sl := range s.slots {
 		sl.mu.Lock()
 		atWork := sl.cardUp
 		sl.mu.Unlock()
 		status, _ := s.board.Status(n)
-		if atWork || status.Power == slots.SupplyOff || !s.begun(n) {
+		if !atWork && status.Power != slots.SupplyOff && s.begun(n) {
+			found = append(found, sl)
+		}
+	}
+	slices.SortFunc(found, func(a, b *slot) int { return a.number - b.number })
+	switch {
+	case len(found) == 1 && boards == 1:
+		s.problem("rescue", "")
+		return found[0], false
+	case len(found) == 0:
+		return nil, false
+	}
+	sl, told := s.tellApart(ctx, d, found, boards)
+	if !told && len(found) > 1 {
+		s.problem("rescue", fmt.Sprintf("the cards of %s and %s are half written, and which of them asks for boot files is unknown: set `hat: {version: …}` in cluster.yaml to what is printed on the board, or leave one of them without power", found[0].name(), found[1].name()))
+	}
+	return sl, !told
+}
+
+// How boards are told apart by their power: how often that is tried for a place on the
+// bus, and for how long a slot is without power.
+const (
+	apartTries = 3
+	apartFor   = 3 * time.Second
+)
+
+// tellApart takes the power of slots whose cards are half written, of one at a time and for
+// a moment, until a board goes with it: then it is that slot's, the HAT's wiring is known,
+// and the board comes again. Who may be at its boot partition keeps its power, unless there
+// are boards enough for all: then it is not. Where it is the only one left, the board is
+// its.
+func (s *Service) tellApart(ctx context.Context, d usbhost.Device, among []*slot, boards int) (is *slot, told bool) {
+	if s.o.Power == nil {
+		return nil, false
+	}
+	s.apart.Lock()
+	defer s.apart.Unlock()
+	s.mu.Lock()
+	known := s.wiring != nil // by another board, meanwhile
+	tries := s.tries[d.Path]
+	s.mu.Unlock()
+	if known {
+		sl, _ := s.slotOf(d)
+		return sl, true
+	}
+	if tries >= apartTries {
+		return nil, false
+	}
+	learned := func(sl *slot) bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.learnOf(sl.number, d)
+	}
+	var kept []*slot
+	first := true
+	for _, sl := range among {
+		status, _ := s.board.Status(sl.number)
+		if status.Power != slots.SupplyOn || boards < len(among) && s.o.Keeps != nil && s.o.Keeps(sl.number) {
+			kept = append(kept, sl)
 			continue
 		}
-		if found != nil {
-			s.problem("rescue", fmt.Sprintf("the cards of %s and %s are half written, and which of them asks for boot files is unknown: set `hat: {version: …}` in cluster.yaml to what is printed on the board, or leave one of them without power", clusterctrl.SlotName(min(n, found.number)), clusterctrl.SlotName(max(n, found.number))))
-			return nil, false
+		if first {
+			s.mu.Lock()
+			s.tries[d.Path]++
+			s.mu.Unlock()
+			first = false
 		}
-		found = sl
+		s.o.Log.Info("a slot is without power for a moment, to see whose board asks for boot files", "slot", sl.name(), "device", d.String())
+		if s.goesWith(ctx, d, sl) {
+			learned(sl)
+			return nil, true
+		}
 	}
-	if found != nil {
-		s.problem("rescue", "")
+	if boards == 1 && len(kept) == 1 && s.onBus(ctx, d) && learned(kept[0]) {
+		return kept[0], true
 	}
-	return found, found != nil
+	return nil, false
+}
+
+// goesWith says whether a board leaves the bus when a slot is without power.
+func (s *Service) goesWith(ctx context.Context, d usbhost.Device, sl *slot) (gone bool) {
+	if !s.onBus(ctx, d) {
+		return false // it went by itself
+	}
+	sl.act.Lock()
+	defer sl.act.Unlock()
+	err := s.withoutPower(context.WithoutCancel(ctx), sl, func() error {
+		for end := time.Now().Add(apartFor); !gone && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+			gone = !s.onBus(ctx, d)
+		}
+		return nil
+	})
+	if err != nil {
+		s.o.Log.Warn("boards cannot be told apart by their power", "slot", sl.name(), "error", err)
+	}
+	return gone
+}
+
+// onBus says whether a device is there still.
+func (s *Service) onBus(ctx context.Context, d usbhost.Device) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return ctx.Err() == nil && slices.ContainsFunc(s.devices, func(other usbhost.Device) bool { return other.Same(d) })
 }

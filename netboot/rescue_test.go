@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -367,6 +368,62 @@ func TestRescueWhose(t *testing.T) {
 			for end := time.Now().Add(30 * time.Second); !strings.Contains(strings.Join(w.service.View().Problems, " "), "the cards of p2 and p3 are half written"); time.Sleep(5 * time.Millisecond) {
 				if time.Now().After(end) {
 					t.Fatalf("nobody says that it is not known: %q", w.service.View().Problems)
+				}
+			}
+		})
+	}
+}
+
+// TestRescueApart: two cards are half written, and nobody knows which port is whose: they
+// are told apart by their power, and each board gets its own slot's files.
+func TestRescueApart(t *testing.T) {
+	for _, test := range []struct {
+		summary string
+		boards  []int // that ask for boot files; the other has power, and is silent
+		keeps   []int // who may be at the boot partition
+		cut     int   // that is never to be without power
+	}{
+		{"both ask", []int{2, 3}, nil, 0},
+		{"both ask, and were at their boot partitions when they were heard last", []int{2, 3}, []int{2, 3}, 0},
+		{"the first asks", []int{2}, nil, 0},
+		{"the other asks", []int{3}, nil, 0},
+		{"the other asks, and the first may be at its boot partition", []int{3}, []int{2}, 2},
+		{"the other asks, and may have been at its boot partition", []int{3}, []int{3}, 3},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.half(2, 3)
+			w.hat.lost = true
+			keeps, change := &cards{begun: map[int]bool{}}, w.change
+			w.change = func(o *netboot.Options) { change(o); o.Keeps = keeps.unfinished }
+			for _, n := range test.keeps {
+				keeps.set(n, true)
+			}
+			for _, n := range []int{2, 3} {
+				if !slices.Contains(test.boards, n) {
+					w.hat.silent(n)
+				}
+				w.plug(n)
+			}
+			w.serve()
+			for _, n := range test.boards {
+				w.rescued(n)
+				if line := string(w.hat.boards[n].Received()["cmdline.txt"]); !strings.Contains(line, "hatchery.slot="+string(rune('0'+n))+" ") {
+					t.Errorf("p%d has the command line %q", n, line)
+				}
+			}
+			if w.service.View().Wiring == "" || len(w.service.View().Problems) > 0 {
+				t.Errorf("the wiring is %q: %q", w.service.View().Wiring, w.service.View().Problems)
+			}
+			w.hat.mu.Lock()
+			defer w.hat.mu.Unlock()
+			if test.cut != 0 && w.hat.cuts[test.cut] > 0 {
+				t.Errorf("the power of p%d was cut", test.cut)
+			}
+			for _, n := range []int{2, 3} {
+				if !w.hat.powered[n] || w.hat.cuts[n] > 2 {
+					t.Errorf("p%d has power: %v, and was cut %d times", n, w.hat.powered[n], w.hat.cuts[n])
 				}
 			}
 		})

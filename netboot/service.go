@@ -30,6 +30,9 @@ type Service struct {
 	devices  []usbhost.Device
 	wiring   *usbhost.Wiring
 	problems map[string]string // what a person should know, by subject
+	tries    map[string]int    // how often boards were told apart by their power, by their places
+
+	apart sync.Mutex // held while boards are told apart by their power
 
 	wanted chan struct{} // gets a word when a slot was enabled
 }
@@ -41,7 +44,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		return nil, err
 	}
 	o = o.withDefaults()
-	s := &Service{o: o, slots: map[int]*slot{}, problems: map[string]string{}, wanted: make(chan struct{}, 1)}
+	s := &Service{o: o, slots: map[int]*slot{}, problems: map[string]string{}, tries: map[string]int{}, wanted: make(chan struct{}, 1)}
 	var numbers []int
 	for _, t := range o.Node.Targets {
 		if t.Slot == 0 {
