@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"hatchery/firstboot/health"
@@ -198,10 +199,11 @@ func (e *examination) boots(ctx context.Context) {
 }
 
 func (e *examination) boot(s *netboot.SlotView) {
+	name := s.Slot
 	if s.Mode != store.Netboot && s.Mode != store.Ephemeral {
+		e.halfWritten(s)
 		return
 	}
-	name := s.Slot
 	if s.Problem != "" {
 		e.found(NetbootProblem, name, "`hatchery netboot status` and docs/netboot.md; `hatchery push "+name+"` gives it a root", "%s", s.Problem)
 	}
@@ -241,6 +243,23 @@ func (e *examination) boot(s *netboot.SlotView) {
 	default:
 		e.found(SlotDead, name, "`hatchery console "+name+" --log` shows what it said; docs/netboot.md has what each state means; then `hatchery netboot retry "+name+"`", "it does not get past %s: %s", stage, why)
 	}
+}
+
+// halfWritten looks at a slot with a card: whose card is half written is started over USB,
+// and may hang as others do.
+func (e *examination) halfWritten(s *netboot.SlotView) {
+	stuck := s.State == slots.Rescue && s.Tries > 0
+	given := s.State == slots.Failed && strings.Contains(s.Reason, slots.HalfWritten)
+	if !stuck && !given {
+		return
+	}
+	e.booting[s.Number] = true
+	why := s.Reason
+	if why == "" {
+		why = s.Detail
+	}
+	e.found(SlotDead, s.Slot, fmt.Sprintf("`hatchery console %[1]s` shows what it says, and `hatchery netboot retry %[1]s` tries again; else flash a card for it, put that in, and `hatchery rebuild %[1]s --wait`", s.Slot),
+		"it is started over USB to go on writing its card, and does not get there: %s", why)
 }
 
 // stageOf is how far a slot came the last time, and whether it hung where a boot

@@ -309,6 +309,17 @@ func TestFindings(t *testing.T) {
 		{"a slot with a card needs no root", func(c *cluster) {
 			c.boots.Slots[0].Problem, c.boots.Slots[0].State = "no root", slots.Failed
 		}, "", false},
+		{"a card that is half written, and a board that hangs", func(c *cluster) {
+			c.boots.Slots[0].Status = slots.Status{Slot: "p1", State: slots.Rescue, Tries: 1, Detail: "its second stage is awaited"}
+			c.slot(1).LastSeen = nil
+		}, "broken p1 slot-dead: it is started over USB to go on writing its card, and does not get there: its second stage is awaited", true},
+		{"a card that is half written, and a board that was given up", func(c *cluster) {
+			c.boots.Slots[0].Status = slots.Status{Slot: "p1", State: slots.Failed, Reason: "its card is half written, and bootcode.bin does not run"}
+			c.slot(1).LastSeen = nil
+		}, "broken p1 slot-dead: it is started over USB to go on writing its card, and does not get there: its card is half written, and bootcode.bin does not run", true},
+		{"a card that is half written, and goes on", func(c *cluster) {
+			c.boots.Slots[0].Status = slots.Status{Slot: "p1", State: slots.Rescue}
+		}, "", false},
 		{"no root", func(c *cluster) { c.p3().Problem = "no root is pushed" }, "warning p3 netboot-problem: no root is pushed", true},
 		{"a problem of all", func(c *cluster) { c.boots.Problems = []string{"the wiring is not known"} }, "warning controller netboot-problem: the wiring is not known", true},
 		{"a full disk", func(c *cluster) { c.p3().Disk.Refused = 3 }, "warning p3 disk-quota: 3 of its writes found no room on the controller", true},

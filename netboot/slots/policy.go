@@ -140,7 +140,7 @@ func (l Limits) due(s Standing) (time.Time, string) {
 		}
 	}
 	if s.State == Rescue && s.What != rescueWrite && s.Boots > l.Reboots {
-		due, reason = s.Since, fmt.Sprintf("it was started %d times over USB, and its card is half written still; its console (ttypi%d) says why", s.Boots, s.Slot)
+		due, reason = s.Since, fmt.Sprintf("it was started %d times over USB, and "+HalfWritten+" still; its console (ttypi%d) says why", s.Boots, s.Slot)
 	}
 	if !due.IsZero() && due.Before(s.Grace) {
 		due = s.Grace
@@ -186,11 +186,14 @@ func (l Limits) stateDue(s Standing) (time.Time, string) {
 	return time.Time{}, ""
 }
 
+// HalfWritten is what the reason has of a slot that is [Failed] and has a card.
+const HalfWritten = "its card is half written"
+
 // rescueDue is stateDue for a slot whose card is half written: as without a card, up to
 // its link. How long it may write, and what is done when it goes silent, is decided by
 // whoever has the card written.
 func (l Limits) rescueDue(s Standing) (time.Time, string) {
-	const begun = "its card is half written, and "
+	const begun = HalfWritten + ", and "
 	as := s
 	switch s.What {
 	case rescueROM:
