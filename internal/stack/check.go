@@ -24,7 +24,7 @@ var (
 // check judges what the conversion made, beside what it saw itself.
 func (c *conversion) check(s *Stack, cluster *Cluster) {
 	if len(c.keys("services")) == 0 && !c.told([]string{"services"}) {
-		c.problem([]string{"services"}, "there is no service")
+		c.problem([]string{"services"}, "there is no service: a stack has one at least")
 	}
 	for _, service := range s.Services {
 		at := []string{"services", service.Key}
@@ -37,7 +37,7 @@ func (c *conversion) check(s *Stack, cluster *Cluster) {
 		if cluster != nil && len(cluster.Nodes) > 0 {
 			candidates = placement.Candidates(constraints, cluster.Nodes)
 			if len(candidates) == 0 {
-				c.problem(at2(at, "deploy", "placement", "constraints"), "no node of the cluster meets them: %s", nodesSay(constraints, cluster.Nodes))
+				c.problem(inService(at, "deploy", "placement", "constraints"), "no node of the cluster meets them: %s; change them, or give a node the label", nodesSay(constraints, cluster.Nodes))
 			}
 		}
 		c.binds(at, service.Spec, cluster, candidates)
@@ -62,7 +62,7 @@ func (c *conversion) check(s *Stack, cluster *Cluster) {
 }
 
 func (c *conversion) image(at []string, image string) {
-	at = at2(at, "image")
+	at = inService(at, "image")
 	if image == "" {
 		if !c.told(at) {
 			c.problem(at, "a service needs an image, by its name in a registry")
@@ -82,7 +82,7 @@ func (c *conversion) constraints(at []string, texts []string) []placement.Constr
 	constraints, errs := placement.ParseAll(texts)
 	for i, err := range errs {
 		if err != nil {
-			c.problem(at2(at, "deploy", "placement", "constraints", strconv.Itoa(i)), "%v", err)
+			c.problem(inService(at, "deploy", "placement", "constraints", strconv.Itoa(i)), "%v", err)
 		}
 	}
 	return constraints
@@ -127,7 +127,7 @@ func (c *conversion) binds(at []string, spec swarm.ServiceSpec, cluster *Cluster
 			strings.HasPrefix(m.Source, "/proc/") || strings.HasPrefix(m.Source, "/dev/") {
 			continue
 		}
-		c.warn(at2(at, "volumes"), "%s has to be there on each node that the service may run on (%s), and is another folder on each: pin the service with a constraint, or use a volume", m.Source, list(candidates))
+		c.warn(inService(at, "volumes"), "%s has to be there on each node that the service may run on (%s), and is another folder on each: pin the service with a constraint, or use a volume", m.Source, list(candidates))
 	}
 }
 

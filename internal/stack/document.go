@@ -20,6 +20,7 @@ const (
 	maxDepth = 64
 	maxPath  = 2 << 10 // bytes of all keys on the way to a value
 	maxFound = 200     // errors that are told of one file, and warnings
+	maxSaid  = 2000    // bytes of what is told of one place
 )
 
 // A document is a stack file as a tree of maps, lists and scalars, and where
@@ -45,6 +46,9 @@ func join(path []string) string { return strings.Join(path, "\x00") }
 // the file has.
 func (d *document) find(warning bool, path []string, format string, args ...any) {
 	f := Finding{File: d.file, Path: shown(path), Message: fmt.Sprintf(format, args...), Warning: warning}
+	if len(f.Message) > maxSaid {
+		f.Message = strings.ToValidUTF8(f.Message[:maxSaid], "") + "…"
+	}
 	for n := len(path); n >= 0; n-- {
 		if p, ok := d.places[join(path[:n])]; ok {
 			f.Line, f.Column = p.line, p.column

@@ -39,7 +39,7 @@ var (
 
 func (f *folder) content(name string, most int64) ([]byte, error) {
 	if name == "" {
-		return nil, errors.New("a file's name is missing")
+		return nil, errors.New("a file's name is missing: give one, or leave this out")
 	}
 	local := filepath.FromSlash(name)
 	if !filepath.IsLocal(local) {
@@ -57,7 +57,7 @@ func (f *folder) content(name string, most int64) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	case !info.Mode().IsRegular(): // a pipe would be waited for
-		return nil, errors.New("it is no file")
+		return nil, errors.New("it is no file: name one")
 	case info.Size() > most:
 		return nil, fmt.Errorf("it has %d bytes, more than the %d that it may have", info.Size(), most)
 	}
@@ -94,7 +94,7 @@ func settings(content []byte) ([]setting, error) {
 	scanner.Buffer(nil, maxEnvFile+1)
 	for n := 1; scanner.Scan(); n++ {
 		if !utf8.Valid(scanner.Bytes()) {
-			return nil, fmt.Errorf("line %d is not UTF-8", n)
+			return nil, fmt.Errorf("line %d is not UTF-8: save the file as that", n)
 		}
 		line := strings.TrimLeftFunc(scanner.Text(), unicode.IsSpace)
 		if line == "" || line[0] == '#' {
@@ -103,7 +103,7 @@ func settings(content []byte) ([]setting, error) {
 		name, value, set := strings.Cut(line, "=")
 		switch {
 		case name == "":
-			return nil, fmt.Errorf("line %d has no name before its =", n)
+			return nil, fmt.Errorf("line %d has no name before its =: write NAME=value", n)
 		case strings.ContainsAny(name, " \t"):
 			return nil, fmt.Errorf("line %d: a name has no spaces: NAME=value", n)
 		}
@@ -116,6 +116,9 @@ func settings(content []byte) ([]setting, error) {
 // NAME=value, with # for comments. Values may stand in quotes, which are not
 // part of them.
 func ReadVariables(file string) (map[string]string, error) {
+	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() { // a pipe would be waited for
+		return nil, fmt.Errorf("%s: it is no file: name one with lines of NAME=value", file)
+	}
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, err

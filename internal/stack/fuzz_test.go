@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -40,6 +41,11 @@ func FuzzLoad(f *testing.F) {
 		case errors.As(err, &errs):
 			if len(errs.Findings) == 0 || s != nil {
 				t.Error("it fails for no reason")
+			}
+			for _, f := range errs.Findings {
+				if strings.Contains(f.Message, theirWord) {
+					t.Errorf("the shapes take what docker/cli does not: %s", f)
+				}
 			}
 		case errors.Is(err, context.Canceled):
 		case err != nil:

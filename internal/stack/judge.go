@@ -9,6 +9,9 @@ import (
 // lastVersion is the version of the format that all files are read as.
 const lastVersion = "3.13"
 
+// theirWord begins what docker/cli alone finds.
+const theirWord = "`docker stack deploy` does not take it"
+
 // validate judges the whole tree: by the shapes, which tell of all that is wrong
 // with it at once, and then by docker/cli, which has the last word on what is
 // left.
@@ -20,6 +23,6 @@ func (d *document) validate() {
 		if _, there := d.at(path); !there {
 			path = nil // (root)
 		}
-		d.problem(path, "`docker stack deploy` refuses it: it %s", rest)
+		d.problem(path, "%s: it %s", theirWord, rest)
 	}
 }

@@ -35,9 +35,9 @@ func Load(ctx context.Context, file string, o Options) (*Stack, error) {
 	case err != nil:
 		return nil, unread(err)
 	case !info.Mode().IsRegular():
-		return nil, unread(errors.New("it is no file"))
+		return nil, unread(errors.New("it is no file: name a stack file"))
 	case info.Size() > maxFile:
-		return nil, unread(fmt.Errorf("it has %d bytes, more than the %d that a stack file may have", info.Size(), maxFile))
+		return nil, unread(fmt.Errorf("it has %d bytes, more than the %d that a stack file may have: make several of it", info.Size(), maxFile))
 	}
 	content, err := os.ReadFile(file)
 	if err != nil {
@@ -268,7 +268,7 @@ func (d *document) commands(key string, service map[string]any) {
 		}
 		words, err := shlex.Split(line)
 		if err != nil {
-			d.problem([]string{"services", key, name}, "it cannot be split into words: %v", err)
+			d.problem([]string{"services", key, name}, "it cannot be split into words: %v: write it as a list", err)
 		}
 		list := make([]any, len(words))
 		for i, w := range words {

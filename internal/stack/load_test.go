@@ -136,8 +136,8 @@ func TestFindings(t *testing.T) {
 		}},
 		{"what is not declared", begin + "    networks: [a]\n    secrets: [b]\n    configs: [c]\n    volumes: [dd:/d]\n", "", []string{
 			"web.yml:4:16: services.web.networks[0]: there is no network a: declare it in the top-level networks",
-			"web.yml:5:15: services.web.secrets[0]: there is no b in the top-level secrets",
-			"web.yml:6:15: services.web.configs[0]: there is no c in the top-level configs",
+			"web.yml:5:15: services.web.secrets[0]: there is no b in the top-level secrets: declare it there",
+			"web.yml:6:15: services.web.configs[0]: there is no c in the top-level configs: declare it there",
 			"web.yml:7:15: services.web.volumes[0]: there is no volume dd: declare it in the top-level volumes (a path of the node begins with /)",
 		}},
 		{"what cluster.yaml does not declare", begin + "    networks: [proxy, other]\n    secrets: [cf_token, x]\nnetworks:\n  proxy: {external: true}\n  other: {external: true}\nsecrets:\n  cf_token: {external: true}\n  x: {external: true, name: y}\n", taken, []string{
@@ -169,14 +169,14 @@ func TestFindings(t *testing.T) {
 			"web.yml:4:3: services.c.image: a service needs an image, by its name in a registry",
 		}},
 		{"constraints", begin + "    deploy: {placement: {constraints: [node.role == manger, node.labels.disk != ssd, node.label.x == y, 'a > b', 'node.hostname == \"x\"']}}\n", taken, []string{
-			"web.yml:4:26: services.web.deploy.placement.constraints: no node of the cluster meets them: node.role == manger holds for none of controller, p1",
+			"web.yml:4:26: services.web.deploy.placement.constraints: no node of the cluster meets them: node.role == manger holds for none of controller, p1; change them, or give a node the label",
 			"web.yml:4:86: services.web.deploy.placement.constraints[2]: no node ever meets a constraint on \"node.label.x\": there are node.id, node.hostname, node.ip, node.role, node.platform.os, node.platform.arch, node.labels.LABEL, engine.labels.LABEL",
 			"web.yml:4:105: services.web.deploy.placement.constraints[3]: \"a > b\" is no constraint such as node.labels.disk == ssd or node.role != manager",
 			"web.yml:4:114: services.web.deploy.placement.constraints[4]: \"\\\"x\\\"\" is no value that a constraint takes: letters, digits and :-_./ are (quotes are not part of it)",
 		}},
 		{"ports that are taken", begin + "    ports: ['22:22', '80:80', '80:81', '127.0.0.1:90:90']\n", taken, []string{
 			"web.yml:4:5: services.web.ports: port 22 of every node is the way in by ssh: publish another one",
-			"web.yml:4:5: services.web.ports: port 80/tcp is published twice",
+			"web.yml:4:5: services.web.ports: port 80/tcp is published twice: remove one of both",
 			"web.yml:4:5: warning: services.web.ports: swarm mode ignores the address 127.0.0.1: the port is published on all addresses of each node; leave it out",
 		}},
 		{"ports of the controller", begin + "    ports: ['53:53/udp', '5000:5000', '7481:80', '4789:80/tcp', {target: 80, published: 7480, mode: host}]\n", taken, []string{
@@ -203,7 +203,7 @@ func TestFindings(t *testing.T) {
 		{"a key twice", begin + "    image: x\n", refused, nil},
 		{"a list", "- a\n", refused, []string{"web.yml:1:1: it is no stack file: keys such as services: are expected"}},
 		{"nothing", "", "", []string{"web.yml: it is empty: a stack file has services"}},
-		{"no services", "networks: {}\n", "", []string{"web.yml:1:1: services: there is no service"}},
+		{"no services", "networks: {}\n", "", []string{"web.yml:1:1: services: there is no service: a stack has one at least"}},
 		{"itself", "services: &a\n  web: *a\n", "", nil},
 	} {
 		t.Run(c.summary, func(t *testing.T) {

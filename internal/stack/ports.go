@@ -51,14 +51,14 @@ func (c *conversion) ports(at []string, spec swarm.ServiceSpec, cluster *Cluster
 			case r.port != p.PublishedPort, r.protocol != "" && p.Protocol != "" && r.protocol != p.Protocol, r.protocol == udp && p.Protocol == "":
 			case r.registry && (cluster == nil || !cluster.Registry), r.manager && elsewhere:
 			case r.manager:
-				c.problem(at2(at, "ports"), "port %d of the controller is %s: publish another one", p.PublishedPort, r.what)
+				c.problem(inService(at, "ports"), "port %d of the controller is %s: publish another one", p.PublishedPort, r.what)
 			default:
-				c.problem(at2(at, "ports"), "port %d of every node is %s: publish another one", p.PublishedPort, r.what)
+				c.problem(inService(at, "ports"), "port %d of every node is %s: publish another one", p.PublishedPort, r.what)
 			}
 		}
 		key := portKey(p)
 		if seen[key] {
-			c.problem(at2(at, "ports"), "port %s is published twice", key)
+			c.problem(inService(at, "ports"), "port %s is published twice: remove one of both", key)
 		}
 		seen[key] = true
 	}

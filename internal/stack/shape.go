@@ -183,7 +183,7 @@ func (d *document) judgeMapping(path []string, m map[string]any, s *shape) bool 
 		}
 		good = false
 		if !d.told(append(path[:len(path):len(path)], key)) {
-			d.problem(path, "it lacks %s", key)
+			d.problem(path, "it lacks %s: add it", key)
 		}
 	}
 	return good

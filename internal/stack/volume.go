@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"path"
 	"strconv"
 
 	"github.com/compose-spec/compose-go/v2/types"
@@ -10,7 +11,7 @@ import (
 func (c *conversion) mounts(at []string, volumes []types.ServiceVolumeConfig) []mount.Mount {
 	out := make([]mount.Mount, 0, len(volumes))
 	for i, v := range volumes {
-		if m, ok := c.mount(at2(at, "volumes", strconv.Itoa(i)), v); ok {
+		if m, ok := c.mount(inService(at, "volumes", strconv.Itoa(i)), v); ok {
 			out = append(out, m)
 		}
 	}
@@ -86,3 +87,7 @@ func (c *conversion) volume(at []string, v types.ServiceVolumeConfig, m mount.Mo
 	}
 	return m, true
 }
+
+// absolute says whether a path is one on any system: a workstation's of Windows
+// may name one of a node.
+func absolute(p string) bool { return path.IsAbs(p) }
