@@ -3,11 +3,14 @@ package workload
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 
 	"hatchery/internal/declared"
 	"hatchery/internal/enrol"
@@ -31,6 +34,160 @@ const (
 	CodeNoObject enrol.Code = "unknown-workload" // nothing of that name is declared
 	CodeNotSaved enrol.Code = "workload-failed"
 )
+
+// tellEvery is the least time between two lines for who follows.
+const tellEvery = 200 * time.Millisecond
+
+// Calls answers the command line, under Prefix:
+//
+//	GET  …                  where it stands; with ?follow a line of JSON at each change
+//	PUT  …declared          says what is to run from now on (package declared), and applies it
+//	POST …plan              what applying would do: of what is sent, or of what is declared
+//	POST …apply             applies what is declared, now
+//	PUT  …secrets/{name}    brings the content of a secret
+//	PUT  …configs/{name}    brings the content of a config
+//
+// The socket does not read their bodies first (controller.Options.Bodies).
+func (s *Service) Calls() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+Prefix+"{$}", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Has("follow") {
+			s.follow(w, r)
+			return
+		}
+		enrol.WriteJSON(w, http.StatusOK, s.Status(r.Context()))
+	})
+	mux.HandleFunc("PUT "+Prefix+pathDeclared, func(w http.ResponseWriter, r *http.Request) {
+		data, err := body(w, r, declared.MaxSize)
+		if err == nil {
+			err = s.declare(data)
+		}
+		s.answer(w, r, http.StatusOK, err)
+	})
+	mux.HandleFunc("POST "+Prefix+pathPlan, func(w http.ResponseWriter, r *http.Request) {
+		var what *declared.Workloads
+		request, err := ParseRequest(r.URL.Query())
+		var data []byte
+		if err == nil {
+			data, err = body(w, r, declared.MaxSize)
+		}
+		if err == nil && len(data) > 0 {
+			if what, err = declared.Parse(data); err != nil {
+				err = fmt.Errorf("%w: %w", ErrWrong, err)
+			}
+		}
+		var plan *Plan
+		if err == nil {
+			plan, err = s.Plan(r.Context(), what, request)
+		}
+		if err != nil {
+			refuse(w, err)
+			return
+		}
+		enrol.WriteJSON(w, http.StatusOK, plan)
+	})
+	mux.HandleFunc("POST "+Prefix+pathApply, func(w http.ResponseWriter, r *http.Request) {
+		request, err := ParseRequest(r.URL.Query())
+		if err == nil {
+			err = s.Apply(request)
+		}
+		s.answer(w, r, http.StatusAccepted, err)
+	})
+	for part, kind := range map[string]string{pathSecrets: KindSecret, pathConfigs: KindConfig} {
+		mux.HandleFunc("PUT "+Prefix+part+"{name}", func(w http.ResponseWriter, r *http.Request) {
+			content, err := body(w, r, declared.MaxSecret)
+			if err == nil {
+				err = s.Push(kind, r.PathValue("name"), content)
+			}
+			s.answer(w, r, http.StatusOK, err)
+		})
+	}
+	return mux
+}
+
+// body reads what a call brings.
+func body(w http.ResponseWriter, r *http.Request, most int64) ([]byte, error) {
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(bodyTime))
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		return nil, &enrol.Error{Status: http.StatusRequestEntityTooLarge, Code: enrol.BadRequest, Detail: fmt.Sprintf("it has more than %d bytes", most)}
+	case err != nil:
+		return nil, &enrol.Error{Code: enrol.BadRequest, Detail: "it did not arrive whole"}
+	}
+	_ = control.SetReadDeadline(time.Time{})
+	return data, nil
+}
+
+// bodyTime is how long a body may take.
+const bodyTime = time.Minute
+
+func (s *Service) declare(data []byte) error {
+	w, err := declared.Parse(data)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrWrong, err)
+	}
+	return s.Declare(w)
+}
+
+// answer gives where it stands, or an error.
+func (s *Service) answer(w http.ResponseWriter, r *http.Request, status int, err error) {
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	enrol.WriteJSON(w, status, s.Status(r.Context()))
+}
+
+// refuse answers with an error.
+func refuse(w http.ResponseWriter, err error) {
+	answer := &enrol.Error{Status: http.StatusServiceUnavailable, Code: CodeNotSaved, Detail: err.Error()}
+	switch {
+	case errors.As(err, &answer):
+	case errors.Is(err, ErrUnknown):
+		answer.Status, answer.Code = http.StatusNotFound, CodeNoObject
+	case errors.Is(err, ErrWrong):
+		answer.Status, answer.Code = http.StatusUnprocessableEntity, CodeWorkload
+	}
+	enrol.WriteError(w, answer)
+}
+
+// follow gives where it stands, at each change.
+func (s *Service) follow(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	out := http.NewResponseController(w)
+	var last []byte
+	for {
+		changed := s.changes()
+		line, err := json.Marshal(s.Status(r.Context()))
+		if err != nil {
+			return
+		}
+		if !bytes.Equal(line, last) {
+			if _, err := w.Write(append(line, '\n')); err != nil || out.Flush() != nil {
+				return
+			}
+			last = line
+		}
+		pause := time.NewTimer(followEvery)
+		select {
+		case <-r.Context().Done():
+		case <-changed:
+		case <-pause.C: // what services have changes without us
+		}
+		pause.Stop()
+		select {
+		case <-r.Context().Done():
+			return
+		case <-time.After(tellEvery):
+		}
+	}
+}
+
+// followEvery is how often who follows is told how many tasks run.
+const followEvery = 5 * time.Second
 
 // Query is a request as a call has it.
 func (r Request) Query() url.Values {

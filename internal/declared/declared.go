@@ -93,6 +93,9 @@ func (w *Workloads) Add(s *stack.Stack) (secrets map[string][]byte) {
 	added.Secrets = append([]stack.Secret(nil), s.Secrets...)
 	secrets = map[string][]byte{}
 	for i := range added.Secrets {
+		if added.Secrets[i].Spec.Driver != nil {
+			continue // somebody else keeps it
+		}
 		secrets[added.Secrets[i].Spec.Name] = added.Secrets[i].Spec.Data
 		added.Secrets[i].Spec.Data = nil
 	}

@@ -363,6 +363,7 @@ func nodeOf(n swarm.Node) Node {
 		Availability: string(n.Spec.Availability),
 		Manager:      n.Spec.Role == swarm.NodeRoleManager,
 		Labels:       n.Spec.Labels,
+		EngineLabels: n.Description.Engine.Labels,
 		Engine:       n.Description.Engine.EngineVersion,
 		Architecture: n.Description.Platform.Architecture,
 		Created:      n.CreatedAt,

@@ -43,7 +43,11 @@ var (
 	ErrNoLeader = errors.New("the swarm has no leader")
 	// ErrConflict: the entry was changed since it was read. Read it again.
 	ErrConflict = errors.New("changed by somebody else meanwhile")
-	// ErrNotFound: there is no such node.
+	// ErrExists: there is one of that name.
+	ErrExists = errors.New("one of that name is there already")
+	// ErrInUse: something uses it still.
+	ErrInUse = errors.New("something uses it still")
+	// ErrNotFound: there is no such node, service, secret …
 	ErrNotFound = errors.New("no such node")
 	// ErrNodeUp: a node that answers is removed by force only.
 	ErrNodeUp = errors.New("the node is not down")
@@ -92,6 +96,8 @@ var meanings = []struct {
 	{"update out of sequence", ErrConflict},
 	{"is ambiguous", ErrNotFound}, // several have that host name
 	{"is not down and can't be removed", ErrNodeUp},
+	{"already exists", ErrExists},
+	{"in use by", ErrInUse},
 	{"could not find local IP address", ErrAddress},
 	{"must specify a listening address", ErrAddress},
 	{"cannot assign requested address", ErrAddress},

@@ -71,6 +71,7 @@ type Node struct {
 	Availability string // active, pause, drain
 	Manager      bool
 	Labels       map[string]string // of the manager's side
+	EngineLabels map[string]string // of the node's own daemon.json
 	Engine       string            // version
 	Architecture string            // armv6l
 	Created      time.Time
