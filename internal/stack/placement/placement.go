@@ -78,24 +78,31 @@ type Constraint struct {
 	Value string
 }
 
-var (
-	keyPattern   = regexp.MustCompile(`^(?i)[a-z_][a-z0-9\-_.]+$`)
-	valuePattern = regexp.MustCompile(`^(?i)[a-z0-9:\-_\s\.\*\(\)\?\+\[\]\\\^\$\|\/]+$`)
-)
+var key = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]+$`)
+
+// valued says whether a constraint can have a text as its value: letters and
+// digits, white space, and the signs that the swarm's patterns had once.
+func valued(text string) bool {
+	const signs = `:-_.*()?+[]\^$|/` + " \t\n\f\r"
+	return text != "" && !strings.ContainsFunc(text, func(r rune) bool {
+		letter := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9'
+		return !letter && !strings.ContainsRune(signs, r)
+	})
+}
 
 // Parse reads a constraint, such as node.labels.disk == ssd. What the swarm
 // takes but never holds, an unknown key, is an error too.
 func Parse(text string) (Constraint, error) {
 	for i, operator := range []string{"==", "!="} {
-		key, value, found := strings.Cut(text, operator)
+		name, value, found := strings.Cut(text, operator)
 		if !found {
 			continue
 		}
-		c := Constraint{Key: strings.TrimSpace(key), Value: strings.TrimSpace(value), Not: i == 1}
+		c := Constraint{Key: strings.TrimSpace(name), Value: strings.TrimSpace(value), Not: i == 1}
 		switch {
-		case !keyPattern.MatchString(c.Key):
-			return c, fmt.Errorf("%q is no key of a constraint", c.Key)
-		case !valuePattern.MatchString(c.Value):
+		case !key.MatchString(c.Key):
+			return c, fmt.Errorf("%q is no key of a constraint: there are %s", c.Key, strings.Join(keys, ", "))
+		case !valued(c.Value):
 			return c, fmt.Errorf("%q is no value that a constraint takes: letters, digits and :-_./ are (quotes are not part of it)", c.Value)
 		case !c.known():
 			return c, fmt.Errorf("no node ever meets a constraint on %q: there are %s", c.Key, strings.Join(keys, ", "))

@@ -68,8 +68,14 @@ func TestAsTheScheduler(t *testing.T) {
 			t.Errorf("%s: Holds says %v, the swarm %v", text, have, placed)
 		}
 	}
+	// What Parse takes with signs in it, the swarm takes.
+	const signs = `node.labels.a == :-_.*()?+[]\^$|/ b`
+	if _, err := placement.Parse(signs); err != nil {
+		t.Errorf("%s: %v", signs, err)
+	}
+	docker("service", "create", "--detach", "--no-resolve-image", "--name", "signs", "--constraint", signs, "127.0.0.1:1/none")
 	// What Parse refuses as syntax, the swarm does too.
-	for _, text := range []string{"node.role = manager", "== x", "node.role ==", `node.hostname == "p1"`} {
+	for _, text := range []string{"node.role = manager", "== x", "node.role ==", `node.hostname == "p1"`, "node.labels.a == b,c", "node.labels.a == ä", "x == y", "1node.role == y"} {
 		_, ours := placement.Parse(text)
 		_, theirs := m.Docker(t.Context(), "service", "create", "--detach", "--no-resolve-image", "--constraint", text, "127.0.0.1:1/none")
 		if ours == nil || theirs == nil {
