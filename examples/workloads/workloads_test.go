@@ -1,7 +1,10 @@
 package workloads_test
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +15,7 @@ import (
 	"github.com/docker/docker/api/types/mount"
 
 	"hatchery/internal/archguard"
+	"hatchery/internal/archguard/saved"
 	"hatchery/internal/cpu"
 	"hatchery/internal/stack"
 	"hatchery/internal/stack/placement"
@@ -195,8 +199,55 @@ func TestHelloBuild(t *testing.T) {
 			if verdict := cpu.ForModel("zero", "armhf").Container().Judge(p); verdict.Outcome.Refused() == c.zero {
 				t.Errorf("on a Zero: %s %s", verdict.Outcome, verdict.Reason)
 			}
+			if c.variant != "v6" {
+				return
+			}
+			image, err := saved.Read(t.Context(), savedImage(t, "172.19.181.254:5000/hello:1", c.variant, built), t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range load(t, "arm64") {
+				if s.Name != "hello" {
+					continue
+				}
+				zeros := slices.DeleteFunc(cluster("arm64").Nodes, func(n placement.Node) bool { return n.Architecture() != "armv6" })
+				r, err := archguard.Check(t.Context(), s.Services, archguard.Options{Mode: archguard.Error, Nodes: zeros, Read: image})
+				if err != nil || r.Broken() == c.zero {
+					t.Errorf("as an image for ARMv6, the guard finds %v, %v", r.Findings, err)
+				}
+				if r.Broken() && !strings.Contains(r.Findings[0].Message, "calls itself linux/arm/v6, but its /hello is another matter") {
+					t.Errorf("the guard says %s", r.Findings[0])
+				}
+			}
 		})
 	}
+}
+
+// savedImage is what docker save writes of an image with one program in it.
+func savedImage(t *testing.T, name, variant, program string) io.Reader {
+	t.Helper()
+	content, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packed := func(members ...string) *bytes.Buffer {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for i := 0; i < len(members); i += 2 {
+			if err := w.WriteHeader(&tar.Header{Name: members[i], Mode: 0o755, Size: int64(len(members[i+1]))}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(w, members[i+1]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return &b
+	}
+	return packed("layer.tar", packed("hello", string(content)).String(), "config.json", `{"os":"linux","architecture":"arm","variant":"`+variant+`"}`,
+		"manifest.json", `[{"Config":"config.json","RepoTags":["`+name+`"],"Layers":["layer.tar"]}]`)
 }
 
 // TestTakenByDocker: docker's own reader of stack files takes the examples.
