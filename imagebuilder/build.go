@@ -44,12 +44,15 @@ type Options struct {
 
 // A Result says what a build made.
 type Result struct {
-	Targets      []TargetResult `json:"targets"`
-	Docker       []DockerResult `json:"docker,omitempty"`
-	Warnings     []string       `json:"warnings,omitempty"`
-	Manifest     string         `json:"manifest"` // path
-	LayerSeconds float64        `json:"layer_seconds"`
-	ImageSeconds float64        `json:"image_seconds"`
+	Targets []TargetResult `json:"targets"`
+	Docker  []DockerResult `json:"docker,omitempty"`
+	// Workloads is what the controller will run; nil where it is nothing, or its
+	// image was not built.
+	Workloads    *WorkloadsEntry `json:"workloads,omitempty"`
+	Warnings     []string        `json:"warnings,omitempty"`
+	Manifest     string          `json:"manifest"` // path
+	LayerSeconds float64         `json:"layer_seconds"`
+	ImageSeconds float64         `json:"image_seconds"`
 	// ChecksumSeconds went into the block maps and SHA256SUMS.
 	ChecksumSeconds float64 `json:"checksum_seconds"`
 }
@@ -165,7 +168,7 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	result := &Result{Warnings: slices.Concat(ground.warnings, workloads.warnings, ids.notices), Manifest: filepath.Join(o.Out, manifestName), LayerSeconds: time.Since(begun).Seconds()}
+	result := &Result{Workloads: workloads.entry, Warnings: slices.Concat(ground.warnings, workloads.warnings, ids.notices), Manifest: filepath.Join(o.Out, manifestName), LayerSeconds: time.Since(begun).Seconds()}
 
 	begun = time.Now()
 	written := make([]writtenImage, len(targets))

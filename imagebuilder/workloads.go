@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"hatchery/internal/clusterctrl"
 	"hatchery/internal/declared"
@@ -53,6 +54,45 @@ func ReadWorkloads(ctx context.Context, c *spec.Cluster, o WorkloadOptions) (*Wo
 		return nil, err
 	}
 	return l.settled()
+}
+
+// ReadSecrets reads the content of secrets that are not pushed, the stacks' own too, by
+// the names that they have in the swarm: of those that are named, or of all.
+func ReadSecrets(ctx context.Context, c *spec.Cluster, names []string) (map[string][]byte, error) {
+	l, err := loadWorkloads(ctx, c, len(names) > 0)
+	if err != nil {
+		return nil, err
+	}
+	w, err := l.settled()
+	if err != nil {
+		return nil, err
+	}
+	if len(names) == 0 {
+		return w.Secrets, nil
+	}
+	known := w.Declared.SecretNames()
+	asked := map[string][]byte{}
+	for _, name := range names {
+		content, there := w.Secrets[name]
+		pushed, declared := known[name]
+		switch {
+		case there:
+			asked[name] = content
+		case !declared:
+			return nil, &InputError{fmt.Errorf("cluster.yaml declares no secret %s; there are: %s", name, cmp.Or(strings.Join(slices.Sorted(maps.Keys(known)), ", "), "none"))}
+		case pushed:
+			return nil, &InputError{fmt.Errorf("cluster.yaml does not say where %s comes from: name its file with --from, or --from - for stdin", name)}
+		default: // its variable is not set
+			for _, s := range c.Workloads.Secrets {
+				if s.Name == name {
+					p := s.Place
+					p.Message = fmt.Sprintf("the secret %s: %v", name, &UnsetError{s.Environment})
+					return nil, &spec.Errors{Problems: []spec.Problem{p}}
+				}
+			}
+		}
+	}
+	return asked, nil
 }
 
 // WorkloadProblems are what is wrong with the files that a cluster file names which

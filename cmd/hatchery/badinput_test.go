@@ -128,8 +128,8 @@ func TestBadInput(t *testing.T) {
 	}, {
 		summary: "a setting whose work is not built yet",
 		base:    func(t *testing.T, w *workspace) string { return compressed },
-		more:    "workloads: [cluster.yaml]\n",
-		code:    exitUsage, stderr: []string{"cluster.yaml:4:", "workloads"},
+		more:    "registry: true\n",
+		code:    exitUsage, stderr: []string{"cluster.yaml:4:", "registry"},
 	}, {
 		summary: "a time zone that the image does not know",
 		base:    func(t *testing.T, w *workspace) string { return compressed },

@@ -46,7 +46,7 @@ first run and kept in identity/ beside the cluster file: back that folder up.`,
   hatchery build p2 --renew        # with new keys
   hatchery build --layers-only     # only what changes of the base, no images`,
 		RunE: func(c *cobra.Command, targets []string) error {
-			cluster, err := spec.Load(s.file)
+			cluster, err := loadCluster(c.Context(), s.file)
 			if err != nil {
 				return err
 			}
@@ -67,6 +67,9 @@ first run and kept in identity/ beside the cluster file: back that folder up.`,
 			}
 			printWarnings(c.ErrOrStderr(), result.Warnings)
 			printBuild(c.OutOrStdout(), result, time.Since(begun))
+			if note := secretsNote(result.Workloads); note != "" {
+				fmt.Fprintln(c.OutOrStdout(), note)
+			}
 			if next := nextStep(cluster, options.Out, result.Targets); next != "" {
 				fmt.Fprintln(c.OutOrStdout(), next)
 			}

@@ -93,7 +93,8 @@ loop device, no chroot and no emulator.`,
 	flags.BoolVar(&s.json, "json", false, "print the result as JSON, and progress and errors as lines of JSON on stderr")
 	root.AddCommand(newInit(s), newCheck(s), newPlan(s), newBuild(s), newInspect(s), newLock(s), newCache(s),
 		newServe(s), newStatus(s), newEvents(s), newRevoke(s), newBackup(s), newBoot(s), newFlash(s), newOpenCard(),
-		newPush(s), newNetboot(s), newPower(s), newConsole(s), newDoctor(s), newPage(s), newRebuild(s), newUpgrade(s), newMetrics(s))
+		newPush(s), newNetboot(s), newPower(s), newConsole(s), newDoctor(s), newPage(s), newRebuild(s), newUpgrade(s), newMetrics(s),
+		newWorkloads(s), newSecrets(s))
 	root.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 	return root
 }

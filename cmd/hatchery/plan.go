@@ -10,7 +10,6 @@ import (
 
 	"hatchery/imagebuilder"
 	"hatchery/imagebuilder/difference"
-	"hatchery/internal/spec"
 )
 
 func newPlan(s *settings) *cobra.Command {
@@ -40,7 +39,7 @@ shows the same of the image itself.`,
 			if text.NoDiffs && text.All {
 				return usageError{errors.New("--all shows more, --no-diffs less: which is it?")}
 			}
-			cluster, err := spec.Load(s.file)
+			cluster, err := loadCluster(c.Context(), s.file)
 			if err != nil {
 				return err
 			}
@@ -59,13 +58,18 @@ shows the same of the image itself.`,
 			if result.Provisional {
 				fmt.Fprintln(c.ErrOrStderr(), "hatchery: note: some of these keys are not made yet: the build makes others, so host keys and certificates (before a first build, machine and disk ids too) will differ from these")
 			}
-			if summary {
-				printPlanSummary(c.OutOrStdout(), result)
-				return nil
-			}
 			text.Color = colored(c.OutOrStdout())
 			text.Hint = "--all shows everything"
-			return printPlan(c.OutOrStdout(), result, text)
+			if summary {
+				printPlanSummary(c.OutOrStdout(), result)
+			} else if err := printPlan(c.OutOrStdout(), result, text); err != nil {
+				return err
+			}
+			if result.Workloads != nil {
+				fmt.Fprintln(c.OutOrStdout())
+				printWorkloads(c.OutOrStdout(), result.Workloads)
+			}
+			return nil
 		},
 	}
 	flags := c.Flags()
