@@ -19,6 +19,7 @@ const (
 	EventNetboot = "netboot" // a slot that boots without a card has got somewhere
 
 	EventOperation = "operation" // a rebuild or an upgrade has got somewhere
+	EventWorkloads = "workloads" // something of what is declared to run was made, changed, removed
 )
 
 // An Event is something that happened, for whoever follows `hatchery events`.

@@ -73,6 +73,8 @@ type Options struct {
 	// Heard is told of every report that counts: member says that the node is
 	// the member of the swarm that the controller takes it for. It does not wait.
 	Heard func(slot int, r enrol.StatusReport, member bool)
+	// Workloads is where what is declared to run stands, for the view; nil for nothing.
+	Workloads func() *enrol.WorkloadsView
 	// Health is what the controller found of itself, nil where nobody looked lately.
 	// It does not wait; nil: nobody looks.
 	Health func() *enrol.Health

@@ -32,6 +32,9 @@ func (s *service) view(ctx context.Context) *enrol.ClusterView {
 		v.Health = s.Health()
 		health(v.Health)
 	}
+	if s.Workloads != nil {
+		v.Workloads = s.Workloads()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, number := range slices.Sorted(maps.Keys(s.slots)) {

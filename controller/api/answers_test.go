@@ -19,6 +19,7 @@ import (
 
 	"hatchery/firstboot/arm"
 	"hatchery/firstboot/keep"
+	"hatchery/internal/declared"
 	"hatchery/internal/enrol"
 	"hatchery/internal/nodefile"
 )
@@ -38,6 +39,8 @@ func TestAnswers(t *testing.T) {
 	doors := map[string]caller{"nodes": c.slot(1), "socket": c.local(), "agent": agent(t, c, 0), "page": c.browser()}
 	const boot = `"boot_id": "a-boot", "agent_version": "1", "swarm": {"state": "active", "node_id": "node1", "cluster_id": "swarm1"}`
 	backup := strings.Repeat("0", 64)
+	const declaration = `{"version": 1, "wait_for": "all", "arch_guard": "off", "networks": [{"name": "proxy"}],
+		"secrets": [{"name": "cf_token", "pushed": true}], "configs": [{"name": "site", "pushed": true}]}`
 	calls := []call{
 		{door: "nodes", method: "POST", path: "/v1/status", body: `{` + boot + `, "seq": 1, "step": "steady", "state": "done", "since": "2026-01-01T00:00:00Z",
 			"health": {"kernel": "6.12", "engine": "28.5.2", "memory": 1, "findings": [{"code": "low-voltage", "detail": "4.6 V", "remedy": "a better supply"}]}}`, status: 200},
@@ -103,6 +106,18 @@ func TestAnswers(t *testing.T) {
 		{door: "socket", method: "GET", path: "/operations/rebuild-9", status: 404},
 		{door: "socket", method: "DELETE", path: "/operations/rebuild-1", status: 200},
 		{door: "socket", method: "GET", path: "/operations/rebuild-1?follow", status: 200},
+		{door: "socket", method: "GET", path: "/workloads/", status: 200},
+		{door: "socket", method: "PUT", path: "/workloads/declared", body: declaration, status: 200},
+		{door: "socket", method: "PUT", path: "/workloads/declared", body: strings.Replace(declaration, "1", "9", 1), status: 422},
+		{door: "socket", method: "PUT", path: "/workloads/declared", body: `"` + strings.Repeat("x", declared.MaxSize) + `"`, status: 413},
+		{door: "socket", method: "POST", path: "/workloads/plan?prune=true", status: 200},
+		{door: "socket", method: "POST", path: "/workloads/plan", body: declaration, status: 200},
+		{door: "socket", method: "POST", path: "/workloads/plan?prune=perhaps", status: 400},
+		{door: "socket", method: "PUT", path: "/workloads/secrets/cf_token", body: "a secret", status: 200},
+		{door: "socket", method: "PUT", path: "/workloads/secrets/no_such", body: "a secret", status: 404},
+		{door: "socket", method: "PUT", path: "/workloads/secrets/cf_token", status: 422},
+		{door: "socket", method: "PUT", path: "/workloads/configs/site", body: "a config", status: 200},
+		{door: "socket", method: "POST", path: "/workloads/apply", status: 202},
 		{door: "socket", method: "GET", path: "/page/", status: 200},
 		{door: "socket", method: "GET", path: "/page/token", status: 200},
 		{door: "page", method: "GET", path: "/", status: 200},
@@ -199,6 +214,9 @@ func asks(op *openapi3.Operation, c call) string {
 	}
 	content := op.RequestBody.Value.Content["application/json"]
 	if content == nil {
+		return ""
+	}
+	if c.body == "" && !op.RequestBody.Value.Required {
 		return ""
 	}
 	var v any

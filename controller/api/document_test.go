@@ -19,6 +19,7 @@ import (
 	"hatchery/controller/page"
 	"hatchery/controller/power"
 	"hatchery/controller/preserve"
+	"hatchery/controller/workload"
 	"hatchery/internal/enrol"
 	"hatchery/internal/kept"
 	"hatchery/internal/reimage"
@@ -29,7 +30,8 @@ import (
 	"hatchery/netboot/store"
 )
 
-// schemas are the types that the document's schemas are of. nil is a word.
+// schemas are the types that the document's schemas are of. nil is a word, or has
+// types of Docker's.
 var schemas = map[string]reflect.Type{
 	"Code":              nil,
 	"Error":             reflect.TypeFor[enrol.Error](),
@@ -42,6 +44,8 @@ var schemas = map[string]reflect.Type{
 	"Health":            reflect.TypeFor[enrol.Health](),
 	"Finding":           reflect.TypeFor[enrol.Finding](),
 	"ClusterView":       reflect.TypeFor[enrol.ClusterView](),
+	"WorkloadsView":     reflect.TypeFor[enrol.WorkloadsView](),
+	"StackView":         reflect.TypeFor[enrol.StackView](),
 	"SlotView":          reflect.TypeFor[enrol.SlotView](),
 	"OperationView":     reflect.TypeFor[enrol.OperationView](),
 	"Told":              reflect.TypeFor[enrol.Told](),
@@ -82,6 +86,13 @@ var schemas = map[string]reflect.Type{
 	"OperationSlot":     reflect.TypeFor[operation.Slot](),
 	"OperationBefore":   reflect.TypeFor[operation.Before](),
 	"OperationPlan":     reflect.TypeFor[operation.Plan](),
+	"Workloads":         nil,
+	"WorkloadStatus":    reflect.TypeFor[workload.Status](),
+	"WorkloadStack":     reflect.TypeFor[workload.StackStatus](),
+	"WorkloadService":   reflect.TypeFor[workload.ServiceStatus](),
+	"WorkloadObject":    reflect.TypeFor[workload.ObjectStatus](),
+	"WorkloadPlan":      reflect.TypeFor[workload.Plan](),
+	"WorkloadStep":      reflect.TypeFor[workload.Step](),
 	"PageView":          reflect.TypeFor[page.View](),
 	"PageToken":         reflect.TypeFor[page.TokenAnswer](),
 	"PageAction":        reflect.TypeFor[page.ActionAnswer](),

@@ -18,6 +18,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/docker/docker/api/types/network"
+	dockerswarm "github.com/docker/docker/api/types/swarm"
+
 	"hatchery/controller"
 	"hatchery/controller/api"
 	"hatchery/controller/console"
@@ -27,6 +30,7 @@ import (
 	"hatchery/controller/power"
 	"hatchery/controller/preserve"
 	"hatchery/controller/reimage"
+	"hatchery/controller/workload"
 	"hatchery/internal/enrol"
 	"hatchery/internal/identity"
 	"hatchery/internal/nodefile"
@@ -57,6 +61,42 @@ func (engine) Nodes(context.Context) ([]swarm.Node, error) {
 		{ID: "manager", Manager: true, State: "ready", Availability: "active", Hostname: "hammond", Addr: address(0)},
 		{ID: "node1", State: "ready", Availability: "active", Hostname: "oneil", Addr: address(1), Labels: map[string]string{"disk": "card"}},
 	}, nil
+}
+
+func (engine) SharedNetworks(context.Context) ([]swarm.SharedNetwork, error) { return nil, nil }
+func (engine) RemoveNetwork(context.Context, string) error                   { return nil }
+func (engine) Secrets(context.Context) ([]swarm.Object, error)               { return nil, nil }
+func (engine) RemoveSecret(context.Context, string) error                    { return nil }
+func (engine) Configs(context.Context) ([]swarm.Object, error)               { return nil, nil }
+func (engine) RemoveConfig(context.Context, string) error                    { return nil }
+func (engine) ServiceEntries(context.Context) ([]swarm.ServiceEntry, error)  { return nil, nil }
+func (engine) RemoveService(context.Context, string) error                   { return nil }
+func (engine) CreateNetwork(context.Context, string, network.CreateOptions) (string, error) {
+	return "network1", nil
+}
+
+func (engine) CreateSecret(context.Context, dockerswarm.SecretSpec) (string, error) {
+	return "secret1", nil
+}
+
+func (engine) CreateConfig(context.Context, dockerswarm.ConfigSpec) (string, error) {
+	return "config1", nil
+}
+
+func (engine) CreateService(context.Context, dockerswarm.ServiceSpec) (string, error) {
+	return "service1", nil
+}
+
+func (engine) UpdateService(context.Context, string, uint64, dockerswarm.ServiceSpec) error {
+	return nil
+}
+
+func (engine) RegistryPlatforms(context.Context, string) ([]swarm.Platform, error) {
+	return nil, swarm.ErrNotFound
+}
+
+func (engine) LocalPlatform(context.Context, string) (swarm.Platform, error) {
+	return swarm.Platform{}, swarm.ErrNotFound
 }
 
 func (e engine) Node(ctx context.Context, id string) (swarm.Node, error) {
@@ -180,8 +220,13 @@ func newCluster(t *testing.T) *cluster {
 		Local: map[string]http.Handler{
 			netboot.Prefix: boots, power.Prefix: c.power(state, run), console.Prefix: c.console(run),
 			metrics.Path: c.metrics(), api.Path: api.Calls(), operation.Prefix: c.operations(state), preserve.Prefix: keeper.Calls(), page.Prefix: c.pages(state),
+			workload.Prefix: c.workloads(),
 		},
-		Calls: calls,
+		Workloads: func() *enrol.WorkloadsView {
+			return &enrol.WorkloadsView{State: "waiting", Detail: "p1", Since: time.Unix(1_800_000_000, 0), Stacks: []enrol.StackView{{Name: "web", State: "waiting", Detail: "p1"}}}
+		},
+		Bodies: []string{workload.Prefix},
+		Calls:  calls,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan uint16, 1), make(chan error, 1)
@@ -292,6 +337,19 @@ func (c *cluster) operations(state string) http.Handler {
 	c.t.Helper()
 	s, err := operation.New(operation.Options{Node: c.node, StateDir: state, Swarm: engine{}, View: controller.Dial(c.socket).Cluster,
 		Renewer: func(operation.Kind, int) (operation.Renewer, error) { return renewer{}, nil }})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.run(s.Run)
+	return s.Calls()
+}
+
+// workloads has a swarm that has nothing, and takes all.
+func (c *cluster) workloads() http.Handler {
+	c.t.Helper()
+	dir := c.t.TempDir()
+	s, err := workload.New(workload.Options{Node: c.node, Engine: engine{}, Image: filepath.Join(dir, "image.json"), StateDir: dir,
+		SecretsDir: filepath.Join(dir, "secrets"), ConfigsDir: filepath.Join(dir, "configs"), Key: make([]byte, 32)})
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -20,11 +20,12 @@ import (
 var (
 	kinds = []string{controller.EventStep, controller.EventJoin, controller.EventNode, controller.EventToken, controller.EventRefused,
 		controller.EventAlarm, controller.EventRevoked, controller.EventSwarm, controller.EventNetboot,
-		controller.EventOperation, power.EventPower}
+		controller.EventOperation, controller.EventWorkloads, power.EventPower}
 	swarmStates    = []string{"inactive", "pending", "active", "error", "locked", none} // moby, api/types/swarm: LocalNodeState
 	nodeStates     = []string{"ready", "down", "disconnected", "unknown", none}         // NodeState
 	availabilities = []string{"active", "pause", "drain", none}                         // NodeAvailability
 	stepStates     = []string{enrol.StateWaiting, enrol.StateRunning, enrol.StateDone, enrol.StateFailed, none}
+	stackStates    = []string{"applied", "waiting", "failed", "orphaned"} // controller/workload
 	timeSources    = []string{enrol.TimeNTP, enrol.TimeOperator, enrol.TimeUntrusted}
 )
 
@@ -71,6 +72,7 @@ var (
 	alarms     = gauge("alarms", "Alarms that nobody has cleared; the slot is controller for those of no slot.", "slot", "code")
 	events     = counter("events_total", "What happened; the slot is controller for what is of no slot.", "slot", "kind")
 	joins      = counter("joins_total", "Nodes of the slot that came new into the swarm.", "slot")
+	stackState = gauge("stack_state", "1 for where a stack that is declared stands, 0 for all others; orphaned: it is declared no more and still runs.", "stack", "state")
 
 	slotInfo     = gauge("slot_info", "1; what the slot's node is and says that it runs.", "slot", "hostname", "model", "root", "agent", "engine", "kernel")
 	slotHeard    = gauge("slot_heard_seconds", "How long ago the slot's agent was heard; absent if it was not since the service began.", "slot")
@@ -108,6 +110,7 @@ func Words() map[string]map[string][]string {
 	return map[string]map[string][]string{
 		timeSource.name: {"source": append(slices.Clone(timeSources), other)},
 		swarmState.name: {"state": append(slices.Clone(swarmStates), other)},
+		stackState.name: {"state": append(slices.Clone(stackStates), other)},
 		slotStep.name:   {"state": append(slices.Clone(stepStates), other)},
 		slotNode.name:   {"state": append(slices.Clone(nodeStates), other)},
 		slotAvail.name:  {"availability": append(slices.Clone(availabilities), other)},
@@ -150,6 +153,11 @@ func (s *Service) Collect(to chan<- prometheus.Metric) {
 	}
 	for key, n := range raised {
 		out.add(alarms, float64(n), key[0], key[1])
+	}
+	if v.Workloads != nil {
+		for _, s := range v.Workloads.Stacks {
+			out.states(stackState, stackStates, s.State, s.Name)
+		}
 	}
 	out.health(slotName(0), v.Health)
 	for i := range v.Slots {

@@ -58,6 +58,9 @@ func view() *enrol.ClusterView {
 		Backup: &enrol.BackupView{Taken: now.Add(-time.Hour), Bytes: 7, Nodes: []string{"p1", "p2"}},
 		Alarms: []enrol.AlarmEntry{{Slot: 2, Code: enrol.Clone}, {Slot: 2, Code: enrol.Clone}, {Code: controller.Damaged}},
 		Health: &enrol.Health{Findings: []enrol.Finding{{Code: "clock"}}},
+		Workloads: &enrol.WorkloadsView{State: "failed", Stacks: []enrol.StackView{
+			{Name: "web", State: "applied"}, {Name: "hello", State: "failed"}, {Name: "old", State: "applying"},
+		}},
 		Slots: []enrol.SlotView{
 			{Slot: 1, Name: "p1", Hostname: "oneil", Model: "zero", Generation: 2, MinGeneration: 1, AgentVersion: "1.0", LastSeen: &seen,
 				Step: "steady", State: "done", NodeID: "n1", NodeState: "ready", Availability: "active", Power: "on", Link: "up",
@@ -129,6 +132,9 @@ func TestMetrics(t *testing.T) {
 		`hatchery_slot_step_state{slot="p1",state="done"} 1`,
 		`hatchery_slot_step_state{slot="p2",state="none"} 1`,
 		`hatchery_slot_uptime_seconds{slot="p1"} 100`,
+		`hatchery_stack_state{stack="hello",state="failed"} 1`,
+		`hatchery_stack_state{stack="old",state="other"} 1`,
+		`hatchery_stack_state{stack="web",state="applied"} 1`,
 		`hatchery_swarm_state{state="active"} 1`,
 		`hatchery_time_source{source="ntp"} 1`,
 		`hatchery_view_success 1`,

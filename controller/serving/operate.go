@@ -18,6 +18,7 @@ import (
 	"hatchery/controller/power"
 	"hatchery/controller/preserve"
 	"hatchery/controller/reimage"
+	"hatchery/controller/workload"
 	"hatchery/firstboot"
 	"hatchery/firstboot/health"
 	"hatchery/internal/enrol"
@@ -40,6 +41,7 @@ type operating struct {
 	cards      *reimage.Service
 	kept       *preserve.Keeper
 	operations *operation.Service
+	workloads  *workload.Service
 	page       *page.Service
 	metrics    *metrics.Service
 
@@ -126,6 +128,9 @@ func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *s
 		return w != nil && w.Boot
 	}
 	boots.keeps.Store(&keeps)
+
+	s.workloads, err = s.openWorkloads(id, engine)
+	missing("what is declared does not run", err)
 
 	s.metrics, err = metrics.New(metrics.Options{Version: firstboot.Version(), View: s.client.Cluster, Events: s.client.Events, Log: o.Log})
 	missing("there are no metrics", err)
@@ -222,6 +227,9 @@ func (s *operating) local() map[string]http.Handler {
 	}
 	if s.operations != nil {
 		calls[operation.Prefix] = s.operations.Calls()
+	}
+	if s.workloads != nil {
+		calls[workload.Prefix] = s.workloads.Calls()
 	}
 	if s.kept != nil {
 		calls[preserve.Prefix] = s.kept.Calls()
@@ -343,6 +351,9 @@ func (s *operating) run(ctx context.Context, beside *sync.WaitGroup) {
 	}
 	if s.operations != nil {
 		again("operations", s.operations.Run)
+	}
+	if s.workloads != nil {
+		again("what is declared to run", s.workloads.Run)
 	}
 	if s.page != nil {
 		again("the page", s.page.Run)

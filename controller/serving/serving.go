@@ -20,6 +20,7 @@ import (
 	"hatchery/controller/operation"
 	"hatchery/controller/power"
 	"hatchery/controller/reimage"
+	"hatchery/controller/workload"
 	"hatchery/firstboot/clock"
 	"hatchery/firstboot/founding"
 	"hatchery/firstboot/systemd"
@@ -46,6 +47,7 @@ type Options struct {
 	Power      power.Limits
 	Operations operation.Limits
 	Cards      reimage.Times
+	Workloads  workload.Limits
 	// HAT is in place of the I²C bus that the HAT is on; nil for the kernel's.
 	HAT hat.Bus
 	// USB is in place of the USB bus that boards show up on; nil for the kernel's.
@@ -135,7 +137,7 @@ func Run(ctx context.Context, o Options) error {
 	operates.run(ctx, &beside)
 	beside.Go(func() { operates.merge(ctx, boots.events) })
 	err = controller.Serve(ctx, controller.Options{
-		Local: local, Calls: operates.nodeCalls(), Beside: operates.beside, Health: operates.health, Events: operates.events,
+		Local: local, Bodies: []string{workload.Prefix}, Workloads: operates.workloadsView, Calls: operates.nodeCalls(), Beside: operates.beside, Health: operates.health, Events: operates.events,
 		Heard: func(slot int, r enrol.StatusReport, member bool) {
 			if heard != nil {
 				heard(slot, r, member)

@@ -154,6 +154,23 @@ type ClusterView struct {
 	Health     *Health      `json:"health,omitempty"` // what the controller found of itself
 	Slots      []SlotView   `json:"slots"`
 	Alarms     []AlarmEntry `json:"alarms,omitempty"`
+	// Workloads is where what is declared to run stands; nil where nothing is.
+	Workloads *WorkloadsView `json:"workloads,omitempty"`
+}
+
+// A WorkloadsView says where what is declared to run stands.
+type WorkloadsView struct {
+	State  string      `json:"state"` // waiting, applying, applied, failed
+	Detail string      `json:"detail,omitempty"`
+	Since  time.Time   `json:"since"`
+	Stacks []StackView `json:"stacks,omitempty"`
+}
+
+// A StackView is one stack of them.
+type StackView struct {
+	Name   string `json:"name"`
+	State  string `json:"state"` // waiting, applied, failed, orphaned
+	Detail string `json:"detail,omitempty"`
 }
 
 // A SlotView is a slot as the controller knows it.
