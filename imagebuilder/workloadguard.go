@@ -64,12 +64,11 @@ func (g *ground) architectures(targets []spec.Target, assume string) (func(spec.
 	}, nil
 }
 
-// processorOf is what a target's programs may be built for, armv6, armv7 or arm64, and
-// "" where nothing says so: a model that is found out when it starts may be any that
-// the base runs on.
+// processorOf is what a target's programs may be built for, armv6, armv7 or arm64, as
+// its node is labelled: the least that it could be where the model is auto, and "" where
+// nothing is known of its base.
 func processorOf(t spec.Target, architecture string) string {
-	zero := t.Model == "zero" || t.Model == "zero-w"
-	if !zero && (architecture == "" || t.Model == "auto" && architecture != "arm64") {
+	if architecture == "" && t.Model != "zero" && t.Model != "zero-w" {
 		return ""
 	}
 	p := preload.PlatformFor(t.Model, architecture)
@@ -105,8 +104,11 @@ func (l *loading) guard(ctx context.Context, o WorkloadOptions, architecture fun
 			return err
 		}
 		for i, f := range report.Findings {
-			if f.Warning && strings.Contains(f.Message, "so nobody knows what processor it is for") {
+			switch {
+			case f.Warning && strings.Contains(f.Message, "so nobody knows what processor it is for"):
 				report.Findings[i].Message += ": the controller looks again before it runs it"
+			case strings.Contains(f.Message, "land on "+spec.ControllerName) && l.cluster.Controller.Model == "auto":
+				report.Findings[i].Message += ". The model of the controller is auto, so it could be a Zero: if it is a later one, say which (controller: {model: 4})"
 			}
 		}
 		l.tell(slices.DeleteFunc(report.Findings, func(f stack.Finding) bool { return f.Warning && strings.HasPrefix(f.Message, unknownProcessor) }))

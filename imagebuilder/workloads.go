@@ -481,14 +481,15 @@ func (w *Workloads) notes() []string {
 func nodesFor(c *spec.Cluster, architecture func(spec.Base) string) []placement.Node {
 	var nodes []placement.Node
 	for _, t := range c.Targets() {
-		n := placement.Node{Name: t.Name, Hostname: t.Hostname, Role: placement.Manager, Addr: clusterctrl.ControllerAddr(), Arch: processorOf(t, architecture(t.Base))}
+		n := placement.Node{
+			Name: t.Name, Hostname: t.Hostname, Role: placement.Manager, Addr: clusterctrl.ControllerAddr(),
+			Arch: processorOf(t, architecture(t.Base)), Labels: labelsOf(c, t),
+		}
 		if t.Slot != 0 {
-			n.Role, n.Addr, n.Labels = placement.Worker, clusterctrl.SlotAddr(t.Slot), labelsOf(c, t)
-		} else {
-			n.Labels = map[string]string{}
+			n.Role, n.Addr = placement.Worker, clusterctrl.SlotAddr(t.Slot)
 		}
 		for label, value := range map[string]string{"hatchery.slot": t.Name, "hatchery.model": t.Model, placement.LabelArch: n.Arch} {
-			if value != "" && value != "auto" {
+			if value != "" {
 				n.Labels[label] = value
 			}
 		}

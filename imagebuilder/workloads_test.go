@@ -361,6 +361,29 @@ func TestWorkloadGuard(t *testing.T) {
 	}
 }
 
+// TestGuardedAuto: a controller that could be anything is taken for the least, and the
+// remedy is said.
+func TestGuardedAuto(t *testing.T) {
+	b := newBench(t)
+	host, _ := images(t, map[string][]v1.Platform{"wide:1": {later, wide}})
+	b.files(map[string]string{"web.yml": "services:\n  web:\n    image: " + host + "/wide:1\n    deploy: {placement: {constraints: [node.labels.hatchery.slot == controller]}}\n"})
+	for _, c := range []struct{ base, model, want string }{
+		{"raspios_lite_armhf", "auto", "it may land on controller (ARMv6), and "},
+		{"raspios_lite_armhf", "auto", "The model of the controller is auto, so it could be a Zero"},
+		{"raspios_lite_armhf", "4", ""}, {"raspios_lite_arm64", "auto", ""},
+	} {
+		b.files(map[string]string{"cluster.yaml": "name: homelab\nbase: " + c.base + "\nuser: {authorized_keys: [" + key + "]}\nslots: {p1: {base: raspios_lite_armhf}}\ncontroller: {model: " + c.model + "}\nworkloads: [web.yml]\n"})
+		cluster, err := spec.Load(b.path("cluster.yaml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = imagebuilder.ReadWorkloads(t.Context(), cluster, imagebuilder.WorkloadOptions{Cache: b.path("cache")})
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s on %s: %v; want %q", c.model, c.base, err, c.want)
+		}
+	}
+}
+
 // TestGuardedArchive: an image that is preloaded from a file is known by the programs in
 // it, whatever it calls itself.
 func TestGuardedArchive(t *testing.T) {

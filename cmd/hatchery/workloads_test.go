@@ -164,6 +164,52 @@ func TestWorkloadsCommands(t *testing.T) {
 	}
 }
 
+// TestWorkloadsPage: what docs/workloads.md has for cluster.yaml is right, with the
+// examples beside it that it names.
+func TestWorkloadsPage(t *testing.T) {
+	page, err := os.ReadFile("../../docs/workloads.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, found := strings.Cut(string(page), "```yaml\n")
+	text, _, closed := strings.Cut(text, "```\n")
+	if !found || !closed {
+		t.Fatal("there is no cluster.yaml in the page")
+	}
+	dir := t.TempDir()
+	for place, from := range map[string]string{"traefik.yml": "traefik/traefik.yml", "code-server.yml": "code-server/code-server.yml", "workloads.env": "traefik/example.env"} {
+		content, err := os.ReadFile("../../examples/workloads/" + from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, place), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	home := filepath.Join(dir, "home")
+	for _, folder := range []string{filepath.Join(home, ".ssh"), filepath.Join(dir, "secrets")} {
+		if err := os.MkdirAll(folder, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("HOME", home)
+	for place, content := range map[string]string{"cluster.yaml": text, "secrets/password": "x", "home/.ssh/id_ed25519.pub": testKey} {
+		if err := os.WriteFile(filepath.Join(dir, place), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var stdout, stderr bytes.Buffer
+	code := run(context.Background(), []string{"check", "-q", "--offline", "--cache", filepath.Join(dir, "cache"), "-f", filepath.Join(dir, "cluster.yaml")}, &stdout, &stderr)
+	if code != exitDone {
+		t.Errorf("exit code %d, %s", code, stderr.String())
+	}
+	for line := range strings.Lines(stderr.String()) {
+		if !strings.Contains(line, "no registry is asked offline") && !strings.Contains(line, "not built yet") {
+			t.Errorf("it says %s", line)
+		}
+	}
+}
+
 // TestWorkloadsOn: what cluster.yaml says here is sent to a controller by ssh, and what
 // is secret is in no argument and in nothing else that is sent.
 func TestWorkloadsOn(t *testing.T) {
