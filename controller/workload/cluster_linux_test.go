@@ -1,12 +1,14 @@
 package workload_test
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"io/fs"
 	"maps"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,6 +25,7 @@ import (
 	"hatchery/internal/nodefile"
 	"hatchery/internal/stack"
 	"hatchery/internal/swarm"
+	"hatchery/internal/testtool"
 )
 
 // A bench is a service over a real swarm of one manager.
@@ -391,5 +394,86 @@ func TestOthers(t *testing.T) {
 	networks, err := b.engine.SharedNetworks(t.Context())
 	if err != nil || !slices.ContainsFunc(networks, func(n swarm.SharedNetwork) bool { return n.Name == "proxy" }) {
 		t.Errorf("the networks are %v, %v", networks, err)
+	}
+}
+
+// show tells what its container has of a secret and a config.
+const show = `package main
+
+import (
+	"fmt"
+	"os"
+	"time"
+)
+
+func main() {
+	secret, err := os.ReadFile("/run/secrets/cf_token")
+	config, err2 := os.ReadFile("/site.conf")
+	fmt.Printf("%s, %s, %v, %v\n", secret, config, err, err2)
+	time.Sleep(time.Hour)
+}
+`
+
+// imported has the engine have an image of a program.
+func (b *bench) imported(ref, text string) {
+	b.Helper()
+	dir := b.TempDir()
+	source, program := filepath.Join(dir, "main.go"), filepath.Join(dir, "program")
+	b.must(os.WriteFile(source, []byte(text), 0o600))
+	build := exec.CommandContext(b.Context(), testtool.Need(b.T, "go"), "build", "-o", program, source)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GO111MODULE=off")
+	if out, err := build.CombinedOutput(); err != nil {
+		b.Fatalf("%v: %s", err, out)
+	}
+	content, err := os.ReadFile(program)
+	b.must(err)
+	archive := filepath.Join(dir, "root.tar")
+	f, err := os.Create(archive)
+	b.must(err)
+	w := tar.NewWriter(f)
+	b.must(w.WriteHeader(&tar.Header{Name: "program", Mode: 0o755, Size: int64(len(content))}))
+	_, err = w.Write(content)
+	b.must(errors.Join(err, w.Close(), f.Close()))
+	b.docker("import", "--change", `ENTRYPOINT ["/program"]`, archive, ref)
+}
+
+// TestRuns has a container see what was declared, and after a change what that is.
+func TestRuns(t *testing.T) {
+	b := newBench(t)
+	b.imported("hatchery.test/show:1", show)
+	w := declared.New(declared.WaitForAll, declared.GuardError)
+	w.Secrets = []declared.Secret{{Name: "cf_token", Pushed: true}}
+	w.Configs = []declared.Config{{Name: "site", Content: []byte("a site")}}
+	w.Add(load(t, "show", map[string]string{"show.yml": `services:
+  a:
+    image: hatchery.test/show:1
+    networks: [host]
+    secrets: [cf_token]
+    configs: [{source: site, target: /site.conf}]
+    stop_grace_period: 1s
+networks: {host: {external: true}}
+secrets: {cf_token: {external: true}}
+configs: {site: {external: true}}
+`}))
+	b.image(w)
+	b.start()
+	b.reaches(workload.StateWaiting)
+	says := func(want string) {
+		t.Helper()
+		b.until("it says "+want, func(v *workload.Status) bool {
+			return len(v.Stacks) == 1 && len(v.Stacks[0].Services) == 1 && v.Stacks[0].Services[0].Running == 1 &&
+				strings.Contains(b.docker("service", "logs", "--raw", "show_a"), want)
+		})
+	}
+	b.must(b.service.Push(workload.KindSecret, "cf_token", []byte("one")))
+	says("one, a site, <nil>, <nil>")
+	b.must(b.service.Push(workload.KindSecret, "cf_token", []byte("two")))
+	says("two, a site, <nil>, <nil>")
+	b.until("the old secret is gone", func(v *workload.Status) bool {
+		return v.State == workload.StateApplied && len(names(b.engine.Secrets(t.Context()))) == 1
+	})
+	// Of an image that no registry tells of, and that is there, the guard warns.
+	if v := b.service.View(); len(v.Warnings) != 1 || !strings.Contains(v.Warnings[0], "hatchery.test/show:1") {
+		t.Errorf("the warnings are %q", v.Warnings)
 	}
 }

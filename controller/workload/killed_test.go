@@ -343,12 +343,40 @@ secrets: {cf_token: {external: true}}
 				}
 			}
 			if have := p.state(); have != want {
-				t.Errorf("%s, killed at call %d of %d (done: %v): the swarm has\n%s\nand should have\n%s", c.summary, p.cut, calls, p.done, have, want)
+				t.Errorf("%s, killed at call %d of %d (done: %v): the swarm has\n%s\nand should have\n%s", c.summary, (cut+1)/2, calls, p.done, have, want)
 			}
 			if left, err := os.ReadDir(o.SecretsDir); err != nil || len(left) != 0 {
 				t.Errorf("%s, killed at call %d: left on the disk are %v, %v", c.summary, (cut+1)/2, left, err)
 			}
 		}
+	}
+}
+
+// TestLeft: a secret that the swarm has and that a power cut left on the disk is
+// deleted, and nothing else is done for it.
+func TestLeft(t *testing.T) {
+	p := newPlayed(t)
+	o := options(t, p)
+	w := declared.New(declared.WaitForNodes, declared.GuardOff)
+	w.Secrets = []declared.Secret{{Name: "a"}}
+	s, err := workload.New(o)
+	if err == nil {
+		err = errors.Join(s.Declare(w), s.Push(workload.KindSecret, "a", []byte("x")), s.Round(t.Context()))
+	}
+	if err != nil || len(p.changes) != 1 {
+		t.Fatal(p.changes, err)
+	}
+	if err := declared.Secrets(o.SecretsDir).Put("a", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = workload.New(o); err != nil || s.View().State != workload.StateWaiting {
+		t.Fatalf("it is %+v, %v", s.View(), err)
+	}
+	if err := s.Round(t.Context()); err != nil || len(p.changes) != 1 || s.View().State != workload.StateApplied {
+		t.Errorf("it is %+v, %v after %q", s.View(), err, p.changes)
+	}
+	if left, err := os.ReadDir(o.SecretsDir); err != nil || len(left) != 0 {
+		t.Errorf("left on the disk are %v, %v", left, err)
 	}
 }
 
