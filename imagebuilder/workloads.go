@@ -156,6 +156,9 @@ func (l *loading) load(ctx context.Context) error {
 			lookup = stack.Variables(variables)
 		}
 	}
+	if len(w.Stacks)+len(w.Networks)+len(w.Secrets)+len(w.Configs) > 0 && len(l.cluster.Docker.Packages) == 0 && !l.alone {
+		l.warnings = append(l.warnings, spec.Problem{File: l.cluster.File, Path: "docker.packages", Message: "it is empty: unless the base image has Docker, nothing runs what is declared"})
+	}
 	known := l.known()
 	for _, file := range w.Stacks {
 		s, err := stack.Load(ctx, l.shown(file), stack.Options{Lookup: lookup, Cluster: known})

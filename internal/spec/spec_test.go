@@ -280,7 +280,7 @@ func TestSecretsAreNotShown(t *testing.T) {
 
 func TestUnbuilt(t *testing.T) {
 	c, err := load(t, home(t), "name: a\nbase: raspios_lite_armhf\nuser: {authorized_keys: [team.pub]}\n"+
-		"slots: {p1: {root: netboot, labels: {a: b}}, p2: {root: card}}\nhat: {version: 2.6, hub: auto}\ndocker: {packages: [docker.io], preload: [alpine]}\nswarm: {offline: true}\nworkloads: [stacks/traefik.yml]\n")
+		"slots: {p1: {root: netboot, labels: {a: b}}, p2: {root: card}}\nhat: {version: 2.6, hub: auto}\ndocker: {packages: [docker.io], preload: [alpine]}\nswarm: {offline: true}\nregistry: true\n")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -291,7 +291,7 @@ func TestUnbuilt(t *testing.T) {
 			t.Errorf("%s: %s", p.Path, p.Message)
 		}
 	}
-	want := []string{"8:12 workloads"}
+	want := []string{"8:11 registry"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

@@ -94,10 +94,9 @@ func (d *decoder) envFile(v item) string {
 
 // workloadKeys are the keys of what the controller runs.
 func (w *Workloads) keys() []key {
-	const unbuilt = "the running of workloads"
 	return []key{
 		{
-			name: "workloads", syntax: "a list of files", example: "[./stacks/traefik.yml]", elsewise: "none", unbuilt: unbuilt,
+			name: "workloads", syntax: "a list of files", example: "[./stacks/traefik.yml]", elsewise: "none",
 			about: "Stack files, as `docker stack deploy` takes them. They are checked when an image is built; the controller applies them in this order when the nodes are Ready that they need, and again when they have changed.",
 			items: func(d *decoder, v []item) { w.Stacks = d.stacks(v) },
 		},
@@ -107,24 +106,24 @@ func (w *Workloads) keys() []key {
 			text:  func(_ *decoder, v item) { w.WaitFor = v.text },
 		},
 		{
-			name: "env_file", syntax: "a file", example: "./workloads.env", elsewise: "none", unbuilt: unbuilt,
+			name: "env_file", syntax: "a file", example: "./workloads.env", elsewise: "none",
 			about: "What `${VAR}` stands for in the stack files: lines of `NAME=value`. A variable that is neither there nor has a default in the stack file is an error. What is filled in is in the controller's image, for its root alone to read.",
 			text:  func(d *decoder, v item) { w.EnvFile = d.envFile(v) },
 		},
 		{
-			name: "networks", elsewise: "none", placeholder: "NETWORK", sampleName: "web", unbuilt: unbuilt,
+			name: "networks", elsewise: "none", placeholder: "NETWORK", sampleName: "web",
 			about:  "Overlay networks that are made once, for stacks to share: there they are `external: true`.",
 			entry:  func(d *decoder, name item) (key, bool) { return d.network(name, w) },
 			sample: func() key { return key{keys: new(Network).keys()} },
 		},
 		{
-			name: "secrets", elsewise: "none", placeholder: "SECRET", sampleName: "cf_token", unbuilt: unbuilt,
+			name: "secrets", elsewise: "none", placeholder: "SECRET", sampleName: "cf_token",
 			about:  "Secrets of the swarm, which stacks use as `external: true`. One from a file or a variable lies in the controller's image until the controller has handed it to the swarm, and is deleted then: whoever holds the card before that holds the secret. One that is `pushed` is in no image.",
 			entry:  func(d *decoder, name item) (key, bool) { return d.content(name, &w.Secrets) },
 			sample: func() key { return contentSample("./secrets/cf_token") },
 		},
 		{
-			name: "configs", elsewise: "none", placeholder: "CONFIG", sampleName: "site", unbuilt: unbuilt,
+			name: "configs", elsewise: "none", placeholder: "CONFIG", sampleName: "site",
 			about:  "Configs of the swarm, which stacks use as `external: true`. They come as secrets do.",
 			entry:  func(d *decoder, name item) (key, bool) { return d.content(name, &w.Configs) },
 			sample: func() key { return contentSample("./site.conf") },
