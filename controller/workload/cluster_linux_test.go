@@ -219,7 +219,7 @@ func TestApplied(t *testing.T) {
 	w := b.workloads("hatchery.test/front:1")
 	b.image(w)
 	b.start()
-	v := b.reaches(workload.StateWaiting)
+	b.reaches(workload.StateWaiting)
 	b.until("it tells what it waits for", func(v *workload.Status) bool { return strings.Contains(v.Detail, "cf_token") })
 	if len(b.versions()) != 0 {
 		t.Error("services run without their secret")
@@ -229,7 +229,7 @@ func TestApplied(t *testing.T) {
 		t.Errorf("a secret that the swarm has: %v", err)
 	}
 	b.must(b.service.Push(workload.KindSecret, "cf_token", []byte("the first")))
-	v = b.reaches(workload.StateApplied)
+	v := b.reaches(workload.StateApplied)
 	if len(v.Stacks) != 1 || v.Stacks[0].State != workload.StateApplied || len(v.Stacks[0].Services) != 2 || v.Applied != w.Digest() {
 		t.Errorf("it is %+v", v)
 	}
@@ -320,7 +320,7 @@ func TestApplied(t *testing.T) {
 	// A stack that is declared no more is left alone until somebody says otherwise.
 	none := declared.New(declared.WaitForNodes, declared.GuardOff)
 	b.must(b.service.Declare(none))
-	v = b.until("the stack is orphaned", func(v *workload.Status) bool {
+	b.until("the stack is orphaned", func(v *workload.Status) bool {
 		return v.Done == v.Asked && len(v.Stacks) == 1 && v.Stacks[0].State == workload.StateOrphaned
 	})
 	if len(b.versions()) != 1 {
@@ -364,7 +364,7 @@ func TestOthers(t *testing.T) {
 	b.docker("network", "rm", "proxy")
 	_, err = docker.NetworkCreate(t.Context(), "proxy", network.CreateOptions{Driver: "overlay", Attachable: true})
 	b.must(err)
-	v = b.until("it tells of the service", func(v *workload.Status) bool {
+	b.until("it tells of the service", func(v *workload.Status) bool {
 		return v.State == workload.StateFailed && strings.Contains(v.Detail, "docker service rm web_back")
 	})
 	if image := b.entry("web_back").Spec.TaskTemplate.ContainerSpec.Image; image != "hatchery.test/mine:1" {

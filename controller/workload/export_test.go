@@ -10,3 +10,6 @@ func ParseRecord(data []byte) error {
 	_, err := parseRecord(data)
 	return err
 }
+
+// RegistryOf is the registry of an image.
+var RegistryOf = registryOf

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,6 +22,7 @@ type shelf struct {
 
 	mu     sync.Mutex
 	images map[string]seen
+	silent map[string]seen // registries that took long to say nothing
 }
 
 type seen struct {
@@ -33,7 +35,7 @@ type seen struct {
 func (s *shelf) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.images = nil
+	s.images, s.silent = nil, nil
 }
 
 // Image implements [archguard.Reader].
@@ -43,15 +45,36 @@ func (s *shelf) Image(ctx context.Context, ref string) (archguard.Image, error) 
 	if i, ok := s.images[ref]; ok && time.Now().Before(i.until) {
 		return i.image, i.err
 	}
+	if s.images == nil {
+		s.images, s.silent = map[string]seen{}, map[string]seen{}
+	}
+	registry := registryOf(ref)
+	if r, ok := s.silent[registry]; ok && time.Now().Before(r.until) {
+		return archguard.Image{}, r.err
+	}
+	begun := time.Now()
 	image, err := s.look(ctx, ref)
 	if ctx.Err() != nil {
 		return image, ctx.Err()
 	}
-	if s.images == nil {
-		s.images = map[string]seen{}
+	if err != nil && time.Since(begun) > patience {
+		// One after the other, all images of a stack would take as long.
+		s.silent[registry] = seen{err: fmt.Errorf("%s does not answer: %w", registry, err), until: time.Now().Add(known)}
 	}
 	s.images[ref] = seen{image, err, time.Now().Add(known)}
 	return image, err
+}
+
+// patience is how long a registry may take that is asked for the next image too.
+const patience = 5 * time.Second
+
+// registryOf is the registry of an image, by its name.
+func registryOf(ref string) string {
+	host, _, more := strings.Cut(ref, "/")
+	if more && (strings.ContainsAny(host, ".:") || host == "localhost") {
+		return host
+	}
+	return "docker.io"
 }
 
 // look asks the image's registry, by way of the engine. What the engine has itself

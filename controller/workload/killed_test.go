@@ -441,6 +441,17 @@ func TestGuard(t *testing.T) {
 	}
 }
 
+func TestRegistryOf(t *testing.T) {
+	for ref, want := range map[string]string{
+		"traefik": "docker.io", "traefik:v3": "docker.io", "lscr/code": "docker.io", "ghcr.io/a/b:1": "ghcr.io", "172.19.181.254:5000/hello": "172.19.181.254:5000",
+		"localhost/x": "localhost",
+	} {
+		if have := workload.RegistryOf(ref); have != want {
+			t.Errorf("%s is of %s", ref, have)
+		}
+	}
+}
+
 // TestWaits: stacks that wait for nodes do not wait once they run.
 func TestWaits(t *testing.T) {
 	for _, c := range []struct{ summary, waitFor, constraint, detail string }{

@@ -56,6 +56,7 @@ func (p *pass) note(step Step) {
 	if step.Why != "" {
 		text += ": " + step.Why
 	}
+	p.s.applying(text)
 	p.s.told(text)
 }
 

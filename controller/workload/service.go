@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"hatchery/internal/atomicfile"
 	"hatchery/internal/declared"
 	"hatchery/internal/hearsay"
 	"hatchery/internal/swarm"
@@ -55,9 +54,6 @@ func New(o Options) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{o: o, wake: make(chan struct{}, 1), changed: make(chan struct{}), images: shelf{engine: o.Engine}}
-	if err := atomicfile.RemoveLeftovers(o.StateDir); err != nil {
-		return nil, err
-	}
 	for _, dir := range []string{o.SecretsDir, o.ConfigsDir} {
 		if err := declared.Secrets(dir).Clean(); err != nil {
 			return nil, err
@@ -133,6 +129,14 @@ func (s *Service) changes() <-chan struct{} {
 func (s *Service) told(detail string) {
 	s.o.Log.Info("workloads", "done", detail)
 	s.o.Told(hearsay.Line(detail, maxDetail))
+}
+
+// applying tells that something is being done, as soon as that is so: a pass that only
+// looks changes nothing of what is told.
+func (s *Service) applying(what string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state(StateApplying, what)
 }
 
 // save has a record on the disk, and goes by it.
@@ -386,7 +390,6 @@ func (s *Service) round(ctx context.Context) error {
 		p.request = *s.record.Begun
 	}
 	asked, before, digest := s.status.Asked, s.status.State, s.digest
-	s.state(StateApplying, s.status.Detail)
 	s.mu.Unlock()
 
 	err := p.run(ctx)
@@ -455,16 +458,21 @@ func (s *Service) tidy(ctx context.Context) {
 	defer s.passing.Unlock()
 	s.mu.Lock()
 	p := &pass{s: s, w: s.declared, record: s.record.clone(), request: s.last}
+	state, detail := s.status.State, s.status.Detail
 	s.mu.Unlock()
 	if p.w == nil {
 		p.w = declared.New(declared.WaitForNodes, declared.GuardError)
 	}
-	if err := p.tidy(ctx); err != nil {
+	err := p.tidy(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.status.State == StateApplying {
+		s.state(state, detail) // where it stands is not changed by it
+	}
+	if err != nil {
 		s.o.Log.Warn("what is not needed any more cannot be removed", "error", err)
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.left = p.left
 }
 
