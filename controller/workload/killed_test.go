@@ -19,6 +19,7 @@ import (
 	"hatchery/controller/workload"
 	"hatchery/internal/declared"
 	"hatchery/internal/nodefile"
+	"hatchery/internal/stack"
 	"hatchery/internal/swarm"
 )
 
@@ -438,6 +439,81 @@ func TestGuard(t *testing.T) {
 		if has := p.services["s_a"].Spec.TaskTemplate.Placement.Constraints; len(has) != c.constraints {
 			t.Errorf("%s: it has the constraints %q", c.summary, has)
 		}
+	}
+}
+
+// TestRebuilt: a controller that was rebuilt, with its swarm and its key, has nothing to
+// do, whether the new image has the secrets again or nobody knows them.
+func TestRebuilt(t *testing.T) {
+	for _, again := range []bool{true, false} {
+		p := newPlayed(t)
+		o := options(t, p)
+		w := declared.New(declared.WaitForNodes, declared.GuardOff)
+		w.Networks = []declared.Network{{Name: "proxy", Attachable: true}}
+		w.Secrets = []declared.Secret{{Name: "cf_token"}}
+		secrets := w.Add(web(t, "x:1"))
+		secrets["cf_token"] = []byte("one")
+		data, err := w.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		boot := func(secrets map[string][]byte) *workload.Service {
+			t.Helper()
+			dir := t.TempDir()
+			o.Image, o.StateDir, o.SecretsDir, o.ConfigsDir = filepath.Join(dir, "image.json"), dir, filepath.Join(dir, "secrets"), filepath.Join(dir, "configs")
+			err := os.WriteFile(o.Image, data, 0o600)
+			for name, content := range secrets {
+				err = errors.Join(err, declared.Secrets(o.SecretsDir).Put(name, content))
+			}
+			s, err2 := workload.New(o)
+			if err := errors.Join(err, err2); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Round(t.Context()); err != nil || s.View().State != workload.StateApplied {
+				t.Fatalf("it is %+v, %v", s.View(), err)
+			}
+			return s
+		}
+		boot(secrets)
+		have, done := p.state(), len(p.changes)
+		if !again {
+			secrets = nil
+		}
+		boot(secrets)
+		if p.state() != have || len(p.changes) != done {
+			t.Errorf("with the secrets %v: rebuilt, it has done %q", again, p.changes[done:])
+		}
+	}
+}
+
+// TestAdopted: a stack that somebody deployed by hand is taken over as it runs, and
+// what is not in its file is left alone.
+func TestAdopted(t *testing.T) {
+	p := newPlayed(t)
+	for _, name := range []string{"s_a", "s_old"} {
+		_, err := p.CreateService(t.Context(), dockerswarm.ServiceSpec{
+			Annotations:  dockerswarm.Annotations{Name: name, Labels: map[string]string{stack.LabelNamespace: "s"}},
+			TaskTemplate: dockerswarm.TaskSpec{ContainerSpec: &dockerswarm.ContainerSpec{Image: "x:0"}, ForceUpdate: 7},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := workload.New(options(t, p))
+	w := declared.New(declared.WaitForNodes, declared.GuardOff)
+	w.Add(load(t, "s", map[string]string{"s.yml": "services: {a: {image: \"x:1\"}}\n"}))
+	if err == nil {
+		err = errors.Join(s.Declare(w), s.Round(t.Context()))
+	}
+	if err != nil || s.View().State != workload.StateApplied {
+		t.Fatalf("%v, %v", s.View(), err)
+	}
+	a := p.services["s_a"]
+	if a.ID != "id1" || a.Spec.TaskTemplate.ContainerSpec.Image != "x:1" || a.Spec.TaskTemplate.ForceUpdate != 7 || a.Spec.Labels[workload.LabelOurs] == "" {
+		t.Errorf("it is %+v", a)
+	}
+	if old := p.services["s_old"]; old.Version != 1 {
+		t.Errorf("somebody's service is %+v", old)
 	}
 }
 
