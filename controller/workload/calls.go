@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"hatchery/internal/declared"
@@ -58,7 +59,7 @@ func (s *Service) Calls() http.Handler {
 		enrol.WriteJSON(w, http.StatusOK, s.Status(r.Context()))
 	})
 	mux.HandleFunc("PUT "+Prefix+pathDeclared, func(w http.ResponseWriter, r *http.Request) {
-		data, err := body(w, r, declared.MaxSize)
+		data, err := io.ReadAll(r.Body)
 		if err == nil {
 			err = s.declare(data)
 		}
@@ -69,7 +70,7 @@ func (s *Service) Calls() http.Handler {
 		request, err := ParseRequest(r.URL.Query())
 		var data []byte
 		if err == nil {
-			data, err = body(w, r, declared.MaxSize)
+			data, err = io.ReadAll(r.Body)
 		}
 		if err == nil && len(data) > 0 {
 			if what, err = declared.Parse(data); err != nil {
@@ -95,14 +96,40 @@ func (s *Service) Calls() http.Handler {
 	})
 	for part, kind := range map[string]string{pathSecrets: KindSecret, pathConfigs: KindConfig} {
 		mux.HandleFunc("PUT "+Prefix+part+"{name}", func(w http.ResponseWriter, r *http.Request) {
-			content, err := body(w, r, declared.MaxSecret)
+			content, err := io.ReadAll(r.Body)
 			if err == nil {
 				err = s.Push(kind, r.PathValue("name"), content)
 			}
 			s.answer(w, r, http.StatusOK, err)
 		})
 	}
-	return mux
+	return bounded(mux)
+}
+
+// bounded has a call's body read before it is answered, as much as it may have: the
+// socket reads none of this prefix.
+func bounded(calls http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Body == nil || r.Body == http.NoBody {
+			calls.ServeHTTP(w, r)
+			return
+		}
+		most, path := int64(4<<10), strings.TrimPrefix(r.URL.Path, Prefix)
+		switch {
+		case path == pathDeclared || path == pathPlan:
+			most = declared.MaxSize
+		case strings.HasPrefix(path, pathSecrets) || strings.HasPrefix(path, pathConfigs):
+			most = declared.MaxSecret
+		}
+		data, err := body(w, r, most)
+		if err != nil {
+			w.Header().Set("Connection", "close")
+			refuse(w, err)
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(data))
+		calls.ServeHTTP(w, r)
+	})
 }
 
 // body reads what a call brings.
