@@ -7,8 +7,8 @@ import (
 )
 
 // unkept are folders that are no data of anybody's: the system that an upgrade
-// is to replace, and what is made anew at every boot.
-var unkept = []string{"/", "/bin", "/boot", "/dev", "/etc/hatchery", "/lib", "/proc", "/run", "/sbin", "/sys", "/tmp", "/usr", "/var", "/var/lib", "/var/lib/dpkg", "/var/lib/hatchery"}
+// is to replace, what is made anew at every boot, and what has the node's identity in it.
+var unkept = []string{"/", "/bin", "/boot", "/dev", "/etc", "/etc/hatchery", "/lib", "/proc", "/run", "/sbin", "/sys", "/tmp", "/usr", "/var", "/var/lib", "/var/lib/dpkg", "/var/lib/hatchery", "/var/lock", "/var/run", "/var/tmp"}
 
 // keep reads what outlives a new root.
 func (d *decoder) keep(items []item) []string {
@@ -25,7 +25,7 @@ func (d *decoder) keep(items []item) []string {
 		case !path.IsAbs(v.text) || path.Clean(v.text) != v.text || strings.ContainsAny(v.text, "\x00\n"):
 			d.problem(v, "%s is neither `volumes` nor an absolute path such as /srv/data", quote(v.text))
 			continue
-		case slices.Contains(unkept, v.text) || under(v.text, "/usr", "/boot", "/dev", "/proc", "/run", "/sys", "/etc/hatchery", "/var/lib/hatchery", "/var/lib/dpkg"):
+		case slices.Contains(unkept, v.text) || under(v.text, "/usr", "/boot", "/dev", "/proc", "/run", "/sys", "/etc/hatchery", "/var/lib/hatchery", "/var/lib/dpkg", "/tmp", "/var/tmp", "/var/run", "/var/lock"):
 			d.problem(v, "%s belongs to the system, which an upgrade replaces: name the folder with your own data", quote(v.text))
 			continue
 		case v.text == "/var/lib/docker" || under(v.text, "/var/lib/docker"):

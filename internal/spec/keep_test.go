@@ -18,6 +18,7 @@ func TestKeep(t *testing.T) {
 		{"left out", "", []string{spec.KeepVolumes}},
 		{"nothing", "keep: []\n", []string{}},
 		{"paths", "keep: [/srv/data, volumes, /home/pi/notes.txt]\n", []string{"/srv/data", spec.KeepVolumes, "/home/pi/notes.txt"}},
+		{"beside what is the system's", "keep: [/etc/motd, /var/tmpl, /var/www]\n", []string{"/etc/motd", "/var/tmpl", "/var/www"}},
 		{"names that begin alike", "keep: [/srv/a, /srv/a.b, /srv/ab/c]\n", []string{"/srv/a", "/srv/a.b", "/srv/ab/c"}},
 	} {
 		got, err := load(t, dir, threeLines+c.content)
@@ -36,6 +37,14 @@ func TestKeep(t *testing.T) {
 		"keep: [/usr/local]":            `"/usr/local" belongs to the system`,
 		"keep: [/]":                     `"/" belongs to the system`,
 		"keep: [/etc/hatchery/x]":       `belongs to the system`,
+		"keep: [/etc]":                  `"/etc" belongs to the system`,
+		"keep: [/tmp/x]":                `"/tmp/x" belongs to the system`,
+		"keep: [/var/tmp]":              `"/var/tmp" belongs to the system`,
+		"keep: [/var/tmp/x]":            `"/var/tmp/x" belongs to the system`,
+		"keep: [/var/run]":              `"/var/run" belongs to the system`,
+		"keep: [/var/run/x]":            `"/var/run/x" belongs to the system`,
+		"keep: [/var/lock]":             `"/var/lock" belongs to the system`,
+		"keep: [/var/lock/x]":           `"/var/lock/x" belongs to the system`,
 		"keep: [/var/lib/docker/a]":     `"/var/lib/docker/a" is Docker's own`,
 		"keep: [volumes, /a, volumes]":  `"volumes" stands here twice`,
 		"keep: [/srv/a, /srv/a/b]":      `:4:16: keep[1]: "/srv/a/b" lies within "/srv/a", which is kept`,
