@@ -133,9 +133,17 @@ func (k *Keeper) guarded(path string) string {
 		{k.o.StateDir, "the agent's own state is there"}, {k.staging(), "what is put back is unpacked there"}, {k.o.ConfigDir, "the node's identity is there"},
 		{k.o.DockerRoot, "Docker's folder is there; `volumes` keeps its volumes"},
 		{"/proc", "the kernel's files are there"}, {"/sys", "the kernel's files are there"}, {"/dev", "the kernel's files are there"}, {"/run", "nothing there outlives a boot"},
+		{"/var/run", "nothing there outlives a boot"}, {"/var/lock", "nothing there outlives a boot"}, // links into /run
 	} {
 		if own.path != "" && (within(path, own.path) || within(own.path, path)) {
 			return own.why
+		}
+	}
+	// The agent's unit has PrivateTmp: what lies there is not what others see there. An
+	// agent whose own state is there has none, as in a test.
+	for _, own := range []string{"/tmp", "/var/tmp"} {
+		if within(path, own) && !within(k.o.StateDir, own) {
+			return "what is there is thrown away, and the agent has a " + own + " of its own"
 		}
 	}
 	return ""

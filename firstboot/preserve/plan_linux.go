@@ -31,7 +31,11 @@ func (k *Keeper) Plan(ctx context.Context) (*kept.Plan, error) {
 			p.Left = append(p.Left, kept.Left{Name: name, Why: why})
 		}
 	}
-	for _, r := range k.candidates(leave) {
+	roots, err := k.candidates(leave)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range roots {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
@@ -65,11 +69,15 @@ func (k *Keeper) Plan(ctx context.Context) (*kept.Plan, error) {
 }
 
 // candidates are what node.json has kept, volumes by volume.
-func (k *Keeper) candidates(leave func(name, why string)) []kept.Root {
+func (k *Keeper) candidates(leave func(name, why string)) ([]kept.Root, error) {
 	var all []kept.Root
 	for _, name := range slices.Sorted(slices.Values(k.o.Node.Keep)) {
 		if name == nodefile.KeepVolumes {
-			for _, volume := range k.named(leave) {
+			volumes, err := k.named(leave)
+			if err != nil {
+				return nil, err
+			}
+			for _, volume := range volumes {
 				all = append(all, kept.Root{Kind: kept.Volume, Name: volume})
 			}
 			continue
@@ -91,18 +99,23 @@ func (k *Keeper) candidates(leave func(name, why string)) []kept.Root {
 		all = append(all, r)
 	}
 	if !slices.Contains(k.o.Node.Keep, nodefile.KeepVolumes) {
-		for _, volume := range k.named(leave) {
+		volumes, err := k.named(leave)
+		if err != nil {
+			return nil, err
+		}
+		for _, volume := range volumes {
 			leave("volume "+volume, "`keep:` in cluster.yaml does not name `volumes`")
 		}
 	}
-	return all
+	return all, nil
 }
 
-// named are the volumes that have names of their own.
-func (k *Keeper) named(leave func(name, why string)) (names []string) {
+// named are the volumes that have names of their own. Those of a folder that cannot be read
+// are not none: they would be gone with the root.
+func (k *Keeper) named(leave func(name, why string)) (names []string, err error) {
 	entries, err := os.ReadDir(k.volumes())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		leave("volumes", err.Error())
+		return nil, fmt.Errorf("cannot look at Docker's volumes: %w", err)
 	}
 	for _, e := range entries {
 		switch {
@@ -115,7 +128,7 @@ func (k *Keeper) named(leave func(name, why string)) (names []string) {
 			names = append(names, e.Name())
 		}
 	}
-	return names
+	return names, nil
 }
 
 // missing is what unfit says of what is not there.

@@ -9,7 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"hatchery/firstboot/preserve"
 	"hatchery/internal/kept"
+	"hatchery/internal/nodefile"
 	"hatchery/internal/swarm"
 )
 
@@ -93,6 +95,36 @@ func TestPlanWithoutVolumes(t *testing.T) {
 	same(t, "the plan", described(n.dir, p), "/srv 2\nnot volume data: `keep:` in cluster.yaml does not name `volumes`")
 	if p.Bytes != 1 || p.Check() != nil {
 		t.Errorf("%d bytes, %v", p.Bytes, p.Check())
+	}
+}
+
+// TestVolumesThatCannotBeSeen: they are not taken for none, which would be their end.
+func TestVolumesThatCannotBeSeen(t *testing.T) {
+	for _, keep := range [][]string{{nodefile.KeepVolumes}, {}} {
+		n := newNode(t, t.TempDir(), nil, nil)
+		n.options.Node.Keep = keep
+		if p, err := n.keeper().Plan(t.Context()); err != nil || len(p.Roots)+len(p.Left) > 0 {
+			t.Errorf("no folder of volumes gives %v, %v", p, err)
+		}
+		lay(t, n.dir, map[string]string{"docker/volumes": "no folder"})
+		if p, err := n.keeper().Plan(t.Context()); err == nil || !strings.Contains(err.Error(), "cannot look at Docker's volumes: ") {
+			t.Errorf("keep %q gives %v, %v", keep, p, err)
+		}
+	}
+}
+
+// TestGuarded: what the agent cannot see as others do, or is gone after a boot, is not kept.
+func TestGuarded(t *testing.T) {
+	k := preserve.New(preserve.Options{ConfigDir: "/etc/hatchery", StateDir: "/var/lib/hatchery", DockerRoot: "/var/lib/docker"})
+	for path, want := range map[string]string{
+		"/srv/data": "", "/etc/motd": "", "/var/tmpl": "", "/var/www": "", "/tmpl": "",
+		"/tmp": "of its own", "/tmp/x": "of its own", "/var/tmp": "of its own", "/var/tmp/x": "of its own",
+		"/run/x": "outlives a boot", "/var/run": "outlives a boot", "/var/run/x": "outlives a boot", "/var/lock": "outlives a boot", "/var/lock/x": "outlives a boot",
+		"/etc": "identity", "/var": "the agent's own state",
+	} {
+		if got := k.Guarded(path); (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
 	}
 }
 
