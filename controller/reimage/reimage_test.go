@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"log"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -579,6 +582,47 @@ func TestRecordsThatAreNone(t *testing.T) {
 	}
 	succeed(t, os.Remove(place))
 	w.start()
+}
+
+// TestDamagedRecords: records that cannot be read are set aside, and a node whose card is
+// begun is taken up. An older file that was set aside stays.
+func TestDamagedRecords(t *testing.T) {
+	w := newWorld(t)
+	w.assign("A")
+	place := filepath.Join(w.dir, "service", "reimage.json")
+	var said bytes.Buffer
+	was, to, flags := slog.Default(), log.Writer(), log.Flags()
+	defer func() { slog.SetDefault(was); log.SetOutput(to); log.SetFlags(flags) }()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&said, nil)))
+	for i, test := range []struct{ aside, content string }{
+		{".damaged", `{"format":1,"slots":{"2":{"ope`}, {".damaged-2", strings.Repeat("x", reimage.LargestFile+1)}, {".damaged-3", "\x00"},
+	} {
+		w.stop()
+		succeed(t, os.WriteFile(place, []byte(test.content), 0o600))
+		said.Reset()
+		w.start()
+		if content, err := os.ReadFile(place + test.aside); err != nil || string(content) != test.content {
+			t.Errorf("%d: %d bytes are set aside, %v", i, len(content), err)
+		}
+		if s := said.String(); !strings.Contains(s, "level=ERROR") || !strings.Contains(s, place+test.aside) {
+			t.Errorf("%d: %q is said", i, s)
+		}
+		if _, err := os.Lstat(place); !errors.Is(err, fs.ErrNotExist) || w.s.View(slot) != nil {
+			t.Errorf("%d: it is still there: %v", i, err)
+		}
+		if _, err := w.wanted(""); !errors.Is(err, errNothing) {
+			t.Errorf("%d: a card that is not begun: %v", i, err)
+		}
+		if _, err := w.wanted("?begun=1"); err != nil || !w.s.Unfinished(slot) {
+			t.Errorf("%d: a card that is begun: %v", i, err)
+		}
+	}
+	w.restart()
+	if !w.s.Unfinished(slot) {
+		t.Error("what was taken up is not kept")
+	}
+	w.through(noise(), nextBoot)
+	eventually(t, "the record's end", func() bool { return w.s.View(slot) == nil })
 }
 
 // FuzzRecords: what is taken is written and read again as it is, and never more than fits.
