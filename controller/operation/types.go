@@ -122,7 +122,7 @@ type Keeper interface {
 	// Withhold has the slot's next root be without what was saved before.
 	Withhold(slot int, operation string) error
 	// Release lets go of what is the operation's: where the root was renewed, what was
-	// withheld is forgotten; else it waits as before. A root that is not new gets
+	// withheld is for people alone, for a while; else it waits as before. A root that is not new gets
 	// nothing of it.
 	Release(slot int, operation string, renewed bool) error
 }

@@ -501,10 +501,7 @@ func (w *world) Release(slot int, operation string, renewed bool) error {
 		if a == nil || a.operation != operation {
 			return nil
 		}
-		if a.withheld && renewed {
-			delete(w.archives, slot)
-			return nil
-		}
+		a.aside = a.aside || a.withheld && renewed
 		a.operation, a.withheld = "", false
 		w.heard(slot)
 		return nil

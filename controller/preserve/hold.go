@@ -46,8 +46,8 @@ type owed struct {
 }
 
 // Release lets go of what is kept of a slot, where it is this operation's. Where the
-// slot's root was renewed, what was withheld is thrown away; else it waits for the next
-// root, as before. Where that cannot be written down it is tried again, when the slot's node
+// slot's root was renewed, what was withheld is no root's any more, and goes when its time has
+// come; else it waits for the next root, as before. Where that cannot be written down it is tried again, when the slot's node
 // is heard and every now and then; after a restart whoever knows that the operation is
 // over says it again.
 func (k *Keeper) Release(slot int, operation string, renewed bool) error {
@@ -77,18 +77,15 @@ func (k *Keeper) pay(slot int) {
 }
 
 func (k *Keeper) release(slot int, operation string, renewed bool) error {
-	k.mu.Lock()
-	if r := k.slots[slot]; r != nil && r.Operation == operation && r.Withheld && renewed && !k.busy[slot] {
-		defer k.mu.Unlock()
-		return k.forget(slot)
-	}
-	k.mu.Unlock()
 	return k.change(slot, func(r *record) bool {
 		if operation == "" || r.Operation != operation {
 			return false
 		}
-		// What is being read goes when its time has come.
-		r.Aside = r.Aside || r.Withheld && renewed
+		if r.Withheld && renewed {
+			// Who renewed the root may not have known of it: from when that is Ready, it is
+			// there for people for a while.
+			r.Aside, r.Ready, r.Held = true, false, 0
+		}
 		r.Operation, r.Withheld = "", false
 		return true
 	})

@@ -53,10 +53,11 @@ func TestWhoseItIs(t *testing.T) {
 			}, fresh: true, data: "none", there: true,
 		},
 		{
-			summary: "it is thrown away when that is done", do: func(l *lab) {
+			summary: "it is there for people when that is done", do: func(l *lab) {
 				must(t, l.keeper.Withhold(2, "rebuild-8"))
 				must(t, l.keeper.Release(2, "rebuild-8", true))
-			}, fresh: true, data: "none",
+				l.reopen()
+			}, fresh: true, data: "none", there: true,
 		},
 		{
 			summary: "another operation is without it, and does not get to renew the root", do: func(l *lab) {
@@ -163,6 +164,38 @@ func TestLetGoLater(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAsideForAWhile: what a new root is without is there for people until its node was
+// Ready for a while, however long it was kept before, and for no root any more.
+func TestAsideForAWhile(t *testing.T) {
+	done := enrol.StatusReport{Step: firstboot.Steady, State: enrol.StateDone}
+	l := newLab(t, func(o *preserve.Options) { o.Hold = 50 * time.Millisecond })
+	must(t, l.node().Restore(t.Context(), nil))
+	l.lay(data, "newer")
+	must(t, l.keeper.Save(t.Context(), 2, "upgrade-7", nil))
+	l.newRoot()
+	must(t, l.node().Restore(t.Context(), nil))
+	must(t, l.keeper.Release(2, "upgrade-7", true))
+	l.keeper.Heard(2, done, true)
+	must(t, l.keeper.Withhold(2, "rebuild-8"))
+	l.newRoot()
+	must(t, l.keeper.Release(2, "rebuild-8", true))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- l.keeper.Run(ctx) }()
+	time.Sleep(200 * time.Millisecond)
+	if v := l.keeper.View(); len(v) != 1 || v[0].Waits {
+		t.Errorf("before the node is Ready, kept are %+v", v)
+	}
+	l.keeper.Heard(2, done, true)
+	for began := time.Now(); len(l.keeper.View()) > 0; time.Sleep(time.Millisecond) {
+		if time.Since(began) > 30*time.Second {
+			t.Fatal("it is kept for ever")
+		}
+	}
+	cancel()
+	<-ended
 }
 
 // record is what is written down of slot 2.
