@@ -36,6 +36,15 @@ func (s *Service) unreachable(kind Kind, name string) string {
 // stand: its node can be asked, or what was saved before is not back there yet.
 func (s *Service) askable(slot int, reachable bool) bool { return reachable || s.o.Keeper.Waits(slot) }
 
+// newCard is the command that sees a new card in, with what waits for one.
+func (s *Service) newCard(slot int) string {
+	command := fmt.Sprintf("hatchery rebuild %s --wait", s.name(slot))
+	if s.o.Keeper != nil && s.o.Keeper.Waits(slot) {
+		command += " --keep"
+	}
+	return command
+}
+
 // reach waits until the slot's node can be asked: it may be in the middle of a boot.
 func (j *job) reach(ctx context.Context) error {
 	sl := j.slot()
@@ -235,6 +244,9 @@ func (s *Service) tellKept(ctx context.Context, r Request, p *Plan, reachable bo
 		plan, err = s.o.Keeper.Plan(ctx, p.Slot)
 	}
 	waits := s.o.Keeper.Waits(p.Slot)
+	if waits && r.Kind == Rebuild && !keeps {
+		p.Discards = append(p.Discards, "what was saved of it before, and is not back on a node yet: --keep gives it back")
+	}
 	switch {
 	case err != nil && keeps && waits:
 		p.Keeps = append(p.Keeps, "what was kept before, and is not back on its node yet")

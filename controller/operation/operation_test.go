@@ -273,6 +273,14 @@ func TestOperations(t *testing.T) {
 			prepare: func(w *world) { w.check = func(int) error { return errors.New("its agent does not answer") } },
 			err:     "p1 cannot be renewed from here: its agent does not answer; or insert a new card (`hatchery rebuild p1 --wait`",
 		},
+		{
+			summary: "a node that cannot be armed, and something waits for its next root", request: operation.Request{Kind: operation.Rebuild, Slots: []int{1}},
+			prepare: func(w *world) {
+				w.unread(1, "data 1")
+				w.check = func(int) error { return errors.New("its agent does not answer") }
+			},
+			err: "or insert a new card (`hatchery rebuild p1 --wait --keep`",
+		},
 		{summary: "no slots", request: operation.Request{Kind: operation.Rebuild}, err: "say which slots"},
 		{summary: "another kind", request: operation.Request{Kind: "explode", Slots: []int{1}}, err: `"explode" is no operation`},
 	} {

@@ -316,6 +316,9 @@ func TestToldBefore(t *testing.T) {
 			[]string{"everything", "its volumes and paths; which those are it cannot be asked: the node cannot be asked any more"}, nil},
 		{"a silent node, and it waits", func(w *world) { w.unread(1, "data 1"); w.silent(1) }, operation.Request{Kind: operation.Rebuild, Keep: true},
 			[]string{"everything"}, []string{"what was kept before, and is not back on its node yet"}},
+		{"a rebuild without what waits", func(w *world) { w.unread(1, "data 1"); w.silent(1) }, operation.Request{Kind: operation.Rebuild},
+			[]string{"everything", "what was saved of it before, and is not back on a node yet: --keep gives it back",
+				"its volumes and paths; which those are it cannot be asked: the node cannot be asked any more"}, nil},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
 			w := newWorld(t, 1)

@@ -582,9 +582,9 @@ func (s *Service) examine(ctx context.Context, r Request, slot int) (*Plan, erro
 	}
 	switch revoked := v.Generation > 0 && v.Generation < v.MinGeneration; {
 	case revoked && generation == 0:
-		p.Refused = fmt.Sprintf("%s was revoked: it waits for a card of `hatchery build %s --renew`; `hatchery rebuild %s --wait` sees that one in", name, name, name)
+		p.Refused = fmt.Sprintf("%s was revoked: it waits for a card of `hatchery build %s --renew`; `%s` sees that one in", name, name, s.newCard(slot))
 	case err != nil:
-		p.Refused = fmt.Sprintf("%s cannot be renewed from here: %v; or insert a new card (`hatchery rebuild %s --wait` sees it in), or boot the slot without one (`hatchery netboot enable %s`)", name, err, name, name)
+		p.Refused = fmt.Sprintf("%s cannot be renewed from here: %v; or insert a new card (`%s` sees it in), or boot the slot without one (`hatchery netboot enable %s`)", name, err, s.newCard(slot), name)
 	case r.Kind == Upgrade && p.Next == "":
 		p.Refused = fmt.Sprintf("nothing was pushed for %s: `hatchery push` does that", name)
 	case r.Kind == Undo && p.Previous == "":

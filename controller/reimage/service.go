@@ -255,12 +255,12 @@ func (v *View) String() string {
 	}
 	switch {
 	case v.StrandedS > 0 && !v.Started:
-		text += fmt.Sprintf(": its node was started over its link to go on, %[2]d minutes ago, and what writes the card was not heard of: its card holds no order, or cannot be read, or is another: hatchery console p%[1]d shows what it says; else flash a card for it and put that in (hatchery rebuild p%[1]d --wait)",
+		text += fmt.Sprintf(": its node was started over its link to go on, %[2]d minutes ago, and what writes the card was not heard of: its card holds no order, or cannot be read, or is another: hatchery console p%[1]d shows what it says; else flash a card for it and put that in (hatchery rebuild p%[1]d --wait --keep)",
 			v.Root.Slot, v.StrandedS/60)
 	case v.Started:
 		text += ": its node has started a system all the same, so that this may be another card: the next rebuild writes it"
 	case v.GivenUp:
-		text += fmt.Sprintf(": nothing was heard for %d minutes, and it was switched off and on %d times in vain: hatchery console p%[3]d shows what it says; it begins again with hatchery rebuild p%[3]d, or flash a card for it and put that in (hatchery rebuild p%[3]d --wait)",
+		text += fmt.Sprintf(": nothing was heard for %d minutes, and it was switched off and on %d times in vain: hatchery console p%[3]d shows what it says; it begins again with hatchery rebuild p%[3]d --keep, or flash a card for it and put that in (hatchery rebuild p%[3]d --wait --keep)",
 			v.SilentS/60, v.Revived, v.Root.Slot)
 	case v.Phase == Writing && v.SilentS >= 120:
 		text += fmt.Sprintf(": nothing was heard for %d minutes: it begins again when it has power and its link", v.SilentS/60)

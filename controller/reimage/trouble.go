@@ -24,7 +24,7 @@ type FailsError struct {
 func (e *FailsError) Error() string {
 	text := fmt.Sprintf("p%d fails to write its card (%d times, at start %d): %s", e.Slot, e.Times, e.Starts, e.Reason)
 	if e.Card {
-		text += fmt.Sprintf(": the card is at fault: flash another one, and put that in (hatchery rebuild p%d --wait)", e.Slot)
+		text += fmt.Sprintf(": the card is at fault: flash another one, and put that in (hatchery rebuild p%d --wait --keep)", e.Slot)
 	}
 	return text
 }
