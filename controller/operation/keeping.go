@@ -9,6 +9,17 @@ import (
 	"hatchery/internal/kept"
 )
 
+// unkept is a Keeper that can keep nothing: it takes the place of none, with which what
+// outlives a root would be lost and nobody told.
+type unkept struct{ err error }
+
+func (u unkept) Plan(context.Context, int) (*kept.Plan, error) { return nil, u.err }
+func (u unkept) Save(context.Context, int, string, Tell) error { return u.err }
+func (u unkept) Waits(int) bool                                { return false }
+func (u unkept) Again(int, string) (bool, error)               { return false, u.err }
+func (unkept) Withhold(int, string) error                      { return nil } // a root gets nothing anyway
+func (unkept) Release(int, string, bool) error                 { return nil } // the next service does
+
 // keeps says whether an operation saves what outlives a root.
 func (s *Service) keeps(r Request) bool {
 	return s.o.Keeper != nil && (r.Kind != Rebuild || r.Keep)

@@ -453,3 +453,36 @@ func TestLetGoAgain(t *testing.T) {
 		}
 	}
 }
+
+// TestUnkept: where nothing can be kept, what is to keep something is refused, and nothing
+// is lost without being told.
+func TestUnkept(t *testing.T) {
+	for _, test := range []struct {
+		request operation.Request
+		state   string // "": it is not begun
+	}{
+		{operation.Request{Kind: operation.Upgrade}, ""},
+		{operation.Request{Kind: operation.Undo}, ""},
+		{operation.Request{Kind: operation.Undo, Now: true}, operation.Failed},
+		{operation.Request{Kind: operation.Rebuild, Keep: true}, ""},
+		{operation.Request{Kind: operation.Rebuild}, operation.Done},
+	} {
+		w := newWorld(t, 1)
+		w.previous[1], w.next, w.unkept = "older", map[int]string{1: "new"}, errors.New("what outlives a root cannot be kept: the card is full")
+		test.request.Slots = []int{1}
+		s := w.run()
+		op, err := s.Start(t.Context(), test.request)
+		if (err == nil) != (test.state != "") || err != nil && !strings.Contains(err.Error(), "the card is full") {
+			t.Errorf("%+v: %v", test.request, err)
+		}
+		if err == nil {
+			op = w.over(s, op.ID)
+			if op.State != test.state || test.state == operation.Failed && !strings.Contains(op.Error, "the card is full") {
+				t.Errorf("%+v: it is %s: %s", test.request, op.State, op.Error)
+			}
+		}
+		if test.state != operation.Done && w.outlived() != "data 1" {
+			t.Errorf("%+v: kept is %s", test.request, w.outlived())
+		}
+	}
+}

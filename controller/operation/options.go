@@ -22,6 +22,9 @@ type Options struct {
 	Renewer func(kind Kind, slot int) (Renewer, error)
 	// Keeper saves what outlives a root; nil where nothing does.
 	Keeper Keeper
+	// Unkept says why what outlives a root cannot be kept now, though it is to be; nil where it
+	// can. What would lose it is refused then; there is no Keeper.
+	Unkept error
 	// Told is told of every step; it does not wait. It may be nil.
 	Told   func(slot int, detail string)
 	Limits Limits
@@ -92,6 +95,9 @@ func (o *Options) check() error {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Unkept != nil {
+		o.Keeper = unkept{o.Unkept}
 	}
 	if o.Now == nil {
 		o.Now = time.Now

@@ -516,6 +516,13 @@ func (s *Service) plan(ctx context.Context, r Request, slot int) (*Plan, error) 
 	if err != nil || p.Refused != "" || !s.needs(r, p) {
 		return p, err
 	}
+	if s.o.Unkept != nil {
+		p.Refused = s.o.Unkept.Error()
+		if r.Kind == Rebuild {
+			p.Refused += "; or say it without --keep, which discards it"
+		}
+		return p, nil
+	}
 	v, err := s.slotView(ctx, slot)
 	if err != nil {
 		return nil, err

@@ -64,6 +64,7 @@ type world struct {
 	holdUndo    chan struct{}              // Undo waits for it, unless it is nil
 	view        func(slot *enrol.SlotView) // changes what is told of a slot
 	without     bool                       // no keeper
+	unkept      error                      // nothing can be kept
 	limits      operation.Limits
 	dir         string
 	told        []string
@@ -568,8 +569,8 @@ func (w *world) service2(ctx context.Context, before func(*operation.Service)) (
 		},
 	}
 	o.Keeper = keeper{w}
-	if w.without {
-		o.Keeper = nil
+	if w.without || w.unkept != nil {
+		o.Keeper, o.Unkept = nil, w.unkept
 	}
 	s, err := operation.New(o)
 	if err != nil {

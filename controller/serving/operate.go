@@ -3,6 +3,7 @@ package serving
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/http"
 	"path/filepath"
@@ -115,6 +116,8 @@ func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *s
 	}
 	if s.kept != nil {
 		ops.Keeper = keeper{s.kept}
+	} else {
+		ops.Unkept = fmt.Errorf("what outlives a root cannot be kept: %w: see to that, and `sudo systemctl restart hatchery` on the controller", err)
 	}
 	s.operations, err = operation.New(ops)
 	missing("nothing can be rebuilt or upgraded", err)
