@@ -218,6 +218,45 @@ func TestAway(t *testing.T) {
 	}
 }
 
+// TestNotTakenBack: what a root did not take back is in the archive alone, which no newer one
+// takes the place of.
+func TestNotTakenBack(t *testing.T) {
+	l := newLab(t, nil)
+	must(t, l.node().Restore(t.Context(), nil))
+	l.lay(data, "first")
+	l.lay("srv/x", "only there")
+	must(t, l.keeper.Save(t.Context(), 2, "upgrade-1", nil))
+	l.unnamed = true
+	l.newRoot()
+	must(t, l.node().Restore(t.Context(), nil))
+	must(t, l.keeper.Release(2, "upgrade-1", true))
+	v := l.keeper.View()
+	if len(v) != 1 || !v[0].Restored || len(v[0].NotBack) != 1 {
+		t.Fatalf("kept are %+v", v)
+	}
+	l.lay(data, "newer")
+	err := l.keeper.Save(t.Context(), 2, "upgrade-2", nil)
+	if err == nil || !strings.Contains(err.Error(), "p2 did not take back ") || !strings.Contains(err.Error(), "`hatchery rebuild --kept p2 --drop`") {
+		t.Errorf("it is saved: %v", err)
+	}
+	if now := l.keeper.View(); len(now) != 1 || now[0].File != v[0].File {
+		t.Errorf("kept are %+v", now)
+	}
+	// Who goes back has the whole of it.
+	there, err := l.keeper.Again(2, "upgrade-2")
+	must(t, err)
+	l.unnamed = false
+	l.newRoot()
+	must(t, l.node().Restore(t.Context(), nil))
+	if !there || l.read(data) != "first" || l.read("srv/x") != "only there" {
+		t.Errorf("%v: it has %q and %q", there, l.read(data), l.read("srv/x"))
+	}
+	// Then there is nothing that is in the archive alone.
+	must(t, l.keeper.Release(2, "upgrade-2", true))
+	must(t, l.keeper.Save(t.Context(), 2, "upgrade-3", nil))
+	must(t, l.keeper.Drop(2))
+}
+
 // TestCutSave: until the new one is whole there is the one before.
 func TestCutSave(t *testing.T) {
 	l := newLab(t, nil)

@@ -45,6 +45,7 @@ type lab struct {
 	dir     string // the node's root
 	uses    []swarm.Use
 	away    bool          // the node does not answer
+	unnamed bool          // its new root does not name srv
 	calls   *enrol.Client // the node's
 }
 
@@ -155,8 +156,12 @@ func (l *lab) newRoot() {
 }
 
 func (l *lab) node() *node.Keeper {
+	names := []string{nodefile.KeepVolumes}
+	if !l.unnamed {
+		names = append(names, filepath.Join(l.dir, "srv"))
+	}
 	return node.New(node.Options{
-		Node:     &nodefile.Node{Cluster: "homelab", Name: "p2", Slot: 2, Keep: []string{nodefile.KeepVolumes, filepath.Join(l.dir, "srv")}},
+		Node:     &nodefile.Node{Cluster: "homelab", Name: "p2", Slot: 2, Keep: names},
 		StateDir: filepath.Join(l.dir, "state"), DockerRoot: filepath.Join(l.dir, "docker"),
 		Uses: func(context.Context) ([]swarm.Use, error) { return l.uses, nil },
 		HTTP: l.calls.HTTP, URL: l.calls.URL, Log: l.options.Log,

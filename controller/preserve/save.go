@@ -76,6 +76,10 @@ func (k *Keeper) save(ctx context.Context, slot int, operation string, tell Tell
 		tell(step, "there is nothing to keep")
 		return k.Withhold(slot, operation)
 	}
+	if !force && had != nil && had.Restored && !had.Aside && len(had.NotRestored) > 0 {
+		// The archive is the only place where that is.
+		return fmt.Errorf("%[1]s did not take back %[2]s: fetch it first: `hatchery rebuild --kept %[1]s --to FILE`, then `hatchery rebuild --kept %[1]s --drop`", name, missed(had.NotRestored))
+	}
 	if !force && (len(plan.Users) > 0 || plan.Unknown != "") {
 		return fmt.Errorf("cannot keep what %s has: %w: %s; stop them, or do without what they write meanwhile", name, ErrInUse, users(plan))
 	}
@@ -99,6 +103,19 @@ func (k *Keeper) save(ctx context.Context, slot int, operation string, tell Tell
 	}
 	k.o.Log.Info("what outlives a new root is kept", "slot", name, "bytes", r.Bytes, "stored", r.Stored)
 	return nil
+}
+
+// missed names what a node did not put into place, and why.
+func missed(left []kept.Left) string {
+	var all []string
+	for i, l := range left {
+		if i == 5 {
+			all = append(all, "…")
+			break
+		}
+		all = append(all, fmt.Sprintf("%s (%s)", l.Name, l.Why))
+	}
+	return strings.Join(all, ", ")
 }
 
 // users says who uses what.
