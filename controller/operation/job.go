@@ -90,6 +90,9 @@ func (j *job) step(ctx context.Context) (next string, err error) {
 		if err := j.giveBack(ctx); err != nil {
 			return "", err
 		}
+		if err := j.missing(ctx); err != nil {
+			return "", err
+		}
 		j.letGo(ctx, !j.slot().Left)
 		if j.slot().Error != "" {
 			return StepFailed, nil // it went back, and is as it was

@@ -16,6 +16,7 @@ type unkept struct{ err error }
 func (u unkept) Plan(context.Context, int) (*kept.Plan, error) { return nil, u.err }
 func (u unkept) Save(context.Context, int, string, Tell) error { return u.err }
 func (u unkept) Waits(int) bool                                { return false }
+func (u unkept) Lacks(int) string                              { return "" }
 func (u unkept) Again(int, string) (bool, error)               { return false, u.err }
 func (unkept) Withhold(int, string) error                      { return nil } // a root gets nothing anyway
 func (unkept) Release(int, string, bool) error                 { return nil } // the next service does
@@ -185,6 +186,21 @@ func (j *job) withhold() error {
 	}
 	if err := j.o.Keeper.Withhold(j.slot().Slot, j.op.ID); err != nil {
 		return fmt.Errorf("its new root would get what was saved of it before: %w", err)
+	}
+	return nil
+}
+
+// missing notes what was saved and is not in the root that is Ready.
+func (j *job) missing(ctx context.Context) error {
+	sl := j.slot()
+	if j.o.Keeper == nil || !sl.Saved || sl.Left || sl.Intact && sl.Undone {
+		return nil
+	}
+	if j.o.Keeper.Waits(sl.Slot) {
+		return j.note(ctx, "its new root did not take back what was saved of it: `hatchery rebuild --kept` shows it, `hatchery rebuild --kept %s --to FILE` fetches it", sl.Name)
+	}
+	if lacks := j.o.Keeper.Lacks(sl.Slot); lacks != "" {
+		return j.note(ctx, "its new root did not take back all that was saved of it (`hatchery rebuild --kept %s --to FILE` fetches it, it is there for a day): %s", sl.Name, lacks)
 	}
 	return nil
 }

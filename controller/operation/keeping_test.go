@@ -486,3 +486,23 @@ func TestUnkept(t *testing.T) {
 		}
 	}
 }
+
+// TestMissing: an upgrade whose root has not what was saved says so.
+func TestMissing(t *testing.T) {
+	for _, test := range []struct {
+		prepare func(w *world)
+		note    string
+	}{
+		{func(*world) {}, "[]"},
+		{func(w *world) { w.forgetful = true }, "`hatchery rebuild --kept p1 --to FILE` fetches it"},
+		{func(w *world) { w.lacks = "/srv (not named)" }, "did not take back all that was saved of it"},
+	} {
+		w := newWorld(t, 1)
+		w.next = map[int]string{1: "new"}
+		test.prepare(w)
+		op := w.do(operation.Request{Kind: operation.Upgrade, Slots: []int{1}})
+		if notes := fmt.Sprint(op.Slots[0].Notes); op.State != operation.Done || !strings.Contains(notes, test.note) {
+			t.Errorf("it is %s with the notes %s, want %s", op.State, notes, test.note)
+		}
+	}
+}

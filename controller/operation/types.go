@@ -116,6 +116,9 @@ type Keeper interface {
 	Save(ctx context.Context, slot int, operation string, tell Tell) error
 	// Waits says whether something waits for the slot's next root.
 	Waits(slot int) bool
+	// Lacks names what of it the slot's root did not put into place; "" where nothing is
+	// missing.
+	Lacks(slot int) string
 	// Again has the slot's next root get what was saved last, though the one that is given
 	// up may have it; there is false where there is nothing any more.
 	Again(slot int, operation string) (there bool, err error)

@@ -64,6 +64,8 @@ type world struct {
 	holdUndo    chan struct{}              // Undo waits for it, unless it is nil
 	view        func(slot *enrol.SlotView) // changes what is told of a slot
 	without     bool                       // no keeper
+	lacks       string                     // what of an archive roots do not put into place
+	forgetful   bool                       // new roots do not ask for what was kept
 	unkept      error                      // nothing can be kept
 	limits      operation.Limits
 	dir         string
@@ -443,7 +445,7 @@ func (a *archive) waits() bool { return a != nil && !a.restored && !a.withheld &
 
 // restored is a new root that asks for what was kept.
 func (w *world) restored(slot int) {
-	if a := w.archives[slot]; a.waits() {
+	if a := w.archives[slot]; a.waits() && !w.forgetful {
 		w.data[slot], a.restored = a.data, true
 	}
 	w.fresh[slot] = false
@@ -473,6 +475,8 @@ func (w *world) Waits(slot int) bool {
 	defer w.mu.Unlock()
 	return w.archives[slot].waits()
 }
+
+func (w *world) Lacks(int) string { return w.lacks }
 
 func (w *world) Again(slot int, operation string) (there bool, err error) {
 	return there, w.call(context.Background(), fmt.Sprintf("again p%d", slot), w.locked(func() error {

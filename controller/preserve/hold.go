@@ -17,6 +17,16 @@ func (k *Keeper) Waits(slot int) bool {
 	return k.slots[slot].waits()
 }
 
+// Lacks names what of its archive a slot's root did not put into place, and why.
+func (k *Keeper) Lacks(slot int) string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if r := k.slots[slot]; r != nil && r.Restored && !r.Aside {
+		return missed(r.NotRestored)
+	}
+	return ""
+}
+
 // Withhold has the root that an operation is about to make be without what was saved
 // before, which is there until the operation lets go of it.
 func (k *Keeper) Withhold(slot int, operation string) error {

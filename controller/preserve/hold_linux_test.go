@@ -234,6 +234,9 @@ func TestNotTakenBack(t *testing.T) {
 	if len(v) != 1 || !v[0].Restored || len(v[0].NotBack) != 1 {
 		t.Fatalf("kept are %+v", v)
 	}
+	if lacks := l.keeper.Lacks(2); !strings.Contains(lacks, "srv") {
+		t.Errorf("it lacks %q", lacks)
+	}
 	l.lay(data, "newer")
 	err := l.keeper.Save(t.Context(), 2, "upgrade-2", nil)
 	if err == nil || !strings.Contains(err.Error(), "p2 did not take back ") || !strings.Contains(err.Error(), "`hatchery rebuild --kept p2 --drop`") {
