@@ -40,7 +40,6 @@ func TestCard(t *testing.T) {
 	s.part("p1 boots from its card, and is Ready", s.boot)
 	s.part("another root is pushed, and p1 is upgraded to it", s.upgrade)
 	s.part("p1 is rebuilt while its power is cut again and again", s.rebuild)
-	s.part("the upgrade is undone", s.undo)
 }
 
 // A scenario is the state of TestCard.
@@ -343,16 +342,6 @@ sudo dd if=/dev/urandom of=/boot/firmware/data.bin bs=64k count=%d conv=notrunc,
 		if out := s.shell(t, "cat /opt/version; sudo test -e /root/junk || echo gone; sudo test -e /srv/data/kept || echo gone too"); out != "second\ngone\ngone too" {
 			t.Fatalf("p1 says %q", out)
 		}
-	}
-}
-
-// undo has p1 go back.
-func (s *scenario) undo(t *testing.T) {
-	s.wanted = s.first
-	s.operate(t, "upgrade", "--undo", "p1", "--yes")
-	s.whole(t, 1)
-	if out := s.shell(t, "cat /opt/version"); out != "first" {
-		t.Errorf("p1 says %q", out)
 	}
 }
 
