@@ -36,8 +36,9 @@ type Engine interface {
 
 // Backups is what takes the swarm's backups, beside the service.
 type Backups interface {
-	// Soon asks for a backup before long: a node has joined, or something was
-	// revoked.
+	// Soon asks for a backup before long: a node has joined, the controller's own too,
+	// or something was revoked. It may be asked again before there is one, and does not
+	// wait.
 	Soon()
 	// View says where the newest backup is, nil if there is none.
 	View() *enrol.BackupView
