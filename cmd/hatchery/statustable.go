@@ -42,6 +42,9 @@ func statusLines(v *enrol.ClusterView, columns int) []string {
 	if versions := versionsOf(v.Slots); versions != "" {
 		tell(2, "Versions: %s.", versions)
 	}
+	if w := v.Workloads; w != nil {
+		tell(2, "Workloads: %s", workloadsText(w, v.Time))
+	}
 	if columns > 0 && columns < narrowest {
 		for i := range v.Slots {
 			tell(2, "%s", slotSentence(v, &v.Slots[i]))
@@ -261,6 +264,23 @@ func operationText(o *enrol.OperationView, now time.Time) string {
 		text += ", since " + ago(now.Sub(o.Since))
 	}
 	return joined(text, o.Detail)
+}
+
+// workloadsText says where what is declared to run stands: all of it, and then
+// stack by stack.
+func workloadsText(w *enrol.WorkloadsView, now time.Time) string {
+	text := orNone(w.State)
+	if !w.Since.IsZero() {
+		text += ", since " + ago(now.Sub(w.Since))
+	}
+	text = joined(text, w.Detail)
+	for i, s := range w.Stacks {
+		text += map[bool]string{true: "; stacks: ", false: ", "}[i == 0] + s.Name + " " + s.State
+		if s.Detail != "" && s.Detail != w.Detail {
+			text += " (" + s.Detail + ")"
+		}
+	}
+	return text
 }
 
 // past says when something was.

@@ -42,6 +42,8 @@ func aView() *enrol.ClusterView {
 			{Slot: 7, Name: "p7", Hostname: "mitchell", Boot: "ready", Step: "swarm", State: "waiting", Detail: "the swarm is not ready", LastSeen: before(0)},
 		},
 		Health: &enrol.Health{Findings: []enrol.Finding{{Code: "disk-full", Detail: "11 MiB of 7000 are left on the root", Remedy: "docker system prune"}}},
+		Workloads: &enrol.WorkloadsView{State: "failed", Detail: "it is tried again", Since: statusTime.Add(-3 * time.Minute), Stacks: []enrol.StackView{
+			{Name: "traefik", State: "applied"}, {Name: "web", State: "failed", Detail: "no such \x1b[31mimage"}, {Name: "hello", State: "failed", Detail: "it is tried again"}}},
 		Alarms: []enrol.AlarmEntry{{Time: statusTime, Slot: 2, Code: enrol.Clone, Detail: "two cards with the identity of p2 are at work"}},
 	}
 }
@@ -78,7 +80,7 @@ func TestStatusFits(t *testing.T) {
 		}
 		text := squeeze(lines)
 		for _, part := range []string{"use a supply of 5.1 V and 3 A", "hatchery build p5 --renew", "40 % of 1.9 GB", "two cards with the identity of p2 are at work",
-			"the link was lost while the card was written", "11 MiB of 7000 are left on the root (disk-full): docker system prune", "p4 has no room", "kernel.img, 60 %", "the swarm is not ready"} {
+			"the link was lost while the card was written", "11 MiB of 7000 are left on the root (disk-full): docker system prune", "p4 has no room", "web failed (no such", "kernel.img, 60 %", "the swarm is not ready"} {
 			// A table breaks its last column in between, with nothing but spaces before it.
 			if !strings.Contains(text, squeeze([]string{part})) {
 				t.Errorf("at %d columns there is no %q:\n%s", columns, part, strings.Join(lines, "\n"))
@@ -204,6 +206,7 @@ const (
 	wideStatus = `Cluster homelab: swarm active, time from ntp, backup of 2026-11-22 09:00:00 on p1, p3.
 The swarm's backup: p4 has no room
 Versions: agent 1.3.0 (p2), 1.4.0 (p1); Docker 28.5.2; kernel 6.12.25+rpt-rpi-v6.
+Workloads: failed, since 3 min: it is tried again; stacks: traefik applied, web failed (no such \x1b[31mimage), hello failed
 SLOT  HOSTNAME  POWER  LINK  NODE         HEARD   STEP    DOCKER  FINDINGS  STATE
 p1    oneil     on     up    ready        4 s     steady  28.5.2  0         done
 p2    carter    on     down  down, drain  3 min   docker  28.5.2  2         running
@@ -224,6 +227,8 @@ p1, p3.
 The swarm's backup: p4 has no room
 Versions: agent 1.3.0 (p2), 1.4.0 (p1); Docker 28.5.2; kernel
   6.12.25+rpt-rpi-v6.
+Workloads: failed, since 3 min: it is tried again; stacks: traefik applied, web
+  failed (no such \x1b[31mimage), hello failed
 SLOT  POWER  LINK  NODE         HEARD   STEP    DOCKER  STATE
 p1    on     up    ready        4 s     steady  28.5.2  done
 p2    on     down  down, drain  3 min   docker  28.5.2  running
@@ -252,6 +257,10 @@ The swarm's backup: p4 has no room
 Versions: agent 1.3.0 (p2), 1.4.0 (p1);
   Docker 28.5.2; kernel
   6.12.25+rpt-rpi-v6.
+Workloads: failed, since 3 min: it is
+  tried again; stacks: traefik applied,
+  web failed (no such \x1b[31mimage),
+  hello failed
 p1 oneil: node ready, power on, link up,
   heard 4 s ago, at steady, Docker
   28.5.2: done

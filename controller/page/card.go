@@ -316,7 +316,36 @@ func clusterFacts(v *enrol.ClusterView) []Fact {
 	}
 	own := healthFact(v.Health)
 	own.ID, own.Name = "controller", "Controller"
-	return []Fact{swarm, clock, backup, own}
+	return []Fact{swarm, clock, backup, workloadsFact(v.Workloads), own}
+}
+
+// workloadsFact is where what is declared to run stands, stack by stack.
+func workloadsFact(w *enrol.WorkloadsView) Fact {
+	f := Fact{ID: "workloads", Name: "Workloads"}
+	if w == nil {
+		return f
+	}
+	switch w.State {
+	case "applied":
+		f.Mark = MarkOK
+	case "failed":
+		f.Mark = MarkBad
+	case "waiting", "applying":
+		f.Mark = MarkBusy
+	}
+	var stacks []string
+	for _, s := range w.Stacks {
+		text := s.Name + " " + s.State
+		if s.Detail != "" && s.Detail != w.Detail {
+			text += " (" + s.Detail + ")"
+		}
+		stacks = append(stacks, text)
+	}
+	f.Text = said(words("; ", words(": ", w.State, w.Detail), strings.Join(stacks, ", ")))
+	if !w.Since.IsZero() {
+		f.Time = &w.Since
+	}
+	return f
 }
 
 func alarmsOf(v *enrol.ClusterView) []Alarm {

@@ -68,6 +68,9 @@ func newCluster() *cluster {
 				}),
 				{Slot: 4, Name: "p4", Hostname: "tealc", Model: "zero", Power: "off", Link: "down", LastError: &enrol.Told{Time: now.Add(-26 * time.Hour), Text: "cannot join: <script>alert(1)</script>"}},
 			},
+			Workloads: &enrol.WorkloadsView{State: "waiting", Detail: "no Ready node for web_web", Since: now.Add(-3 * time.Minute), Stacks: []enrol.StackView{
+				{Name: "traefik", State: "applied"}, {Name: "web", State: "waiting", Detail: "no Ready node for web_web"}, {Name: "old", State: "failed", Detail: "no <image>"},
+			}},
 			Alarms: []enrol.AlarmEntry{{Time: now.Add(-5 * time.Minute), Slot: 4, Code: enrol.Clone, Detail: "two cards have the identity of p4"}},
 		},
 	}

@@ -87,7 +87,7 @@ func TestPage(t *testing.T) {
 	for _, want := range []string{
 		"<title>homelab · hatchery</title>", "oneil", ">ready<", "20.10.24", "Raspbian GNU/Linux 12 (bookworm), Linux 6.6.51&#43;rpt-rpi-v6, agent 1.4.0",
 		"docker running: Docker starts", "rebuild: write: 43 % of 812 MiB", `value="43"`, "low", "give the HAT a supply", ">off<",
-		"two cards have the identity of p4 (clone)", "p1: told to join", "on p1, p3", "cannot join: &lt;script&gt;", "4 s ago", "26 h ago",
+		"two cards have the identity of p4 (clone)", "p1: told to join", "on p1, p3", "<dt>Workloads</dt>", ">waiting: no Ready node for web_web; traefik applied, web waiting, old failed (no &lt;image&gt;)<", "cannot join: &lt;script&gt;", "4 s ago", "26 h ago",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page has no %q", want)
@@ -305,7 +305,7 @@ func TestStream(t *testing.T) {
 	messages := stream(t, "http://"+s.plain)
 	var whole page.State
 	first := next(t, messages)
-	if err := json.Unmarshal([]byte(first.data), &whole); err != nil || first.kind != "state" || len(whole.Cards) != 4 || len(whole.Events) != 2 || len(whole.Alarms) != 1 || len(whole.Facts) != 4 {
+	if err := json.Unmarshal([]byte(first.data), &whole); err != nil || first.kind != "state" || len(whole.Cards) != 4 || len(whole.Events) != 2 || len(whole.Alarms) != 1 || len(whole.Facts) != 5 {
 		t.Fatalf("%v: %+v", err, first)
 	}
 	c.change(2, func(v *enrol.SlotView) { v.NodeState, v.Availability = "ready", "active" })
