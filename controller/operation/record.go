@@ -99,7 +99,7 @@ func readRecord(dir string) (*record, error) {
 		r, err = parseRecord(data)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot read what was being done with the slots: %s: %w (look with `docker node ls` whether a node is drained that should not be, and remove the file)", place, err)
+		return nil, fmt.Errorf("cannot read what was being done with the slots: %s: %w (look with `docker node ls` whether a node is drained that should not be, remove the file, and `sudo systemctl restart hatchery` on the controller)", place, err)
 	}
 	return r, nil
 }

@@ -23,6 +23,7 @@ import (
 	"hatchery/firstboot"
 	"hatchery/firstboot/health"
 	"hatchery/internal/enrol"
+	"hatchery/internal/kept"
 	"hatchery/internal/nodefile"
 	"hatchery/internal/swarm"
 	"hatchery/netboot/slots"
@@ -45,6 +46,8 @@ type operating struct {
 	workloads  *workload.Service
 	page       *page.Service
 	metrics    *metrics.Service
+	// absent says why what should be there is not, by where its calls would be.
+	absent map[string]error
 
 	events chan controller.Event
 
@@ -59,11 +62,19 @@ func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *s
 	s := &operating{
 		o: o, node: node, boots: boots, client: controller.Dial(o.Socket),
 		events: make(chan controller.Event, 64), began: time.Now(),
+		absent: map[string]error{},
 	}
 	state := filepath.Join(o.StateDir, nodefile.ServiceDir)
 	missing := func(what string, err error) {
 		if err != nil {
 			o.Log.Error(what, "error", err)
+		}
+	}
+	// absent is missing for what answers the command line: whoever asks is told why.
+	absent := func(prefix, what string, err error) {
+		missing(what, err)
+		if err != nil {
+			s.absent[prefix] = fmt.Errorf("%s: %w", what, err)
 		}
 	}
 	var err error
@@ -100,13 +111,13 @@ func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *s
 		p.Ready = up.slots
 	}
 	s.power, err = power.New(p)
-	missing("slots cannot be switched", err)
+	absent(power.Prefix, "slots cannot be switched", err)
 
 	s.console, err = console.New(console.Options{Slots: slotsOf(node), Dir: filepath.Join(o.RunDir, console.Folder), Log: o.Log})
-	missing("consoles are not read", err)
+	absent(console.Prefix, "consoles are not read", err)
 
 	s.kept, err = preserve.New(preserve.Options{Node: node, Identity: id, Dir: filepath.Join(o.StateDir, filepath.Base(preserve.Dir)), Log: o.Log})
-	missing("nothing can be kept for new roots", err)
+	absent(preserve.Prefix, "nothing can be kept for new roots", err)
 
 	ops := operation.Options{
 		Node: node, StateDir: state, Swarm: engine, View: s.client.Cluster, Renewer: s.renewer, Limits: o.Operations, Log: o.Log,
@@ -120,11 +131,13 @@ func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *s
 		ops.Unkept = fmt.Errorf("what outlives a root cannot be kept: %w: see to that, and `sudo systemctl restart hatchery` on the controller", err)
 	}
 	s.operations, err = operation.New(ops)
-	missing("nothing can be rebuilt or upgraded", err)
+	absent(operation.Prefix, "nothing can be rebuilt or upgraded", err)
+	// Where nobody knows what was done, no root is let go of that a slot could go back to.
+	holds := func(int) bool { return true }
 	if s.operations != nil {
-		holds := s.operations.Holds
-		boots.holds.Store(&holds)
+		holds = s.operations.Holds
 	}
+	boots.holds.Store(&holds)
 	// Netboot's own hand does not cut off who writes a boot partition either.
 	keeps := func(slot int) bool {
 		w := s.atWork(slot)
@@ -133,10 +146,10 @@ func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *s
 	boots.keeps.Store(&keeps)
 
 	s.workloads, err = s.openWorkloads(id, engine)
-	missing("what is declared does not run", err)
+	absent(workload.Prefix, "what is declared does not run", err)
 
 	s.metrics, err = metrics.New(metrics.Options{Version: firstboot.Version(), View: s.client.Cluster, Events: s.client.Events, Log: o.Log})
-	missing("there are no metrics", err)
+	absent(metrics.Path, "there are no metrics", err)
 	if s.metrics != nil && s.power != nil {
 		missing("the power's metrics", s.metrics.Register(s.power.Collector()))
 	}
@@ -151,7 +164,7 @@ func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *s
 		Node: node, View: s.client.Cluster, Events: s.client.Events, Actions: s.actions(), StateDir: state, Metrics: shown, Document: api.Calls(),
 		IdentityDir: filepath.Join(o.ConfigDir, filepath.Base(enrol.IdentityDir)), Log: o.Log,
 	})
-	missing("there is no page", err)
+	absent(page.Prefix, "there is no page", err)
 
 	return s
 }
@@ -243,7 +256,19 @@ func (s *operating) local() map[string]http.Handler {
 	if s.metrics != nil {
 		calls[metrics.Path] = s.metrics.Calls()
 	}
+	for prefix, why := range s.absent {
+		if calls[prefix] == nil {
+			calls[prefix] = unavailable(why)
+		}
+	}
 	return calls
+}
+
+// unavailable answers for what is not there.
+func unavailable(why error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		enrol.WriteError(w, &enrol.Error{Status: http.StatusServiceUnavailable, Code: kept.Failed, Detail: why.Error()})
+	})
 }
 
 // nodeCalls are the calls of nodes.
