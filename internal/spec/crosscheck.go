@@ -3,6 +3,7 @@ package spec
 import (
 	"cmp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"hatchery/internal/clusterctrl"
@@ -14,16 +15,23 @@ const defaultSlots = 4
 // crossCheck completes the cluster and looks at what lies between keys.
 func (d *decoder) crossCheck() {
 	c := d.cluster
-	if _, named := d.at["slots"]; !named {
+	_, named := d.at["slots"]
+	_, several := d.at["controllers"]
+	if !named && !several {
 		for n := 1; n <= defaultSlots; n++ {
-			c.Slots = append(c.Slots, Slot{Number: n, Hostname: clusterctrl.SlotName(n), Model: slotModels[0], Root: "card"})
+			c.Slots = append(c.Slots, plainSlot(n))
 		}
 	}
+	d.checkControllers()
 	slices.SortFunc(c.Slots, func(a, b Slot) int { return cmp.Compare(a.Number, b.Number) })
 	d.checkLogIn()
 	d.checkHostnames()
-	if pool, there := d.at["swarm.address_pool"]; there && c.Controller.Address.IsValid() && c.Swarm.AddressPool.Overlaps(c.Controller.Address.Masked()) {
-		d.problem(pool, "%s overlaps with the controller's LAN, %s: choose another private network", c.Swarm.AddressPool, c.Controller.Address.Masked())
+	lan := c.Controller.Address
+	if len(c.Controllers) > 0 {
+		lan = c.Controllers[0].Address
+	}
+	if pool, there := d.at["swarm.address_pool"]; there && lan.IsValid() && c.Swarm.AddressPool.Overlaps(lan.Masked()) {
+		d.problem(pool, "%s overlaps with the controller's LAN, %s: choose another private network", c.Swarm.AddressPool, lan.Masked())
 	}
 	if wifi, there := d.at["controller.wifi"]; there && c.Controller.Network == "cbridge" {
 		d.problem(wifi, "Wi-Fi cannot be a port of a bridge: choose `network: cnat`, or a cable")
@@ -85,9 +93,30 @@ func (d *decoder) checkHostnames() {
 			d.problem(at, "%s and the domain are longer than 253 characters together", quote(hostname))
 		}
 	}
-	check("the controller", "controller", c.Controller.Hostname)
+	if len(c.Controllers) == 0 {
+		check("the controller", "controller", c.Controller.Hostname)
+	}
+	// other says that a host name is another target's name. With one controller,
+	// controller2 is nobody's.
+	other := func(section, target, hostname string) bool {
+		i, ok := ParseController(strings.ToLower(hostname))
+		if !ok || i == 0 || i >= len(c.Controllers) || ControllerTarget(i) == target {
+			return false
+		}
+		d.problem(d.at[section+".hostname"], "%s is the name of another target: choose another", quote(hostname))
+		return true
+	}
+	for i, one := range c.Controllers {
+		name, section := ControllerTarget(i), "controllers["+strconv.Itoa(i)+"]"
+		if !other(section, name, one.Hostname) {
+			check(name, section, one.Hostname)
+		}
+	}
 	for _, s := range c.Slots {
 		name := clusterctrl.SlotName(s.Number)
+		if other("slots."+name, name, s.Hostname) {
+			continue
+		}
 		check(name, "slots."+name, s.Hostname)
 	}
 }

@@ -15,7 +15,7 @@ import (
 const maxVisits = 200_000
 
 // A key describes one key of cluster.yaml: what it is for people, and how the
-// decoder takes it. Exactly one of text, whole, flag, items, keys and entry
+// decoder takes it. Exactly one of text, whole, flag, items, keys, entry and each
 // is set; it says what kind of value the key has.
 type key struct {
 	name     string
@@ -44,6 +44,9 @@ type key struct {
 	placeholder string                                  // what stands for those names in the reference
 	sample      func() key                              // such an entry, for the reference
 	sampleName  string                                  // what the file of `hatchery init` calls it
+
+	each  func(d *decoder, index int) key // a list of sections; with sample
+	apart bool                            // excludes other keys, so that the file of `hatchery init` does not have it
 }
 
 // An item is a place in the file: a key's value or a list's entry.
@@ -401,6 +404,25 @@ func (d *decoder) decode(k key, v item) {
 		}
 		d.section(v, k)
 		return // its keys speak for themselves
+	case k.each != nil:
+		list, ok := v.node.(*ast.SequenceNode)
+		if !ok {
+			d.problem(v, "wants a list, not %s: write `- ` before each entry", nodeKind(v.node))
+			return
+		}
+		for i, n := range list.Values {
+			it := d.resolve(fmt.Sprintf("%s[%d]", v.path, i), n)
+			switch {
+			case it.null():
+				if it.line == 0 {
+					it.line, it.column = v.line, v.column
+				}
+				d.problem(it, "is empty: remove the entry, or write what belongs there")
+			case d.mapping(it, ""):
+				d.at[it.path] = it
+				d.section(it, k.each(d, i))
+			}
+		}
 	case k.entry != nil:
 		if !d.mapping(v, "") {
 			return
@@ -546,7 +568,7 @@ func (d *decoder) homes(name string) []string {
 			if k.keys != nil {
 				walk(below, k.keys)
 			}
-			if k.sample != nil {
+			if k.sample != nil && !k.apart {
 				walk(join(below, k.placeholder), k.sample().keys)
 			}
 		}

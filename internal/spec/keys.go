@@ -71,8 +71,8 @@ func (c *Cluster) keys() []key {
 			name:  "controller",
 			about: "The Raspberry Pi that carries the HAT.",
 			keys:  c.Controller.keys(),
-			end:   func(d *decoder, _ item) { d.checkAddress(&c.Controller) },
 		},
+		c.controllersKey(),
 		{
 			name: "slots", placeholder: "pN", sampleName: "p2", elsewise: "`p1` to `p4`, each with its defaults",
 			about:  "The Pi Zeros on the HAT, by slot: `p1` to `p252`; a HAT has four. Those that are named are built. `p2:` with nothing after it is slot 2 with its defaults.",

@@ -52,9 +52,10 @@ func (d *decoder) gateway(v item) netip.Addr {
 	return a
 }
 
-// checkAddress looks at a controller's address and gateway together.
-func (d *decoder) checkAddress(c *Controller) {
-	address, hasAddress := d.at["controller.address"]
+// checkAddress looks at a controller's address, which stands at path, and gateway
+// together.
+func (d *decoder) checkAddress(c *Controller, path string) {
+	address, hasAddress := d.at[path]
 	gateway, hasGateway := d.at["controller.gateway"]
 	if !c.Address.IsValid() {
 		if hasGateway && (!hasAddress || address.text == "dhcp") {

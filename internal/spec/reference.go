@@ -52,6 +52,9 @@ func writeKeys(b *bytes.Buffer, path string, keys []key) {
 		if k.sample != nil {
 			entry := k.sample()
 			below := join(p, k.placeholder)
+			if k.each != nil {
+				below = p + "[]"
+			}
 			if entry.keys == nil {
 				fmt.Fprintf(b, "### %s\n\n", below)
 				writeKey(b, entry, k.sampleName)
@@ -96,6 +99,8 @@ func (k key) valueKind() string {
 		return "a section, or its `" + k.short + "` alone"
 	case k.keys != nil:
 		return "a section"
+	case k.each != nil:
+		return "a list of sections"
 	case k.entry != nil && k.sample().keys != nil:
 		return "a section for each " + k.placeholder
 	case k.entry != nil:

@@ -28,24 +28,28 @@ type Cluster struct {
 	OSList     string // where names of images are looked up: an https URL, or the absolute path of a file that exists; "" is Raspberry Pi's own list
 	User       User
 	Controller Controller
-	Slots      []Slot // sorted by number
-	HAT        HAT
-	Netboot    Netboot
-	Keep       []string // what outlives a new root: KeepVolumes, and absolute paths
-	Serve      Serve
-	Gadget     string // the network function of the nodes' USB gadgets: ecm or ncm
-	DNS        []netip.Addr
-	Timezone   string
-	Locale     string
-	Boot       Boot
-	Docker     Docker
-	CPU        CPU
-	Swarm      Swarm
-	Overlays   []string // absolute paths of folders that exist
-	Workloads  Workloads
+	// Controllers are all of them where there are several, and Controller is what
+	// they have in common; see [Cluster.Around]. None: Controller is the only one.
+	Controllers []OneController
+	Slots       []Slot // sorted by number
+	HAT         HAT
+	Netboot     Netboot
+	Keep        []string // what outlives a new root: KeepVolumes, and absolute paths
+	Serve       Serve
+	Gadget      string // the network function of the nodes' USB gadgets: ecm or ncm
+	DNS         []netip.Addr
+	Timezone    string
+	Locale      string
+	Boot        Boot
+	Docker      Docker
+	CPU         CPU
+	Swarm       Swarm
+	Overlays    []string // absolute paths of folders that exist
+	Workloads   Workloads
 
 	dir     string
 	unbuilt []Problem
+	hat     int // of a view that Around gave, whose HAT it is of
 }
 
 // Base is the image that targets are built from.
@@ -211,10 +215,11 @@ type Swarm struct {
 	AddressPool netip.Prefix // overlay networks are cut from it
 }
 
-// A Target is one image to be built: the controller or a slot.
+// A Target is one image to be built: a controller or a slot.
 type Target struct {
-	Name     string // "controller", "p1" … "p252"
-	Slot     int    // 0: the controller
+	Name     string // "controller", "controller2" …, "p1" … "p252"
+	Slot     int    // 0: a controller
+	HAT      int    // on whose HAT it is, or which controller it is: an index of Cluster.Controllers; 0 where there are none
 	Hostname string
 	Model    string
 	Root     string // card for the controller
@@ -246,7 +251,7 @@ func (c *Cluster) Dir() string { return c.dir }
 // over in silence: a user who asked for them believes that they work.
 func (c *Cluster) Unbuilt() []Problem { return c.unbuilt }
 
-// Targets lists what the cluster consists of: the controller, then the slots
+// Targets lists what the cluster consists of: the controllers, then the slots
 // by number.
 func (c *Cluster) Targets() []Target {
 	base := func(own *Base) Base {
@@ -255,13 +260,22 @@ func (c *Cluster) Targets() []Target {
 		}
 		return c.Base
 	}
-	targets := []Target{{
-		Name: ControllerName, Hostname: c.Controller.Hostname, Model: c.Controller.Model,
-		Root: "card", Base: base(c.Controller.Base),
-	}}
+	controller := func(index int, hostname string) Target {
+		return Target{
+			Name: ControllerTarget(index), HAT: index, Hostname: hostname, Model: c.Controller.Model,
+			Root: "card", Base: base(c.Controller.Base),
+		}
+	}
+	var targets []Target
+	for i, one := range c.Controllers {
+		targets = append(targets, controller(i, one.Hostname))
+	}
+	if len(c.Controllers) == 0 {
+		targets = append(targets, controller(c.hat, c.Controller.Hostname))
+	}
 	for _, s := range c.Slots {
 		targets = append(targets, Target{
-			Name: clusterctrl.SlotName(s.Number), Slot: s.Number, Hostname: s.Hostname,
+			Name: clusterctrl.SlotName(s.Number), Slot: s.Number, HAT: c.hatOf(s.Number), Hostname: s.Hostname,
 			Model: s.Model, Root: s.Root, Base: base(s.Base), Labels: s.Labels,
 		})
 	}

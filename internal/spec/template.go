@@ -51,6 +51,9 @@ func Template(data TemplateData) []byte {
 	t.b.WriteString("# A cluster for hatchery. `hatchery check` says whether it is right, `hatchery build` builds it.\n" +
 		"# What is commented out shows an example; remove the # before a key to use it.\n")
 	for _, k := range new(Cluster).keys() {
+		if k.apart {
+			continue
+		}
 		t.b.WriteString("\n")
 		t.key(k, "", margin{})
 	}
