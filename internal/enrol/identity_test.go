@@ -113,6 +113,9 @@ func TestPeerOf(t *testing.T) {
 	}{
 		{"a slot", []string{"hatchery://homelab/slot/2/generation/7"}, "p2, generation 7 of homelab"},
 		{"the controller", []string{"hatchery://homelab/slot/0/generation/1"}, "controller, generation 1 of homelab"},
+		{"another controller", []string{"hatchery://homelab/controller/2/generation/3"}, "controller2, generation 3 of homelab"},
+		{"the first controller under the others' name", []string{"hatchery://homelab/controller/1/generation/3"}, ""},
+		{"no such controller", []string{"hatchery://homelab/controller/0/generation/3"}, ""},
 		{"the last slot", []string{"hatchery://homelab/slot/252/generation/1073741824"}, "p252, generation 1073741824 of homelab"},
 		{"none", nil, ""},
 		{"two", []string{"hatchery://homelab/slot/2/generation/7", "hatchery://homelab/slot/0/generation/1"}, ""},

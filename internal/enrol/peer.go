@@ -18,14 +18,23 @@ const maxGeneration = 1 << 30
 // A Peer is who holds a certificate of the cluster.
 type Peer struct {
 	Cluster    string // the cluster's name
-	Slot       int    // 0: the controller
+	Slot       int    // 0: a controller
+	Controller int    // which of several, from 2; 0: the first, or a slot
 	Generation int    // from 1
 	Serial     string // the certificate's serial number, hexadecimal
 }
 
 // String is "p2, generation 7 of homelab".
 func (p Peer) String() string {
-	return fmt.Sprintf("%s, generation %d of %s", nameOf(p.Slot), p.Generation, p.Cluster)
+	return fmt.Sprintf("%s, generation %d of %s", p.Name(), p.Generation, p.Cluster)
+}
+
+// Name is the target's: p2, controller, controller2.
+func (p Peer) Name() string {
+	if p.Controller > 1 {
+		return nameOf(0) + strconv.Itoa(p.Controller)
+	}
+	return nameOf(p.Slot)
 }
 
 // nameOf is the target's name of a slot.
@@ -39,6 +48,9 @@ func nameOf(slot int) string {
 // uri is the name of a peer's certificate: hatchery://homelab/slot/2/generation/7.
 // Package identity writes it.
 func (p Peer) uri() string {
+	if p.Controller > 1 {
+		return fmt.Sprintf("hatchery://%s/controller/%d/generation/%d", p.Cluster, p.Controller, p.Generation)
+	}
 	return fmt.Sprintf("hatchery://%s/slot/%d/generation/%d", p.Cluster, p.Slot, p.Generation)
 }
 
@@ -64,18 +76,27 @@ func PeerOf(c *x509.Certificate) (Peer, error) {
 
 func parsePath(path string) (Peer, error) {
 	words := strings.Split(path, "/")
-	if len(words) != 5 || words[0] != "" || words[1] != "slot" || words[3] != "generation" {
+	if len(words) != 5 || words[0] != "" || words[3] != "generation" {
 		return Peer{}, errors.New("no slot")
 	}
-	slot, err := strconv.Atoi(words[2])
-	if err != nil || slot < 0 || slot > clusterctrl.MaxSlot {
+	var p Peer
+	n, err := strconv.Atoi(words[2])
+	switch {
+	case err != nil:
+		return Peer{}, errors.New("no slot")
+	case words[1] == "slot" && n >= 0 && n <= clusterctrl.MaxSlot:
+		p.Slot = n
+	case words[1] == "controller" && n > 1 && n <= clusterctrl.MaxSlot:
+		p.Controller = n
+	default:
 		return Peer{}, errors.New("no slot")
 	}
 	generation, err := strconv.Atoi(words[4])
 	if err != nil || generation < 1 || generation > maxGeneration {
 		return Peer{}, errors.New("no generation")
 	}
-	return Peer{Slot: slot, Generation: generation}, nil
+	p.Generation = generation
+	return p, nil
 }
 
 // PeerOfRequest is who sent a request that came over TLS with [ServerTLS].

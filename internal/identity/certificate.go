@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -79,6 +80,28 @@ func TargetURI(cluster string, slot, generation int) *url.URL {
 	return &url.URL{Scheme: "hatchery", Host: cluster, Path: fmt.Sprintf("/slot/%d/generation/%d", slot, generation)}
 }
 
+// ControllerURI is the name of a controller, of which there are several:
+// hatchery://homelab/controller/2/generation/7. The first is slot 0, as the only
+// one is.
+func ControllerURI(cluster string, number, generation int) *url.URL {
+	if number <= 1 {
+		return TargetURI(cluster, 0, generation)
+	}
+	return &url.URL{Scheme: "hatchery", Host: cluster, Path: fmt.Sprintf("/controller/%d/generation/%d", number, generation)}
+}
+
+// Reached says at which other addresses a target is reached: its certificate is
+// for these too. It is said before [Store.Target] and the like are asked; other
+// addresses than before change the certificate alone.
+func (s *Store) Reached(name string, addrs ...netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reached == nil {
+		s.reached = map[string][]netip.Addr{}
+	}
+	s.reached[name] = addrs
+}
+
 // certificateFor is what a target's certificate says. Nodes present it to the
 // controller as clients, and serve with it too: the controller hands swarm
 // backups to them. A node's names and address are its own only, so it cannot
@@ -92,6 +115,14 @@ func (s *Store) certificateFor(t target, generation int) *x509.Certificate {
 	if host := strings.ToLower(t.hostname); host != t.name {
 		names = []string{host, t.name}
 	}
+	uri := TargetURI(s.cluster, t.slot, generation)
+	if t.slot == 0 {
+		uri = ControllerURI(s.cluster, controllerNumber(t.name), generation)
+	}
+	addresses := []net.IP{address.AsSlice()}
+	for _, a := range s.reached[t.name] {
+		addresses = append(addresses, a.AsSlice())
+	}
 	return &x509.Certificate{
 		Subject:               pkix.Name{CommonName: t.name},
 		NotBefore:             notBefore,
@@ -99,9 +130,9 @@ func (s *Store) certificateFor(t target, generation int) *x509.Certificate {
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
-		URIs:                  []*url.URL{TargetURI(s.cluster, t.slot, generation)},
+		URIs:                  []*url.URL{uri},
 		DNSNames:              names,
-		IPAddresses:           []net.IP{address.AsSlice()},
+		IPAddresses:           addresses,
 	}
 }
 

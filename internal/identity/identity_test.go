@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -20,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/crypto/ssh"
 
 	"hatchery/internal/identity"
@@ -576,5 +578,57 @@ func TestNamesThereAndBack(t *testing.T) {
 	}
 	if certificates[0] != certificates[2] {
 		t.Error("the same host name gave another certificate")
+	}
+}
+
+// TestControllers has what is a controller's own where there are several: its
+// name, its certificate's, which is for the address where the others find it, and
+// its disk.
+func TestControllers(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "identity")
+	open := func(second string) (*identity.Store, map[string]*identity.Identity) {
+		s, err := identity.Open(dir, "homelab")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Reached("controller2", netip.MustParseAddr(second))
+		ids := map[string]*identity.Identity{}
+		for _, name := range []string{"controller", "controller2", "controller3"} {
+			if ids[name], err = s.Target(name, 0, name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return s, ids
+	}
+	s, ids := open("192.168.42.12")
+	names := map[string]string{}
+	for name, id := range ids {
+		block, _ := pem.Decode(id.Certificate)
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names[name] = fmt.Sprintf("%v%v%v%v", c.URIs[0], c.IPAddresses, s.MachineID(name) != s.MachineID("controller"), s.DiskID(name) != s.DiskID("controller"))
+	}
+	want := map[string]string{
+		"controller":  "hatchery://homelab/slot/0/generation/1[172.19.181.254]falsefalse",
+		"controller2": "hatchery://homelab/controller/2/generation/1[172.19.181.254 192.168.42.12]truetrue",
+		"controller3": "hatchery://homelab/controller/3/generation/1[172.19.181.254]truetrue",
+	}
+	if diff := cmp.Diff(want, names); diff != "" {
+		t.Error(diff)
+	}
+	_, again := open("192.168.42.12")
+	_, moved := open("192.168.42.22")
+	if !bytes.Equal(again["controller2"].Certificate, ids["controller2"].Certificate) {
+		t.Error("the same addresses give another certificate")
+	}
+	if bytes.Equal(moved["controller2"].Certificate, ids["controller2"].Certificate) || !bytes.Equal(moved["controller2"].Key, ids["controller2"].Key) {
+		t.Error("another address does not change the certificate, or more than that")
+	}
+	for _, name := range []string{"controller1", "controller8", "controller02", "controllers"} {
+		if _, err := s.Target(name, 0, "x"); err == nil {
+			t.Errorf("%s is a target", name)
+		}
 	}
 }

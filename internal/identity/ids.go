@@ -33,6 +33,10 @@ func (s *Store) DiskID(name string) uint32 {
 		for n := clusterctrl.MinSlot; n <= clusterctrl.MaxSlot; n++ {
 			s.takeDiskID(clusterctrl.SlotName(n), taken)
 		}
+		// The others after the slots, whose ids are as they were.
+		for n := 2; n <= maxControllers; n++ {
+			s.takeDiskID(controllerName+strconv.Itoa(n), taken)
+		}
 	}
 	if id, ok := s.diskIDs[name]; ok {
 		return id

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -63,6 +64,7 @@ type Store struct {
 
 	mu      sync.Mutex
 	diskIDs map[string]uint32
+	reached map[string][]netip.Addr // other addresses that certificates are for
 }
 
 var clusterPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
@@ -206,7 +208,7 @@ func (s *Store) hasTargets() (bool, error) {
 		return false, err
 	}
 	for _, name := range entries {
-		if _, err := clusterctrl.ParseSlot(name); err == nil || name == controllerName {
+		if _, err := clusterctrl.ParseSlot(name); err == nil || controllerNumber(name) > 0 {
 			return true, nil
 		}
 	}

@@ -19,6 +19,22 @@ import (
 
 const controllerName = "controller"
 
+// maxControllers is how many controllers a cluster can have.
+const maxControllers = 7
+
+// controllerNumber says which controller a target is, from 1; 0 for none.
+func controllerNumber(name string) int {
+	rest, ok := strings.CutPrefix(name, controllerName)
+	if ok && rest == "" {
+		return 1
+	}
+	n, err := strconv.Atoi(rest)
+	if !ok || err != nil || n < 2 || n > maxControllers || rest != strconv.Itoa(n) {
+		return 0
+	}
+	return n
+}
+
 // A target is whose identity it is.
 type target struct {
 	name     string
@@ -34,7 +50,7 @@ var hostnamePattern = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z
 func (t target) check() error {
 	n, err := clusterctrl.ParseSlot(t.name)
 	switch {
-	case t.name == controllerName && t.slot == 0:
+	case controllerNumber(t.name) > 0 && t.slot == 0:
 	case err != nil || n != t.slot:
 		return fmt.Errorf("%q is not the name of slot %d", t.name, t.slot)
 	case strings.EqualFold(t.hostname, controllerName):
