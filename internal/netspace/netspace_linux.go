@@ -7,11 +7,14 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netns"
 
 	"hatchery/internal/testtool"
 )
@@ -125,6 +128,44 @@ func (s *Space) Command(ctx context.Context, name string, args ...string) *exec.
 	cmd := exec.CommandContext(ctx, nsenter, append([]string{"--net=/run/netns/" + s.Name, "--", testtool.Need(s.t, name)}, args...)...)
 	cmd.WaitDelay = 5 * time.Second
 	return cmd
+}
+
+// Do runs f in the namespace: sockets that it opens are there, for as long as they
+// live. What f starts in other goroutines is elsewhere, so a dialler that tries
+// several addresses at once, or a resolver, is of no use in it.
+func (s *Space) Do(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		home, err := netns.Get()
+		if err != nil {
+			done <- err
+			return
+		}
+		defer home.Close()
+		defer func() {
+			// A thread that cannot go home is not given back: it ends with
+			// this goroutine. The process's first one must go, or the janitor
+			// takes the test for something that was left in the namespace.
+			if netns.Set(home) == nil {
+				runtime.UnlockOSThread()
+			}
+		}()
+		done <- s.enter(f)
+	}()
+	return <-done
+}
+
+func (s *Space) enter(f func() error) error {
+	there, err := netns.GetFromPath("/run/netns/" + s.Name)
+	if err != nil {
+		return fmt.Errorf("entering the namespace %s: %w", s.Name, err)
+	}
+	defer there.Close()
+	if err := netns.Set(there); err != nil {
+		return fmt.Errorf("entering the namespace %s: %w", s.Name, err)
+	}
+	return f()
 }
 
 // Self is this test binary, to run as a helper in the namespace.
