@@ -162,6 +162,10 @@ func (k *keptFlags) fetch(c *cobra.Command, slot int) error {
 
 // printKept tells of what is kept of a slot.
 func printKept(w io.Writer, v preserve.View) {
+	if v.Damaged != "" {
+		printLine(w, "%s: %s", v.Name, v.Damaged)
+		return
+	}
 	text := "for people: no root gets it any more"
 	switch {
 	case v.Waits:

@@ -27,7 +27,8 @@ func newKept(t *testing.T) (socket string, dropped *bool) {
 	saved := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /kept/{$}", func(w http.ResponseWriter, _ *http.Request) {
-		list := []preserve.View{{Slot: 3, Name: "p3", Saved: saved, Stored: 2048, File: "/k/p3.tar.zst", Restored: true, NotBack: []kept.Left{{Name: "/srv", Why: "not named any more"}}}}
+		list := []preserve.View{{Slot: 3, Name: "p3", Saved: saved, Stored: 2048, File: "/k/p3.tar.zst", Restored: true, NotBack: []kept.Left{{Name: "/srv", Why: "not named any more"}}},
+			{Slot: 4, Name: "p4", File: "/k/p4.tar.zst", Damaged: "what is known of it cannot be read: \x1b[2J"}}
 		if !*dropped {
 			list = append([]preserve.View{{Slot: 2, Name: "p2", Saved: saved, Stored: 1, File: "/k/p2.tar.zst", Waits: true,
 				Roots: []kept.Root{{Kind: kept.Volume, Name: "data", Bytes: 2048}}, Left: []kept.Left{{Name: "volume \x1b[2J", Why: "it has no name of its own"}}}}, list...)
@@ -62,6 +63,7 @@ func TestRebuildKept(t *testing.T) {
 		{"rebuild --kept", exitDone, "p2: saved ", ""},
 		{"rebuild --kept", exitDone, "1 KiB in /k/p2.tar.zst: waits for its next root\n    volume data, 2 KiB\n    not kept: volume \\x1b[2J: it has no name of its own\np3: ", ""},
 		{"rebuild --kept p3", exitDone, "its node has it back\n    not put back: /srv: not named any more\n", ""},
+		{"rebuild --kept p4", exitDone, "p4: what is known of it cannot be read: \\x1b[2J\n", ""},
 		{"rebuild --kept p1", exitDone, "Nothing is kept.\n", ""},
 		{"rebuild --kept p2 --json", exitDone, `"waits": true`, ""},
 		{"rebuild --kept p2 --to " + place, exitDone, "shows what is in it", ""},

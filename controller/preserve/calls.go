@@ -37,7 +37,23 @@ func (k *Keeper) waiting(slot int) *record {
 	return nil
 }
 
+// unknown answers a node where nobody knows what is kept for it: it waits, since to be told
+// that there is nothing would be the end of what there is.
+func (k *Keeper) unknown(w http.ResponseWriter, slot int) bool {
+	err := k.known(slot)
+	if err != nil {
+		enrol.WriteError(w, &enrol.Error{Status: http.StatusServiceUnavailable, Code: kept.Failed, Detail: err.Error(), RetryAfterS: retryPersonS})
+	}
+	return err != nil
+}
+
+// retryPersonS is when to come back where a person has to look, in seconds.
+const retryPersonS = 30
+
 func (k *Keeper) offer(w http.ResponseWriter, _ *http.Request, slot int) {
+	if k.unknown(w, slot) {
+		return
+	}
 	var o kept.Offer
 	if r := k.waiting(slot); r != nil {
 		o = r.Offer
@@ -52,6 +68,9 @@ func (k *Keeper) stream(w http.ResponseWriter, r *http.Request, slot int) {
 		return
 	}
 	defer release()
+	if k.unknown(w, slot) {
+		return
+	}
 	what := k.waiting(slot)
 	if what == nil {
 		enrol.WriteError(w, &enrol.Error{Status: http.StatusNotFound, Code: enrol.BadRequest, Detail: "nothing is kept for this slot"})
@@ -141,6 +160,8 @@ func (k *Keeper) Calls() http.Handler {
 			}
 			v, err := do(r, slot)
 			switch {
+			case errors.Is(err, ErrDamaged):
+				enrol.WriteError(w, &enrol.Error{Status: http.StatusServiceUnavailable, Code: kept.Failed, Detail: err.Error(), RetryAfterS: retryPersonS})
 			case errors.Is(err, ErrBusy):
 				enrol.WriteError(w, &enrol.Error{Status: http.StatusConflict, Code: kept.InUse, Detail: err.Error()})
 			case err != nil:
@@ -153,6 +174,9 @@ func (k *Keeper) Calls() http.Handler {
 	mux.HandleFunc("GET "+Prefix+"{slot}/plan", of(func(r *http.Request, slot int) (any, error) { return k.Plan(r.Context(), slot) }))
 	mux.HandleFunc("GET "+Prefix+"{slot}/archive", func(w http.ResponseWriter, r *http.Request) {
 		slot, err := clusterctrl.ParseSlot(r.PathValue("slot"))
+		if err == nil && k.unknown(w, slot) {
+			return
+		}
 		if err == nil {
 			err = k.give(w, slot)
 		}

@@ -30,6 +30,9 @@ func (k *Keeper) Lacks(slot int) string {
 // Withhold has the root that an operation is about to make be without what was saved
 // before, which is there until the operation lets go of it.
 func (k *Keeper) Withhold(slot int, operation string) error {
+	if err := k.known(slot); err != nil {
+		return err // its next root would wait until somebody has decided
+	}
 	return k.change(slot, func(r *record) bool {
 		was := *r
 		r.Operation, r.Withheld = operation, true
@@ -40,6 +43,9 @@ func (k *Keeper) Withhold(slot int, operation string) error {
 // Again has the slot's next root get what is there, although the one that is given up has
 // it. It says whether there is something.
 func (k *Keeper) Again(slot int, operation string) (there bool, err error) {
+	if err := k.known(slot); err != nil {
+		return false, err
+	}
 	err = k.change(slot, func(r *record) bool {
 		there = true
 		r.Operation, r.Withheld, r.Aside = operation, false, false
@@ -99,6 +105,14 @@ func (k *Keeper) release(slot int, operation string, renewed bool) error {
 		r.Operation, r.Withheld = "", false
 		return true
 	})
+}
+
+// known says why nobody knows what is kept of a slot, and what to do; nil where that is
+// known.
+func (k *Keeper) known(slot int) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.damage(slot)
 }
 
 // change changes what is known of a slot's archive, if there is one.

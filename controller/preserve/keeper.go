@@ -31,6 +31,8 @@ var (
 	ErrInUse = errors.New("containers use what is to be kept")
 	// ErrTooBig: it is more than the quota, or than there is room for.
 	ErrTooBig = errors.New("what is to be kept is too big")
+	// ErrDamaged: what is known of the slot's archive cannot be read.
+	ErrDamaged = errors.New("what is known of what was kept cannot be read")
 )
 
 // A Keeper keeps archives. Run lets go of them in time; the other methods may be
@@ -38,10 +40,11 @@ var (
 type Keeper struct {
 	o Options
 
-	mu    sync.Mutex
-	slots map[int]*record // what there is
-	busy  map[int]bool
-	owed  map[int]owed // what could not be let go of
+	mu      sync.Mutex
+	slots   map[int]*record // what there is
+	damaged map[int]error   // whose record cannot be read: nobody knows what there is
+	busy    map[int]bool
+	owed    map[int]owed // what could not be let go of
 }
 
 // A record is what is known of a slot's archive. It lies beside it as pN.json.
@@ -62,6 +65,9 @@ type record struct {
 	// Aside says that the slot's node went on in a root that never was without it: no root
 	// gets it any more, and it is there for people for a while.
 	Aside bool `json:"aside,omitempty"`
+	// Former is the digest of the archive whose place it has taken: that one may be there
+	// still, of a service that was killed.
+	Former string `json:"former,omitempty"`
 }
 
 // waits says whether the slot's next root gets it.
@@ -73,7 +79,7 @@ func New(o Options) (*Keeper, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	k := &Keeper{o: o, slots: make(map[int]*record), busy: make(map[int]bool), owed: make(map[int]owed)}
+	k := &Keeper{o: o, slots: make(map[int]*record), damaged: make(map[int]error), busy: make(map[int]bool), owed: make(map[int]owed)}
 	if err := k.open(); err != nil {
 		return nil, fmt.Errorf("cannot keep what outlives new roots in %s: %w", o.Dir, err)
 	}
@@ -110,44 +116,99 @@ func (k *Keeper) open() error {
 		if err == nil {
 			err = r.Check()
 		}
-		if err == nil && r.Digest == "" {
+		if err == nil && (r.Digest == "" || r.Former != "" && !kept.IsDigest(r.Former)) {
 			err = errors.New("it names no archive")
 		}
 		if err != nil {
 			// The archive stays: a person may get at it with tar and zstd.
-			k.o.Log.Warn("what is known of an archive cannot be read; it is left where it is", "file", e.Name(), "error", err)
+			k.damaged[slot] = fmt.Errorf("%s: %w", k.record(slot), err)
+			k.o.Log.Error("what is known of an archive cannot be read; it is left where it is", "slot", name, "error", k.damage(slot))
 			continue
 		}
 		k.slots[slot] = r
 	}
-	// Archives that another one has taken the place of, or that were not noted any more.
-	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), archiveSuffix)
-		slotName, part, _ := strings.Cut(name, "-")
-		slotName = strings.TrimSuffix(slotName, recordSuffix) // on its way to its name
-		slot, err := clusterctrl.ParseSlot(slotName)
-		if !ok || err != nil {
-			continue
-		}
-		r := k.slots[slot]
-		if _, err := os.Lstat(k.record(slot)); r == nil && err == nil {
-			continue // whose record cannot be read
-		}
-		if r == nil || part == "" || !strings.HasPrefix(r.Digest, part) {
-			if err := os.Remove(filepath.Join(k.o.Dir, e.Name())); err != nil {
-				return err
-			}
+	for slot, r := range k.slots {
+		if err := k.settle(slot, r); err != nil {
+			return err
 		}
 	}
-	for slot, r := range k.slots {
-		if _, err := os.Stat(k.archive(slot, r.Digest)); err != nil {
-			k.o.Log.Warn("an archive is not there any more", "slot", clusterctrl.SlotName(slot), "error", err)
-			if err := k.forget(slot); err != nil {
-				return err
-			}
+	return k.strangers()
+}
+
+// settle ends what a killed service was at with a slot's archive, of which the record knows.
+func (k *Keeper) settle(slot int, r *record) error {
+	place := k.archive(slot, r.Digest)
+	_, err := os.Stat(place)
+	if errors.Is(err, fs.ErrNotExist) {
+		// It was noted, and not at its place yet.
+		if info, part := os.Stat(k.part(slot)); part == nil && info.Size() == r.Stored {
+			err = errors.Join(os.Rename(k.part(slot), place), atomicfile.SyncDir(k.o.Dir))
+		}
+	}
+	if err != nil {
+		k.o.Log.Warn("an archive is not there any more", "slot", clusterctrl.SlotName(slot), "error", err)
+		r.Former = "" // if it is there, it is the last
+		return k.forget(slot)
+	}
+	if r.Former != "" && k.archive(slot, r.Former) != place {
+		if err := os.Remove(k.archive(slot, r.Former)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
 	return nil
+}
+
+// strangers removes what was on its way to be an archive, and leaves archives that no record
+// knows of: somebody may have put them there, and what a damaged record had is among them.
+func (k *Keeper) strangers() error {
+	entries, err := os.ReadDir(k.o.Dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), archiveSuffix)
+		if !ok {
+			continue
+		}
+		slotName, part, _ := strings.Cut(name, "-")
+		slotName, onItsWay := strings.CutSuffix(slotName, recordSuffix)
+		slot, err := clusterctrl.ParseSlot(slotName)
+		if err == nil && onItsWay && part == "" && k.damaged[slot] == nil {
+			if err := os.Remove(k.part(slot)); err != nil {
+				return err
+			}
+			continue
+		}
+		if r := k.slots[slot]; err == nil && r != nil && filepath.Join(k.o.Dir, e.Name()) == k.archive(slot, r.Digest) {
+			continue
+		}
+		k.o.Log.Warn("an archive that nothing is known of is left where it is: if nobody needs it, remove it", "file", filepath.Join(k.o.Dir, e.Name()))
+	}
+	return nil
+}
+
+// damage says why nobody knows what is kept of a slot, and what to do; nil where that is
+// known. The caller holds the lock, or nobody else knows of k.
+func (k *Keeper) damage(slot int) error {
+	why := k.damaged[slot]
+	if why == nil {
+		return nil
+	}
+	archives := "there is no archive beside it"
+	if all := k.archives(slot); len(all) > 0 {
+		archives = fmt.Sprintf("`zstd -dc FILE | tar -x` on the controller unpacks its archive, %s", strings.Join(all, ", "))
+	}
+	return fmt.Errorf("%w: %w; %s, and `hatchery rebuild --kept %s --drop` throws both away: without them, a new root gets nothing back",
+		ErrDamaged, why, archives, clusterctrl.SlotName(slot))
+}
+
+// archives are what looks like a slot's archives.
+func (k *Keeper) archives(slot int) []string {
+	all, _ := filepath.Glob(filepath.Join(k.o.Dir, clusterctrl.SlotName(slot)+"-*"+archiveSuffix)) // the pattern is one
+	if _, err := os.Lstat(k.part(slot)); err == nil {
+		all = append(all, k.part(slot))
+	}
+	return all
 }
 
 const archiveSuffix = ".tar.zst"
@@ -156,6 +217,9 @@ const archiveSuffix = ".tar.zst"
 func (k *Keeper) archive(slot int, digest string) string {
 	return filepath.Join(k.o.Dir, clusterctrl.SlotName(slot)+"-"+digest[:12]+archiveSuffix)
 }
+
+// part is where an archive lies that is whole, until it is noted.
+func (k *Keeper) part(slot int) string { return k.record(slot) + archiveSuffix }
 
 func (k *Keeper) record(slot int) string {
 	return filepath.Join(k.o.Dir, clusterctrl.SlotName(slot)+recordSuffix)
@@ -167,6 +231,11 @@ func (k *Keeper) forget(slot int) error {
 	r := k.slots[slot]
 	if r == nil {
 		return nil
+	}
+	if r.Former != "" && r.Former != r.Digest {
+		if err := os.Remove(k.archive(slot, r.Former)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("cannot remove what is kept of %s: %w", clusterctrl.SlotName(slot), err)
+		}
 	}
 	// The record last: without it nobody would remove the archive.
 	if err := os.Remove(k.archive(slot, r.Digest)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -218,6 +287,15 @@ func (k *Keeper) Drop(slot int) error {
 	defer release()
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.damaged[slot] != nil {
+		// The record last, as ever.
+		for _, name := range append(k.archives(slot), k.record(slot)) {
+			if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("cannot remove what is kept of %s: %w", clusterctrl.SlotName(slot), err)
+			}
+		}
+		delete(k.damaged, slot)
+	}
 	return k.forget(slot)
 }
 
@@ -311,6 +389,8 @@ type View struct {
 	Restored bool        `json:"restored"`               // its node has it back
 	Waits    bool        `json:"waits,omitempty"`        // the slot's next root gets it
 	NotBack  []kept.Left `json:"not_restored,omitempty"` // but for these
+	// Damaged says why nobody knows what is kept, and what to do; "" where that is known.
+	Damaged string `json:"damaged,omitempty"`
 }
 
 // View is what is kept, by slots.
@@ -321,6 +401,15 @@ func (k *Keeper) View() []View {
 	for slot, r := range k.slots {
 		all = append(all, View{Slot: slot, Name: clusterctrl.SlotName(slot), Saved: r.Saved, Bytes: r.Bytes, Stored: r.Stored,
 			File: k.archive(slot, r.Digest), Roots: r.Roots, Left: r.Left, Restored: r.Restored, Waits: r.waits(), NotBack: r.NotRestored})
+	}
+	for slot := range k.damaged {
+		v := View{Slot: slot, Name: clusterctrl.SlotName(slot), File: k.record(slot), Roots: []kept.Root{}, Damaged: k.damage(slot).Error()}
+		for _, name := range k.archives(slot) {
+			if info, err := os.Stat(name); err == nil {
+				v.File, v.Stored = name, info.Size()
+			}
+		}
+		all = append(all, v)
 	}
 	slices.SortFunc(all, func(a, b View) int { return cmp.Compare(a.Slot, b.Slot) })
 	return all

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -380,12 +381,24 @@ func TestOnlyTheController(t *testing.T) {
 
 // TestLyingNodes: what a node says and sends is judged.
 func TestLyingNodes(t *testing.T) {
+	const quota = 8 << 20
+	noise := make([]byte, 16<<20)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(noise)
+	looks := 0
 	for _, test := range []struct {
 		summary string
 		plan    kept.Plan
 		stream  func(w http.ResponseWriter)
 		words   string
 	}{
+		{"many files to have room for what they are not", kept.Plan{Bytes: 1, Files: quota/1024 - 1, Roots: []kept.Root{{Kind: kept.Volume, Name: "v"}}}, func(w http.ResponseWriter) {
+			_, _ = w.Write(noise)
+		}, "more than 8192 KiB, which"},
+		{"more files than there is room for", kept.Plan{Bytes: quota / 2, Files: quota / 1024 * 3 / 4, Roots: []kept.Root{{Kind: kept.Volume, Name: "v"}}}, nil, "at most 8192 KiB of a slot"},
+		{"a card that fills up meanwhile", kept.Plan{Bytes: 7 << 20, Files: 1, Roots: []kept.Root{{Kind: kept.Volume, Name: "v"}}}, func(w http.ResponseWriter) {
+			looks = 3 // and then it is full
+			_, _ = w.Write(noise[:7<<20])
+		}, "less than 256 MiB left"},
 		{"a plan of nothing less", kept.Plan{Bytes: -1, Roots: []kept.Root{{Kind: kept.Volume, Name: "v"}}}, nil, "cannot be"},
 		{"a root elsewhere", kept.Plan{Roots: []kept.Root{{Kind: kept.Volume, Name: "../x"}}}, nil, "neither a volume"},
 		{"more than it said", kept.Plan{Bytes: 1, Files: 1, Roots: []kept.Root{{Kind: kept.Volume, Name: "v"}}}, func(w http.ResponseWriter) {
@@ -412,7 +425,17 @@ func TestLyingNodes(t *testing.T) {
 		}, "broke off"},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
-			l := newLab(t, nil)
+			looks = -1
+			l := newLab(t, func(o *preserve.Options) {
+				o.Quota = quota
+				o.Free = func(string) (int64, error) {
+					if looks == 0 {
+						return preserve.Reserve - 1, nil
+					}
+					looks--
+					return 1 << 40, nil
+				}
+			})
 			id, log := l.identity(2), l.options.Log
 			where := l.run(func(ctx context.Context, listener net.Listener) error {
 				mux := http.NewServeMux()
@@ -438,22 +461,111 @@ func TestLyingNodes(t *testing.T) {
 	}
 }
 
-// TestLeftovers: what a killed service left is cleared away, and what cannot be read
-// is left for a person.
+// TestLeftovers: what a killed service left is cleared away, and what cannot be read, or was
+// not made by it as far as it knows, is left for a person.
 func TestLeftovers(t *testing.T) {
 	l := newLab(t, nil)
 	l.lay(data, "x")
 	must(t, l.keeper.Save(t.Context(), 2, "", nil))
-	for _, name := range []string{"p2-0123456789ab.tar.zst", "p5-0123456789ab.tar.zst", "p2.json.tar.zst", "p7-0123456789ab.tar.zst", "p7.json"} {
-		must(t, os.WriteFile(filepath.Join(l.options.Dir, name), []byte("{"), 0o600))
+	was := l.keeper.View()[0]
+	lay := func(name, content string) {
+		t.Helper()
+		must(t, os.WriteFile(filepath.Join(l.options.Dir, name), []byte(content), 0o600))
+	}
+	names := func() string {
+		t.Helper()
+		entries, err := os.ReadDir(l.options.Dir)
+		must(t, err)
+		var all []string
+		for _, e := range entries {
+			all = append(all, e.Name())
+		}
+		return strings.Join(all, " ")
+	}
+	for _, name := range []string{"p2-mine.tar.zst", "p5-0123456789ab.tar.zst", "p2.json.tar.zst", "p7-0123456789ab.tar.zst", "p7.json.tar.zst", "p7.json"} {
+		lay(name, "{")
 	}
 	l.reopen()
-	if got := l.stored(); got != "archive p2.json archive p7.json" {
-		t.Errorf("stored are %s", got)
+	mine := filepath.Base(was.File)
+	if got, want := names(), mine+" p2-mine.tar.zst p2.json p5-0123456789ab.tar.zst p7-0123456789ab.tar.zst p7.json p7.json.tar.zst"; got != want {
+		t.Errorf("there are %s, want %s", got, want)
 	}
-	if v := l.keeper.View(); len(v) != 1 || v[0].Slot != 2 {
+	if v := l.keeper.View(); len(v) != 2 || v[0].Slot != 2 || v[0].Damaged != "" || v[1].Slot != 7 || v[1].Damaged == "" {
 		t.Errorf("view %+v", v)
 	}
+	must(t, l.keeper.Drop(7))
+	must(t, os.Remove(filepath.Join(l.options.Dir, "p5-0123456789ab.tar.zst")))
+
+	// Killed when the next one was noted: it gets to its place, and the one before goes.
+	record := filepath.Join(l.options.Dir, "p2.json")
+	text, err := os.ReadFile(record)
+	must(t, err)
+	archive, err := os.ReadFile(was.File)
+	must(t, err)
+	before := "p2-" + strings.Repeat("f", 12) + ".tar.zst"
+	lay(before, "of the one before")
+	must(t, os.Rename(was.File, filepath.Join(l.options.Dir, "p2.json.tar.zst")))
+	must(t, os.WriteFile(record, []byte(strings.TrimSuffix(string(text), "}")+`,"former":"`+strings.Repeat("f", 64)+`"}`), 0o600))
+	l.reopen()
+	if got, want := names(), mine+" p2-mine.tar.zst p2.json"; got != want {
+		t.Errorf("there are %s, want %s", got, want)
+	}
+	if again, err := os.ReadFile(was.File); err != nil || string(again) != string(archive) || !l.keeper.Waits(2) {
+		t.Errorf("the archive is %d bytes, %v", len(again), err)
+	}
+	// Killed before it was noted: the one before is what there is.
+	lay("p2.json.tar.zst", string(archive)+"newer")
+	l.reopen()
+	if got, want := names(), mine+" p2-mine.tar.zst p2.json"; got != want || !l.keeper.Waits(2) {
+		t.Errorf("there are %s, want %s", got, want)
+	}
+}
+
+// TestDamaged: of a slot whose record cannot be read nobody knows what is kept. Its node is
+// not told that there is nothing, it waits; nothing is saved in the place, and no root made
+// that would be without; until a person has thrown it away.
+func TestDamaged(t *testing.T) {
+	l := newLab(t, nil)
+	l.lay(data, "x")
+	must(t, l.keeper.Save(t.Context(), 2, "", nil))
+	archive := l.keeper.View()[0].File
+	record := filepath.Join(l.options.Dir, "p2.json")
+	must(t, os.WriteFile(record, []byte(`{"digest":"`), 0o600))
+	l.reopen()
+	l.newRoot()
+	l.lay("docker/volumes/other/_data/f", "o")
+	_, again := l.keeper.Again(2, "upgrade-1")
+	c := preserve.Client{Caller: caller{l.keeper.Calls()}}
+	_, plan := c.Plan(t.Context(), 2)
+	for summary, err := range map[string]error{
+		"its node":                    l.node().Restore(t.Context(), nil),
+		"saving":                      l.keeper.Save(t.Context(), 2, "upgrade-1", nil),
+		"a rebuild without it":        l.keeper.Withhold(2, "rebuild-1"),
+		"going back":                  again,
+		"who asks what would be kept": plan,
+		"who fetches it":              c.Archive(t.Context(), 2, io.Discard),
+	} {
+		for _, part := range []string{record, archive, "hatchery rebuild --kept p2 --drop"} {
+			if err == nil || !strings.Contains(err.Error(), part) {
+				t.Errorf("%s is told %v, without %q", summary, err, part)
+			}
+		}
+	}
+	must(t, l.keeper.Release(2, "upgrade-1", true)) // an operation that failed by it comes to its end
+	v, err := c.View(t.Context())
+	must(t, err)
+	if len(v) != 1 || v[0].Damaged == "" || v[0].File != archive || v[0].Waits {
+		t.Errorf("view %+v", v)
+	}
+	if got := l.stored(); got != "archive p2.json" {
+		t.Errorf("stored are %s", got)
+	}
+	must(t, c.Drop(t.Context(), 2))
+	if got := l.stored(); got != "" {
+		t.Errorf("stored are %s", got)
+	}
+	must(t, l.node().Restore(t.Context(), nil))
+	must(t, l.keeper.Save(t.Context(), 2, "upgrade-1", nil))
 }
 
 // TestCalls are the command line's.

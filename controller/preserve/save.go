@@ -27,8 +27,11 @@ type Tell = func(step, detail string)
 // step is Save's, for Tell.
 const step = "save"
 
-// Plan asks a slot's node what would be kept of it.
+// Plan asks a slot's node what would be kept of it. ErrDamaged where it would not be.
 func (k *Keeper) Plan(ctx context.Context, slot int) (*kept.Plan, error) {
+	if err := k.known(slot); err != nil {
+		return nil, err
+	}
 	p := new(kept.Plan)
 	if err := k.ask(ctx, slot, http.MethodGet, kept.Path, nil, p); err != nil {
 		return nil, fmt.Errorf("cannot ask %s what is to be kept of it: %w", clusterctrl.SlotName(slot), err)
@@ -91,9 +94,23 @@ func (k *Keeper) save(ctx context.Context, slot int, operation string, tell Tell
 		return fmt.Errorf("cannot keep what %s has: %w", name, err)
 	}
 	r.Operation = operation
+	if had != nil {
+		r.Former = had.Digest
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	// Noted, then at its place: there is no archive that no record knows of, whenever the
+	// power goes.
 	if err := k.write(slot, r); err != nil {
+		return errors.Join(err, os.Remove(k.part(slot)))
+	}
+	if err := os.Rename(k.part(slot), k.archive(slot, r.Digest)); err != nil {
+		if had != nil {
+			return errors.Join(err, k.write(slot, had))
+		}
+		return errors.Join(err, k.forget(slot))
+	}
+	if err := atomicfile.SyncDir(k.o.Dir); err != nil {
 		return err
 	}
 	if had != nil && k.archive(slot, had.Digest) != k.archive(slot, r.Digest) {
@@ -134,18 +151,21 @@ func users(p *kept.Plan) string {
 	return strings.Join(all, "; ")
 }
 
-// header is what an archive has beside the files' bytes: at most so much a file, with
-// a long name and some attributes.
-const header = 4 << 10
+// What an archive has beside the files' bytes: header is at most so much a file, with a long
+// name and some attributes, and padded is what it usually is.
+const (
+	header = 4 << 10
+	padded = 1 << 10
+)
 
 // most is how large the archive of a plan may become.
-func most(p *kept.Plan) int64 {
-	return p.Bytes + p.Bytes/64 + (p.Files+16)*header + 1<<20
+func (k *Keeper) most(p *kept.Plan) int64 {
+	return min(p.Bytes+p.Bytes/64+(p.Files+16)*header+1<<20, k.o.Quota)
 }
 
 // room sees that there is room for what is planned.
 func (k *Keeper) room(p *kept.Plan, had *record) error {
-	if p.Bytes > k.o.Quota || p.Bytes < 0 || p.Files > k.o.Quota/512 {
+	if p.Bytes > k.o.Quota || p.Bytes < 0 || p.Files > k.o.Quota/padded || p.Bytes+p.Files*padded > k.o.Quota {
 		return fmt.Errorf("%w: %s, and at most %s of a slot are kept; %s", ErrTooBig, size(p.Bytes), size(k.o.Quota), biggest(p))
 	}
 	free, err := k.o.Free(k.o.Dir)
@@ -181,10 +201,10 @@ func size(n int64) string {
 
 // fetch fetches a slot's archive to its place.
 func (k *Keeper) fetch(ctx context.Context, slot int, plan *kept.Plan, force bool, tell Tell) (*record, error) {
-	order := kept.Order{Roots: plan.Roots, Force: force, Most: most(plan)}
+	order := kept.Order{Roots: plan.Roots, Force: force, Most: k.most(plan)}
 	r := &record{Left: plan.Left}
-	// Under a name that the archive's own takes the place of once its digest is known.
-	part := k.record(slot) + archiveSuffix
+	// Under a name that the archive's own takes the place of once it is noted.
+	part := k.part(slot)
 	f, err := atomicfile.Create(part, 0o600)
 	if err != nil {
 		return nil, err
@@ -195,7 +215,7 @@ func (k *Keeper) fetch(ctx context.Context, slot int, plan *kept.Plan, force boo
 		counted := &counter{w: sum, tell: func(n int64) {
 			tell(step, fmt.Sprintf("%s of %s", size(n), size(plan.Bytes)))
 		}}
-		to, err := zstd.NewWriter(f, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
+		to, err := zstd.NewWriter(&roomy{w: f, look: k.full}, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
 		if err != nil {
 			return err
 		}
@@ -225,13 +245,39 @@ func (k *Keeper) fetch(ctx context.Context, slot int, plan *kept.Plan, force boo
 		return nil, err
 	}
 	r.Stored = info.Size()
-	if err := f.Commit(); err != nil {
-		return nil, err
+	return r, f.Commit()
+}
+
+// full says that the controller's card has no more room than is left free on it.
+func (k *Keeper) full() error {
+	free, err := k.o.Free(k.o.Dir)
+	if err != nil {
+		return fmt.Errorf("cannot see how much room the controller's card has: %w", err)
 	}
-	if err := os.Rename(part, k.archive(slot, r.Digest)); err != nil {
-		return nil, err
+	if free < Reserve {
+		return fmt.Errorf("%w: the controller's card has less than %s left, which are not for it", ErrTooBig, size(Reserve))
 	}
-	return r, atomicfile.SyncDir(k.o.Dir)
+	return nil
+}
+
+// lookEvery is how many bytes are written until the room is looked at again.
+const lookEvery = 1 << 20
+
+// A roomy writer looks now and then whether there is room.
+type roomy struct {
+	w       io.Writer
+	written int64 // since it looked
+	look    func() error
+}
+
+func (r *roomy) Write(p []byte) (int, error) {
+	if r.written += int64(len(p)); r.written >= lookEvery {
+		r.written = 0
+		if err := r.look(); err != nil {
+			return 0, err
+		}
+	}
+	return r.w.Write(p)
 }
 
 // A counter counts what goes through it, and tells every 16 MiB.
