@@ -51,8 +51,9 @@ func (e *environment) stopEngine(ctx context.Context) error {
 // swarm comes after that, so that no task finds its volume empty; the engine need
 // not wait, and is stopped for it.
 func (e *environment) restoreStep(k *preserve.Keeper) Step {
-	// A card that the controller takes for none of its own gets nothing back, and is
-	// told why by the step that joins.
+	// A card whose certificate is not let in any more, ever, gets nothing back, and is told
+	// why by the step that joins. Whatever else it is refused with may be over in a moment
+	// (a port that the bridge has not learned), or when somebody has seen to it.
 	refused := ""
 	return Step{
 		Name: "restore", Needs: []string{"link", "clock"}, Limit: packagesLimit,
@@ -69,7 +70,7 @@ func (e *environment) restoreStep(k *preserve.Keeper) Step {
 				// It may have been stopped.
 				e.wake("docker")
 			}
-			if why := (*enrol.Error)(nil); errors.As(err, &why) && shutOut(why.Code) {
+			if why := (*enrol.Error)(nil); errors.As(err, &why) && (why.Code == enrol.Revoked || why.Code == enrol.StaleGeneration) {
 				refused = "nothing is given back: " + why.Error()
 				return refused, nil
 			}
