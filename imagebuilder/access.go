@@ -31,13 +31,13 @@ func sshConfig(c *spec.Cluster, knownHosts string) ([]byte, error) {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "# The hatchery cluster %s. Use it with `ssh -F %s HOST`, or include it from ~/.ssh/config.\n", c.Name, "ssh_config")
-	controller := c.Controller.Hostname
 	for _, t := range c.Targets() {
+		around := c.Around(t)
 		fmt.Fprintf(&b, "\nHost %s\n", strings.Join(names(c, t), " "))
 		if t.Slot == 0 {
-			fmt.Fprintf(&b, "  HostName %s\n", controllerHost(c))
+			fmt.Fprintf(&b, "  HostName %s\n", controllerHost(around))
 		} else {
-			fmt.Fprintf(&b, "  HostName %s\n  ProxyJump %s\n", clusterctrl.SlotAddr(t.Slot), controller)
+			fmt.Fprintf(&b, "  HostName %s\n  ProxyJump %s\n", clusterctrl.SlotAddr(t.Slot), around.Controller.Hostname)
 		}
 		fmt.Fprintf(&b, "  User %s\n  HostKeyAlias %s\n  UserKnownHostsFile %s\n  StrictHostKeyChecking yes\n%s", c.User.Name, t.Hostname, known, keys.String())
 	}
@@ -112,8 +112,10 @@ func knownHosts(c *spec.Cluster, hostKeys map[string]string) []byte {
 	for _, t := range c.Targets() {
 		hosts := names(c, t)
 		if t.Slot == 0 {
-			hosts = append(hosts, clusterctrl.ControllerAddr().String())
-			if at := controllerHost(c); at != hosts[0] {
+			if len(c.Controllers) == 0 { // else every controller has it
+				hosts = append(hosts, clusterctrl.ControllerAddr().String())
+			}
+			if at := controllerHost(c.Around(t)); at != hosts[0] {
 				hosts = append(hosts, at)
 			}
 		} else {
@@ -150,13 +152,15 @@ func inventory(c *spec.Cluster, sshConfig string) ([]byte, error) {
 	}
 	var b strings.Builder
 	b.WriteString("[clusterctrl_server]\n")
-	for i, t := range c.Targets() {
-		if i == 1 {
+	slots := false
+	for _, t := range c.Targets() {
+		if t.Slot != 0 && !slots {
+			slots = true
 			b.WriteString("\n[clusterctrl_nodes]\n")
 		}
 		fmt.Fprintf(&b, "%s hatchery_target=%s\n", t.Hostname, t.Name)
 	}
-	if len(c.Targets()) == 1 {
+	if !slots {
 		b.WriteString("\n[clusterctrl_nodes]\n")
 	}
 	fmt.Fprintf(&b, "\n[clusterctrl:children]\nclusterctrl_server\nclusterctrl_nodes\n\n[clusterctrl:vars]\nansible_user=%s\nansible_ssh_common_args=-F %s\n", c.User.Name, config)

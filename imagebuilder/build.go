@@ -281,9 +281,9 @@ type identitySet struct {
 	byName     map[string]*identity.Identity
 	machineIDs map[string]string
 	diskIDs    map[string]uint32
-	hostKeys   map[string]string // of all the cluster's targets
-	page       *identity.Page    // the controller's, nil where no browser reaches it
-	workloads  []overlays.Entry  // what the controller is told to run
+	hostKeys   map[string]string         // of all the cluster's targets
+	pages      map[string]*identity.Page // the controllers', none where no browser reaches them
+	workloads  []overlays.Entry          // what the controllers are told to run
 	notices    []string
 }
 
@@ -293,7 +293,7 @@ func (ids *identitySet) personality(target string, epoch time.Time) personality 
 		p.generations[name] = id.Generation
 	}
 	if p.identity.Slot == 0 {
-		p.page, p.workloads = ids.page, ids.workloads
+		p.page, p.workloads = ids.pages[target], ids.workloads
 	}
 	return p
 }
@@ -317,6 +317,13 @@ func identityError(err error) error {
 // identities reads the targets' keys from the store, making those that are
 // missing.
 func identities(store *identity.Store, c *spec.Cluster, targets []spec.Target, renew bool) (*identitySet, error) {
+	if len(c.Controllers) > 0 {
+		for _, t := range c.Targets() {
+			if t.Slot == 0 {
+				store.Reached(t.Name, c.Controllers[t.HAT].Address.Addr())
+			}
+		}
+	}
 	if renew {
 		for _, t := range targets {
 			// The SSH host key too: a slot is renewed because somebody else
@@ -331,7 +338,7 @@ func identities(store *identity.Store, c *spec.Cluster, targets []spec.Target, r
 	}
 	ids := &identitySet{
 		ca: store.Fingerprint(), byName: map[string]*identity.Identity{}, machineIDs: map[string]string{},
-		diskIDs: map[string]uint32{}, hostKeys: map[string]string{}, notices: store.Notices(),
+		diskIDs: map[string]uint32{}, hostKeys: map[string]string{}, pages: map[string]*identity.Page{}, notices: store.Notices(),
 	}
 	// Of every target: known_hosts covers the whole cluster.
 	for _, t := range c.Targets() {
@@ -344,8 +351,8 @@ func identities(store *identity.Store, c *spec.Cluster, targets []spec.Target, r
 		ids.machineIDs[t.Name] = store.MachineID(t.Name)
 		ids.diskIDs[t.Name] = store.DiskID(t.Name)
 		if t.Slot == 0 && serveOf(c).Listen == nodefile.ListenLAN {
-			names, addrs := pageNames(c)
-			if ids.page, err = store.Page(id, names, addrs); err != nil {
+			names, addrs := pageNames(c.Around(t))
+			if ids.pages[t.Name], err = store.Page(id, names, addrs); err != nil {
 				return nil, err
 			}
 		}

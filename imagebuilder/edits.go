@@ -399,6 +399,8 @@ func growth(u ext4.Usage, entries []overlays.Entry) int64 {
 // overlayData is what the overlays' templates see of a target, whose base is
 // for an architecture of Debian's.
 func overlayData(c *spec.Cluster, t spec.Target, p personality, architecture string) overlays.Data {
+	all := c
+	c = all.Around(t)
 	d := overlays.Data{
 		Cluster: c.Name, Domain: c.Domain,
 		Name: t.Name, Slot: t.Slot, Hostname: t.Hostname, Model: t.Model, Root: t.Root, Labels: t.Labels,
@@ -413,11 +415,23 @@ func overlayData(c *spec.Cluster, t spec.Target, p personality, architecture str
 			HostKey: p.identity.HostKey, HostKeyPublic: p.identity.HostKeyPublic,
 		},
 	}
-	for _, other := range c.Targets() {
-		d.Hosts = append(d.Hosts, overlays.Host{
+	host := func(other spec.Target) overlays.Host {
+		return overlays.Host{
 			Name: other.Name, Slot: other.Slot, Hostname: other.Hostname,
 			Model: other.Model, Root: other.Root, Arch: archOf(other, t, architecture), Labels: labelsOf(c, other), Generation: p.generations[other.Name],
-		})
+		}
+	}
+	for _, other := range c.Targets() {
+		d.Hosts = append(d.Hosts, host(other))
+	}
+	for i, one := range all.Controllers {
+		controller := overlays.Controller{Name: spec.ControllerTarget(i), Hostname: one.Hostname, Address: one.Address.Addr()}
+		for _, other := range all.Targets() {
+			if other.Slot != 0 && other.HAT == i {
+				controller.Slots = append(controller.Slots, host(other))
+			}
+		}
+		d.Controllers = append(d.Controllers, controller)
 	}
 	if p.page != nil {
 		d.Identity.PageCertificate, d.Identity.PageKey = p.page.Certificate, p.page.Key

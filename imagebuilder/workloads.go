@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -490,6 +491,11 @@ func nodesFor(c *spec.Cluster, architecture func(spec.Base) string) []placement.
 		}
 		if t.Slot != 0 {
 			n.Role, n.Addr = placement.Worker, clusterctrl.SlotAddr(t.Slot)
+		}
+		if len(c.Controllers) > 0 { // in the swarm by what the LAN's DHCP server gives them
+			if n.Addr = (netip.Addr{}); t.Slot == 0 {
+				n.Addr = c.Controllers[t.HAT].Address.Addr()
+			}
 		}
 		for label, value := range map[string]string{"hatchery.slot": t.Name, "hatchery.model": t.Model, placement.LabelArch: n.Arch} {
 			if value != "" {

@@ -37,8 +37,10 @@ type Data struct {
 	Labels   map[string]string
 	Release  string // of the image's operating system, by its codename: bookworm
 
-	Hosts []Host // all targets of the cluster, this one too
-	User  User
+	Hosts []Host // the targets of one HAT, its controller and this one too: with one controller, all of the cluster
+	// Controllers are all of them where there are several.
+	Controllers []Controller
+	User        User
 
 	// The controller's place on the LAN.
 	Network string       // CNAT or CBRIDGE
@@ -62,6 +64,14 @@ type Data struct {
 	MachineID string    // 32 hexadecimal digits
 	Epoch     time.Time // the build's: every time stamp in the image, clock floor included
 	Identity  Identity
+}
+
+// A Controller is one of several.
+type Controller struct {
+	Name     string // "controller", "controller2"
+	Hostname string
+	Address  netip.Addr // on the LAN
+	Slots    []Host     // of its HAT
 }
 
 // A Host is a target as the others know it.
@@ -236,7 +246,25 @@ func (d *Data) HostLines() []HostLine {
 		}
 		lines = append(lines, HostLine{addrOf(h.Slot), names})
 	}
+	// Where the other controllers' slots are, the LAN's DHCP server says.
+	for _, c := range d.others() {
+		names := []string{c.Hostname}
+		if d.Domain != "" {
+			names = []string{c.Hostname + "." + d.Domain, c.Hostname}
+		}
+		if c.Name != c.Hostname {
+			names = append(names, c.Name)
+		}
+		lines = append(lines, HostLine{c.Address, names})
+	}
 	return lines
+}
+
+// others are the other controllers, where there are several.
+func (d *Data) others() []Controller {
+	return slices.DeleteFunc(slices.Clone(d.Controllers), func(c Controller) bool {
+		return slices.ContainsFunc(d.Hosts, func(h Host) bool { return h.Name == c.Name })
+	})
 }
 
 // UUID is a stable UUID (version 5) for something that has the given name on
@@ -279,25 +307,41 @@ func (d *Data) NodeJSON() (string, error) {
 		}
 	}
 	for _, h := range d.Hosts {
-		t := nodefile.Target{Name: h.Name, Slot: h.Slot, Hostname: h.Hostname, Address: addrOf(h.Slot)}
-		if d.Controller() {
-			t.Model, t.Arch, t.Labels, t.Generation = h.Model, h.Arch, h.Labels, h.Generation
-			if h.Root != nodefile.RootCard {
-				t.Root = h.Root
+		n.Targets = append(n.Targets, d.target(h))
+	}
+	others := d.others()
+	for _, c := range d.Controllers {
+		one := nodefile.OneController{Name: c.Name, Hostname: c.Hostname, Address: c.Address}
+		if d.Controller() && slices.ContainsFunc(others, func(o Controller) bool { return o.Name == c.Name }) {
+			for _, h := range c.Slots {
+				one.Slots = append(one.Slots, d.target(h))
 			}
 		}
-		n.Targets = append(n.Targets, t)
+		n.Controllers = append(n.Controllers, one)
 	}
 	out, err := n.Marshal()
 	return strings.TrimSuffix(string(out), "\n"), err
 }
 
+// target is a host as this target is told of it.
+func (d *Data) target(h Host) nodefile.Target {
+	t := nodefile.Target{Name: h.Name, Slot: h.Slot, Hostname: h.Hostname, Address: addrOf(h.Slot)}
+	if d.Controller() {
+		t.Model, t.Arch, t.Labels, t.Generation = h.Model, h.Arch, h.Labels, h.Generation
+		if h.Root != nodefile.RootCard {
+			t.Root = h.Root
+		}
+	}
+	return t
+}
+
 var (
-	labelPattern    = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$`)
-	userPattern     = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
-	timezonePattern = regexp.MustCompile(`^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$`)
-	localePattern   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9]*(_[A-Z]{2})?(\.[A-Za-z0-9-]+)?(@[a-z0-9]+)?$`)
-	countryPattern  = regexp.MustCompile(`^[A-Z]{2}$`)
+	labelPattern      = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$`)
+	controllerPattern = regexp.MustCompile(`^controller[2-9]?$`)
+	userPattern       = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
+	timezonePattern   = regexp.MustCompile(`^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$`)
+	localePattern     = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9]*(_[A-Z]{2})?(\.[A-Za-z0-9-]+)?(@[a-z0-9]+)?$`)
+	countryPattern    = regexp.MustCompile(`^[A-Z]{2}$`)
 	// A package may come with its architecture and its version.
 	packagePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9.+-]+(:[a-z0-9-]+)?(=[A-Za-z0-9.+:~-]+)?$`)
 	versionPattern = regexp.MustCompile(`^[0-9]+(\.[0-9]+)*([+~-][0-9A-Za-z.+~-]*)?$`)
@@ -322,7 +366,7 @@ func (d *Data) check() error {
 	}
 	target := func(what, name string, slot int) {
 		if slot == 0 {
-			want(name == "controller", "%s %q is not the controller, which slot 0 is", what, name)
+			want(controllerPattern.MatchString(name), "%s %q is not the controller, which slot 0 is", what, name)
 			return
 		}
 		n, err := clusterctrl.ParseSlot(name)
@@ -339,6 +383,16 @@ func (d *Data) check() error {
 		own = own || h.Name == d.Name && h.Slot == d.Slot && h.Hostname == d.Hostname
 	}
 	want(own, "the target is not among the hosts")
+	for _, c := range d.Controllers {
+		target("controller", c.Name, 0)
+		want(host(c.Hostname), "%q is no host name", c.Hostname)
+		want(c.Address.Is4(), "controller %s has no IPv4 address on the LAN", c.Name)
+		for _, h := range c.Slots {
+			target("host", h.Name, h.Slot)
+		}
+	}
+	want(len(d.Controllers) == 0 || d.Network == CBRIDGE, "several controllers are bridged")
+	want(len(d.Controllers) == 0 || len(d.others()) == len(d.Controllers)-1, "the target's controller is not one of the controllers")
 	want(userPattern.MatchString(d.User.Name), "%q is no user name", d.User.Name)
 	want(d.Network == CNAT || d.Network == CBRIDGE, "%q is no network mode", d.Network)
 	want(!d.Address.IsValid() || d.Address.Addr().Is4(), "address %s is not IPv4", d.Address)

@@ -29,8 +29,8 @@ func (p *Page) GoString() string { return p.String() }
 // a renewed controller has a new key here too. It is asked for after the
 // controller's [Store.Target].
 func (s *Store) Page(controller *Identity, names []string, addrs []netip.Addr) (*Page, error) {
-	if controller.Slot != 0 || controller.Name != controllerName {
-		return nil, fmt.Errorf("the page is the controller's, not %s's", controller.Name)
+	if controller.Slot != 0 || controllerNumber(controller.Name) == 0 {
+		return nil, fmt.Errorf("the page is a controller's, not %s's", controller.Name)
 	}
 	want := &x509.Certificate{
 		NotBefore:             notBefore,
@@ -58,7 +58,7 @@ func (s *Store) Page(controller *Identity, names []string, addrs []netip.Addr) (
 
 	page := new(Page)
 	err := s.locked(func() error {
-		folder := controllerName + "/"
+		folder := controller.Name + "/"
 		keyName := folder + pageFile(controller.Generation, "key")
 		certificateName := folder + pageFile(controller.Generation, "crt")
 		// As with a target's: a key that is missing beside a certificate was lost.

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"hatchery/internal/clusterctrl"
@@ -66,7 +67,22 @@ type Node struct {
 	Netboot *Netboot `json:"netboot,omitempty"` // on the controller, what slots without cards get
 	Keep    []string `json:"keep,omitempty"`    // what outlives a new root: KeepVolumes, and absolute paths
 	Serve   *Serve   `json:"serve,omitempty"`   // on the controller, who reaches its page
+	// Targets are this node's controller, and the slots of its HAT.
 	Targets []Target `json:"targets"`
+	// Controllers are all of the cluster's where there are several, in their
+	// order: this node's too. None where there is one.
+	Controllers []OneController `json:"controllers,omitempty"`
+}
+
+// OneController is one of several controllers, each of which is a manager of the
+// swarm.
+type OneController struct {
+	Name     string     `json:"name"` // "controller", "controller2"
+	Hostname string     `json:"hostname"`
+	Address  netip.Addr `json:"address"` // on the LAN, where the others find it
+	// Slots are those of its HAT, which only other controllers are told: a node
+	// whose own controller is lost may turn to any.
+	Slots []Target `json:"slots,omitempty"`
 }
 
 // KeepVolumes stands in Node.Keep for Docker's named volumes.
@@ -233,11 +249,58 @@ func (n *Node) check() error {
 		}
 	}
 	for _, t := range n.Targets {
-		if t.Name == "" || t.Slot < 0 || t.Slot > clusterctrl.MaxSlot || !t.Address.Is4() {
-			return fmt.Errorf("target %q has no slot or no IPv4 address", t.Name)
+		if err := t.check(); err != nil {
+			return err
 		}
 	}
+	for _, c := range n.Controllers {
+		if c.Name == "" || !c.Address.Is4() {
+			return fmt.Errorf("controller %q has no name or no IPv4 address", c.Name)
+		}
+		for _, t := range c.Slots {
+			if err := t.check(); err != nil || t.Slot == 0 {
+				return fmt.Errorf("controller %q has a slot that is none: %q", c.Name, t.Name)
+			}
+		}
+	}
+	if _, known := n.Own(); len(n.Controllers) > 0 && !known {
+		return errors.New("does not say which of the controllers is its own")
+	}
 	return nil
+}
+
+func (t Target) check() error {
+	if t.Name == "" || t.Slot < 0 || t.Slot > clusterctrl.MaxSlot || !t.Address.Is4() {
+		return fmt.Errorf("target %q has no slot or no IPv4 address", t.Name)
+	}
+	return nil
+}
+
+// Own is the node's own controller among several, or itself; false where there
+// is one.
+func (n *Node) Own() (OneController, bool) {
+	own, _ := n.Target(0)
+	for _, c := range n.Controllers {
+		if c.Name == own.Name {
+			return c, true
+		}
+	}
+	return OneController{}, false
+}
+
+// Others are the other controllers, where there are several.
+func (n *Node) Others() []OneController {
+	own, _ := n.Target(0)
+	return slices.DeleteFunc(slices.Clone(n.Controllers), func(c OneController) bool { return c.Name == own.Name })
+}
+
+// SwarmAddr is the address of the node's own controller in the swarm: on the LAN
+// where there are several, since the slots' network of one is not that of another.
+func (n *Node) SwarmAddr() netip.Addr {
+	if own, several := n.Own(); several {
+		return own.Address
+	}
+	return n.ControllerAddr
 }
 
 // IsController says whether this is the controller's file.

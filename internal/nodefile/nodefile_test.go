@@ -56,6 +56,13 @@ func TestRefused(t *testing.T) {
 	}{
 		{"no cluster", func(n *nodefile.Node) { n.Cluster = "" }, "names no cluster"},
 		{"another role", func(n *nodefile.Node) { n.Role = "king" }, `role "king"`},
+		{"several controllers, and none its own", func(n *nodefile.Node) {
+			n.Controllers = []nodefile.OneController{{Name: "controller2", Address: netip.MustParseAddr("192.0.2.2")}}
+		}, "which of the controllers is its own"},
+		{"a controller without an address", func(n *nodefile.Node) { n.Controllers = []nodefile.OneController{{Name: "controller"}} }, "has no name or no IPv4 address"},
+		{"a controller with a slot that is none", func(n *nodefile.Node) {
+			n.Controllers = []nodefile.OneController{{Name: "controller", Address: netip.MustParseAddr("192.0.2.2"), Slots: []nodefile.Target{{Name: "p9"}}}}
+		}, "has a slot that is none"},
 		{"a controller in a slot", func(n *nodefile.Node) { n.Slot = 3 }, "cannot be slot 3"},
 		{"a node in none", func(n *nodefile.Node) { n.Role = nodefile.Worker }, "slot 0 is not one of 1 to 252"},
 		{"no name", func(n *nodefile.Node) { n.Hostname = "" }, "no host name"},
