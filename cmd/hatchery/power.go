@@ -15,7 +15,9 @@ import (
 
 	"hatchery/controller"
 	"hatchery/controller/hat"
+	"hatchery/controller/operation"
 	"hatchery/controller/power"
+	"hatchery/controller/reimage"
 	"hatchery/internal/clusterctrl"
 	"hatchery/internal/nodefile"
 )
@@ -33,7 +35,8 @@ booted, one after the other (hat: {power_on: none} in cluster.yaml leaves them a
 they are).
 
 It asks the service. Where that does not run, on the controller, it uses the HAT
-directly; no node is asked to shut down then.`,
+directly; no node is asked to shut down then, and a slot that the service was at
+work on when it ended keeps its power, unless --force is said.`,
 		Example: `  hatchery power --on hammond           # what has power
   hatchery power off p2 --on hammond    # p2 shuts down, then its power is cut
   hatchery power off p2 --now           # at once
@@ -133,12 +136,31 @@ func (p *powerPlace) direct(dry bool) (switchboard, func() error, error) {
 		return nil, nil, err
 	}
 	service, err := power.New(power.Options{
-		Node: node, HAT: h, RunDir: p.run, StateDir: filepath.Join(p.state, nodefile.ServiceDir),
+		Node: node, HAT: h, RunDir: p.run, StateDir: filepath.Join(p.state, nodefile.ServiceDir), AtWork: p.left,
 	})
 	if err != nil {
 		return nil, nil, errors.Join(err, closed())
 	}
 	return service, closed, nil
+}
+
+// left says what the service was at with a slot when it ended, by what it wrote down: it goes
+// on with that, and a node that writes its card does so meanwhile.
+func (p *powerPlace) left(slot int) *power.Work {
+	const starts = "`sudo systemctl start hatchery` goes on with it"
+	cards, err := reimage.OnDisk(filepath.Join(p.state, reimage.Folder))
+	if err == nil && cards[slot] != nil {
+		return &power.Work{What: "its card is written anew, as far as is known without the service: " + cards[slot].String(), Remedy: starts}
+	}
+	operations, unread := operation.OnDisk(filepath.Join(p.state, nodefile.ServiceDir))
+	if unread == nil && operations[slot] != nil {
+		v := operations[slot]
+		return &power.Work{What: fmt.Sprintf("the %s %s is not over (%s)", v.Kind, v.ID, v.Step), Remedy: starts}
+	}
+	if err = errors.Join(err, unread); err != nil {
+		return &power.Work{What: fmt.Sprintf("nobody can tell whether its card is being written: %v", err), Remedy: "`systemctl status hatchery` says why the service does not run"}
+	}
+	return nil
 }
 
 func newPowerStatus(s *settings) *cobra.Command {

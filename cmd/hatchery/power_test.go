@@ -11,7 +11,9 @@ import (
 	"testing"
 
 	"hatchery/controller/hat"
+	"hatchery/controller/operation"
 	"hatchery/controller/power"
+	"hatchery/controller/reimage"
 	"hatchery/internal/clusterctrl"
 	"hatchery/internal/nodefile"
 )
@@ -191,6 +193,68 @@ p3     p3              on       up     -
 			code := run(t.Context(), append(strings.Fields(test.line), "--socket", socket), &stdout, &stderr)
 			if code != test.code || !strings.Contains(stdout.String()+stderr.String(), test.want) {
 				t.Errorf("%d, %s%s", code, stdout.String(), stderr.String())
+			}
+		})
+	}
+}
+
+// TestPowerWithoutService: where no service runs, what it was at with a slot when it ended keeps
+// the slot's power, and so does what nobody can tell.
+func TestPowerWithoutService(t *testing.T) {
+	dir := t.TempDir()
+	expander := filepath.Join(dir, "expander")
+	if err := os.WriteFile(expander, []byte{0, 0x1f, 0, 0, 0}, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	was := openHAT
+	defer func() { openHAT = was }()
+	openHAT = func(o hat.Options) (power.HAT, func() error, error) { return fileHAT(expander, o) }
+	lay := func(name, content string) {
+		t.Helper()
+		place := filepath.Join(dir, "state", name)
+		if err := os.MkdirAll(filepath.Dir(place), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(place, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cards, operations := filepath.Join(reimage.Folder, "reimage.json"), filepath.Join(nodefile.ServiceDir, operation.File)
+	lay(cards, `{"format":1,"slots":{"2":{"operation":"rebuild-7","phase":"writing","root":{"slot":2,"base":"sha256:`+strings.Repeat("0", 64)+`"}}}}`)
+	lay(operations, `{"version":1,"last":9,"operations":[
+		{"id":"rebuild-8","request":{"kind":"rebuild"},"state":"done","slots":[{"slot":4,"name":"p4","step":"done"}]},
+		{"id":"upgrade-9","request":{"kind":"upgrade"},"state":"running","slots":[{"slot":1,"name":"p1","step":"done"},{"slot":3,"name":"p3","step":"drain"}]}]}`)
+	for _, test := range []struct {
+		line string
+		code int
+		want string
+		out  byte
+	}{
+		{"power", 0, "p2     -               on", 0x1f},
+		{"power off p1 --now", 0, "p1: switched off", 0x1e},
+		{"power off p2 --now", 1, "p2 keeps its power: its card is written anew, as far as is known without the service: the card is being written; `sudo systemctl start hatchery` goes on with it; --force", 0x1e},
+		{"power cycle p3 --now", 1, "p3 keeps its power: the upgrade upgrade-9 is not over (drain); `sudo systemctl start hatchery` goes on with it; --force", 0x1e},
+		{"power off p4 --now", 0, "p4: switched off", 0x16},
+		{"power hub off", 1, "the USB hub stays on, it carries the link of p2", 0x16},
+		{"power off p2 --now --force", 0, "p2: switched off", 0x14},
+		{"power on p4", 0, "p4: switched on", 0x1c},
+		{"damaged", 1, "p4 keeps its power: nobody can tell whether its card is being written: ", 0x1c},
+		{"damaged --force", 0, "p4: switched off", 0x14},
+	} {
+		t.Run(test.line, func(t *testing.T) {
+			line, damaged := strings.CutPrefix(test.line, "damaged")
+			if damaged {
+				lay(cards, "{")
+				line = "power off p4 --now" + line
+			}
+			var stdout, stderr bytes.Buffer
+			args := append(strings.Fields(line), "--socket", filepath.Join(dir, "nobody"), "--config-dir", dir, "--state-dir", filepath.Join(dir, "state"), "--run-dir", filepath.Join(dir, "run"))
+			code := run(t.Context(), args, &stdout, &stderr)
+			if code != test.code || !strings.Contains(stdout.String()+stderr.String(), test.want) {
+				t.Errorf("%d, %s%s\nwant %d, %s", code, stdout.String(), stderr.String(), test.code, test.want)
+			}
+			if registers, err := os.ReadFile(expander); err != nil || registers[hat.RegOut] != test.out {
+				t.Errorf("%#02x, %v, want %#02x", registers, err, test.out)
 			}
 		})
 	}

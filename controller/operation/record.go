@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"hatchery/internal/atomicfile"
+	"hatchery/internal/enrol"
 )
 
 // File is the name of the file, in the service's folder, where operations are
@@ -102,6 +103,24 @@ func readRecord(dir string) (*record, error) {
 		return nil, fmt.Errorf("cannot read what was being done with the slots: %s: %w (look with `docker node ls` whether a node is drained that should not be, remove the file, and `sudo systemctl restart hatchery` on the controller)", place, err)
 	}
 	return r, nil
+}
+
+// OnDisk gives what was being done with slots when the service was there last, by slot, for
+// who has none to ask. dir is [Options.StateDir]. It changes nothing.
+func OnDisk(dir string) (map[int]*enrol.OperationView, error) {
+	r, err := readRecord(dir)
+	if err != nil {
+		return nil, err
+	}
+	views := map[int]*enrol.OperationView{}
+	for _, op := range r.Operations {
+		for i := range op.Slots {
+			if sl := &op.Slots[i]; !op.Over() && !sl.over() {
+				views[sl.Slot] = sl.view(op)
+			}
+		}
+	}
+	return views, nil
 }
 
 // trim forgets the oldest operations that are over.

@@ -80,7 +80,7 @@ func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *s
 	var err error
 	if boots.store != nil {
 		s.cards, err = reimage.New(reimage.Options{
-			Node: node, Identity: id, Store: boots.store, Dir: filepath.Join(o.StateDir, "cards"), Log: o.Log, Times: o.Cards,
+			Node: node, Identity: id, Store: boots.store, Dir: filepath.Join(o.StateDir, reimage.Folder), Log: o.Log, Times: o.Cards,
 			Cycle: func(ctx context.Context, slot int) error { return s.power.Restart(ctx, slot) },
 		})
 		missing("cards cannot be written in place", err)
@@ -314,6 +314,7 @@ func (s *operating) heard(slot int, r enrol.StatusReport, member bool) {
 	}
 	if s.cards != nil {
 		s.cards.Heard(slot, r.BootID)
+		s.cards.Holds(slot, r.Build)
 	}
 	if s.kept != nil {
 		s.kept.Heard(slot, r, member)
