@@ -290,6 +290,36 @@ func TestExtents(t *testing.T) {
 	}
 }
 
+// TestContent gives the digest without sealing, and changes nothing.
+func TestContent(t *testing.T) {
+	under := inMemory(bytes.Repeat([]byte{9}, 1<<20))
+	content := func(l *layer.Layer) string {
+		t.Helper()
+		d, err := l.Content()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.String()
+	}
+	l := create(t, under, 1<<20)
+	empty := content(l)
+	write(t, l, 8*4096, bytes.Repeat([]byte{1}, layer.BlockSize))
+	write(t, l, 12*4096, bytes.Repeat([]byte{9}, layer.BlockSize)) // as it was
+	one := content(l)
+	if one == empty || l.Digest() != "" || l.Sealed() {
+		t.Errorf("%s of an empty one, %s of another, digest %q", empty, one, l.Digest())
+	}
+	write(t, l, 9*4096, make([]byte, layer.BlockSize))
+	two := content(l)
+	sealed, err := l.Seal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if two == one || sealed.String() != two || content(l) != two {
+		t.Errorf("%s before, %s sealed as %s", one, two, sealed)
+	}
+}
+
 // TestSpaceIsUsedAgain writes the same blocks over and over, with flushes: a
 // device that lives for months must not let its file grow.
 func TestSpaceIsUsedAgain(t *testing.T) {

@@ -73,6 +73,25 @@ func (l *Layer) seal() error {
 	return nil
 }
 
+// Content gives the digest that Seal would give the layer now.
+func (l *Layer) Content() (digest.Digest, error) {
+	l.flushing.Lock()
+	defer l.flushing.Unlock()
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if l.sealed.Load() {
+		return l.digest, nil
+	}
+	if err := l.writable(); err != nil {
+		return "", err
+	}
+	_, _, sum, err := l.canonical()
+	if err != nil {
+		return "", fmt.Errorf("cannot tell what %s holds: %w", l.file.Name(), err)
+	}
+	return bytesDigest(sum), nil
+}
+
 // trim gives back all that is free in the file of a layer that was sealed,
 // and lets nobody open it for writing. The layer is sealed and durable by now,
 // and a file system that can do neither (exFAT, say) costs space alone: so
