@@ -39,6 +39,8 @@ type TargetManifest struct {
 	DiskID     string       `json:"disk_id"`
 	Generation int          `json:"generation"` // of the slot's certificate
 	Cmdline    string       `json:"cmdline"`
+	// Build is what a slot's image says that it is, in nodefile.BuildFile.
+	Build string `json:"build,omitempty"`
 	// Packages and Containers are what the Docker layer has.
 	Packages   []PackageEntry   `json:"packages,omitempty"`
 	Containers []ContainerEntry `json:"containers,omitempty"`

@@ -28,6 +28,7 @@ type targetBuild struct {
 
 	edits *edits
 	top   *layer.Layer // sealed
+	build string       // what the image says it is, "" where it says nothing
 }
 
 // run makes the layer and puts it in its place in the output folder.
@@ -52,6 +53,12 @@ func (b *targetBuild) run(ctx context.Context, reporter progress.Reporter) (err 
 	if err := b.edits.apply(ctx, l, b.epoch); err != nil {
 		l.Abandon()
 		return err
+	}
+	if b.target.Slot != 0 {
+		if err := b.stamp(l); err != nil {
+			l.Abandon()
+			return err
+		}
 	}
 	d, err := l.Seal()
 	if cerr := l.Close(); err == nil {
@@ -97,7 +104,7 @@ func (b *targetBuild) manifest() TargetManifest {
 	m := TargetManifest{
 		Target: b.target.Name, Hostname: b.target.Hostname, Model: b.target.Model, Release: b.edits.release.Codename, Size: b.top.Size(),
 		Base:   b.on.base.manifest(),
-		DiskID: fmt.Sprintf("%08x", b.diskID), Generation: b.identity.Generation, Cmdline: b.edits.cmdline, Removed: b.edits.remove,
+		DiskID: fmt.Sprintf("%08x", b.diskID), Generation: b.identity.Generation, Cmdline: b.edits.cmdline, Removed: b.edits.remove, Build: b.build,
 		Layers: append(b.on.layers(b.out), layerEntry(b.out.layer(b.target.Name, b.top.Digest()), b.top, b.on)),
 	}
 	m.Packages, m.Containers = b.on.contents(b.cluster.Dir())
@@ -107,6 +114,9 @@ func (b *targetBuild) manifest() TargetManifest {
 	}
 	for _, e := range b.edits.root {
 		m.Files = append(m.Files, fileEntry(e))
+	}
+	if b.build != "" {
+		m.Files = append(m.Files, fileEntry(stampEntry(b.build)))
 	}
 	return m
 }
