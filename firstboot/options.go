@@ -48,6 +48,8 @@ type Options struct {
 	BootID string
 	// Version is the agent's, for people.
 	Version string
+	// Build is what the image says that it is: nodefile.BuildFile.
+	Build string
 
 	// SkipGadget leaves the USB gadget out; SkipMachine also what is the
 	// machine's own: growing the root, and packages.

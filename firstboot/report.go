@@ -27,6 +27,7 @@ type reports struct {
 	health    func(ctx context.Context, s *State) *enrol.Health
 	healthy   healthReports
 	tell      func(announcement)
+	build     string // what the node's image says that it is
 	intervals Intervals
 	uptime    func() time.Duration
 }
@@ -136,7 +137,7 @@ func (r *reports) report(ctx context.Context, s *State, seq int64, found *enrol.
 	answer, err := r.to.Status(ctx, enrol.StatusReport{
 		BootID: s.BootID, Seq: seq, AgentVersion: s.AgentVersion,
 		Step: s.Step, State: s.State, Detail: s.Detail, Since: s.Since,
-		Swarm: swarm, Health: found,
+		Swarm: swarm, Health: found, Build: r.build,
 	})
 	return swarm, answer, err
 }

@@ -33,6 +33,10 @@ func (o Options) orDefaults() (Options, error) {
 	set(&o.DockerHost, "unix:///run/docker.sock")
 	set(&o.DockerRoot, "/var/lib/docker")
 	set(&o.Version, Version())
+	if o.Build == "" {
+		// An image of before has none; nor is one that cannot be read worth no agent.
+		o.Build, _ = nodefile.ReadBuild(nodefile.BuildFile)
+	}
 	if o.BootID == "" {
 		id, err := bootID()
 		if err != nil {
@@ -116,6 +120,9 @@ func (a *agent) run(ctx context.Context) error {
 			return err
 		}
 		own = e.own
+	}
+	if report != nil {
+		report.build = o.Build
 	}
 	if err := arrange(steps); err != nil {
 		return err

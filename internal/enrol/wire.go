@@ -19,6 +19,23 @@ const (
 	PathShutdown = "/v1/shutdown"
 )
 
+// PathGenerations is served by controllers to each other, where there are several:
+// POST, and each has the other's as well.
+const PathGenerations = "/v1/generations"
+
+// Generations are the least that a controller accepts of certificates.
+type Generations struct {
+	Slots       map[string]Generation `json:"slots,omitempty"`       // "p1" …
+	Controllers map[string]int        `json:"controllers,omitempty"` // "controller2" …
+}
+
+// A Generation is the least that is accepted of a slot; what is below Revoked, a
+// person revoked.
+type Generation struct {
+	Min     int `json:"min,omitempty"`
+	Revoked int `json:"revoked,omitempty"`
+}
+
 // A TimeAnswer is the answer to GET /v1/time?nonce=…
 type TimeAnswer struct {
 	Nonce     string `json:"nonce"`
@@ -102,6 +119,9 @@ type StatusReport struct {
 	Since        time.Time  `json:"since"`            // when the step came into this state, by the node's clock
 	Swarm        SwarmState `json:"swarm"`
 	Health       *Health    `json:"health,omitempty"` // with some of the reports: it changes slowly
+	// Build is what the node's image says that it is (nodefile.BuildFile); "" where it
+	// says nothing.
+	Build string `json:"build,omitempty"`
 }
 
 // Health is what a machine finds of itself. Reports carry it at most every few
