@@ -158,6 +158,11 @@ func add(o *transfer.Offer, cluster *spec.Cluster, t spec.Target, m imagebuilder
 		Label: store.Label{File: filepath.Base(cluster.File), Cluster: cluster.Name, Epoch: m.Epoch},
 		Size:  cluster.Netboot.Disk, Quota: cluster.Netboot.Quota,
 	}
+	for _, built := range m.Targets {
+		if built.Target == t.Name {
+			a.Build = built.Build
+		}
+	}
 	if t.Root == nodefile.RootNetboot || t.Root == nodefile.RootEphemeral {
 		a.Mode = store.Mode(t.Root)
 	}

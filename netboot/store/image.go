@@ -71,7 +71,8 @@ func (s *Store) Carded(ctx context.Context, r Root) error {
 		if err := r.check(); err != nil {
 			return false, err
 		}
-		changed := false
+		changed := st.Card != r.Build
+		st.Card = r.Build
 		if st.Next != nil && st.Next.Same(&r) {
 			st.Next, changed = nil, true
 		}
@@ -83,6 +84,48 @@ func (s *Store) Carded(ctx context.Context, r Root) error {
 		st.replace(&Generation{Root: r, Ready: true})
 		return true, nil
 	})
+}
+
+// Holds says what a slot's node says that its card holds, as [Root].Build. It is taken for
+// the current root where it is the one that was assigned: somebody flashed the card with it.
+// Where it is the previous one, the current one is what the slot is to have next, unless
+// something else was assigned. It counts for nothing where the slot boots over its link.
+func (s *Store) Holds(ctx context.Context, slot int, build string) error {
+	return s.change(ctx, slot, "remember the card of", func(st *State) (bool, error) {
+		if st.Mode != Off || st.Card == build {
+			return false, nil
+		}
+		st.Card = build
+		st.recognise()
+		return true, nil
+	})
+}
+
+// recognise has the current root be what the card holds, where that is known.
+func (st *State) recognise() {
+	is := func(r *Root) bool { return r.Build != "" && r.Build == st.Card }
+	switch {
+	case st.Mode != Off || st.Current != nil && is(&st.Current.Root):
+	case st.Next != nil && is(st.Next):
+		r := *st.Next
+		st.Next = nil
+		st.replace(&Generation{Root: r, Ready: true})
+	case st.Previous != nil && is(&st.Previous.Root):
+		if st.Next == nil {
+			r := st.Current.Root
+			st.Next = &r
+		}
+		st.Current, st.Previous = st.Previous, st.Current
+	}
+}
+
+// Stranger says that a slot's card holds what was never pushed, by its node's word: the
+// current root, if there is one, is what it held before.
+func (st *State) Stranger() bool {
+	if st.Mode != Off || st.Card == "" {
+		return false
+	}
+	return st.Current == nil || st.Current.Root.Build != "" && st.Current.Root.Build != st.Card
 }
 
 // Unassign drops what was assigned to a slot and not put to use yet.

@@ -10,6 +10,7 @@ import (
 
 	"hatchery/internal/clusterctrl"
 	"hatchery/internal/layer"
+	"hatchery/internal/nodefile"
 )
 
 // MaxLayers is how many layers a root may have.
@@ -27,6 +28,9 @@ type Root struct {
 	When   time.Time       `json:"when"` // it was assigned
 	By     string          `json:"by,omitempty"`
 	Label  Label           `json:"label,omitzero"`
+	// Build is what the image says that it is (nodefile.BuildFile); "" where it says
+	// nothing.
+	Build string `json:"build,omitempty"`
 }
 
 // A Label says for people where a root came from.
@@ -69,12 +73,22 @@ func (r *Root) check() error {
 		}
 		seen[d] = true
 	}
+	if err := checkBuild(r.Build); err != nil {
+		return err
+	}
 	for _, text := range []string{r.By, r.Label.File, r.Label.Cluster} {
 		if len(text) > maxText {
 			return fmt.Errorf("a label of %d bytes is longer than %d", len(text), maxText)
 		}
 	}
 	return nil
+}
+
+func checkBuild(build string) error {
+	if build == "" {
+		return nil
+	}
+	return nodefile.CheckBuild(build)
 }
 
 func checkDigest(d digest.Digest) error {

@@ -111,7 +111,8 @@ func (s *Store) Configure(ctx context.Context, slot int, f func(*Settings)) erro
 // Assign makes a root what the slot boots next; its Slot is set, and When
 // where it is not. Everything that it needs must be there and lie on one
 // another, else the error matches [ErrMissing] or [layer.ErrWrongParent]. A
-// running node keeps what it has until it boots the next time. It says whether
+// running node keeps what it has until it boots the next time. Where its node said that
+// its card holds that root, it is the current one at once (Holds). It says whether
 // something changed: not where the slot boots that content already.
 func (s *Store) Assign(ctx context.Context, slot int, r Root) (changed bool, err error) {
 	r.Slot = slot
@@ -134,6 +135,7 @@ func (s *Store) Assign(ctx context.Context, slot int, r Root) (changed bool, err
 			changed, st.Next = st.Next != nil, nil
 		default:
 			changed, st.Next = true, &r
+			st.recognise()
 		}
 		return changed, nil
 	})

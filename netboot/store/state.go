@@ -29,6 +29,9 @@ type State struct {
 	Current  *Generation `json:"current,omitempty"`
 	Next     *Root       `json:"next,omitempty"`
 	Previous *Generation `json:"previous,omitempty"`
+	// Card is what the node last said that its card holds, as Root.Build; "" where it
+	// said nothing.
+	Card string `json:"card,omitempty"`
 	// Serial is the number of the last top that was made.
 	Serial uint64 `json:"serial,omitempty"`
 }
@@ -84,6 +87,9 @@ func (st *State) check(slot int) error {
 		return fmt.Errorf("it is of slot %d, not %d", st.Slot, slot)
 	}
 	if err := st.Settings.check(); err != nil {
+		return err
+	}
+	if err := checkBuild(st.Card); err != nil {
 		return err
 	}
 	for _, r := range st.roots() {

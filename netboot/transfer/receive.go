@@ -231,6 +231,7 @@ func (r *receiver) slot(ctx context.Context, o *offer, a Assignment) (changed bo
 	root := store.Root{
 		Base: a.Base, Layers: slices.Clone(a.Layers), By: hearsay.Line(o.By, 200),
 		Label: store.Label{File: hearsay.Line(a.Label.File, 200), Cluster: hearsay.Line(a.Label.Cluster, 200), Epoch: a.Label.Epoch},
+		Build: a.Build,
 	}
 	if changed, err = r.s.Assign(ctx, a.Slot, root); err != nil {
 		return false, err

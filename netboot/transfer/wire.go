@@ -26,6 +26,7 @@ type Assignment struct {
 	Base   digest.Digest   `json:"base"`
 	Layers []digest.Digest `json:"layers,omitempty"` // bottom to top
 	Label  store.Label     `json:"label,omitzero"`
+	Build  string          `json:"build,omitempty"` // what the image says that it is (store.Root)
 	// Mode, Size and Quota change the slot's settings ([store.Settings]) where
 	// they are given, the mode only where nobody chose one on the controller.
 	Mode  store.Mode `json:"mode,omitempty"`
