@@ -8,6 +8,7 @@ import (
 
 	"hatchery/internal/enrol"
 	"hatchery/internal/hearsay"
+	"hatchery/internal/nodefile"
 	"hatchery/internal/swarm"
 )
 
@@ -30,6 +31,9 @@ func (s *service) statusCall(w http.ResponseWriter, r *http.Request) (any, *enro
 	body.AgentVersion = hearsay.Line(body.AgentVersion, maxWord)
 	body.Step, body.State = hearsay.Line(body.Step, maxWord), hearsay.Line(body.State, maxWord)
 	body.Detail = hearsay.Line(body.Detail, maxDetail)
+	if nodefile.CheckBuild(body.Build) != nil {
+		body.Build = ""
+	}
 	health(body.Health)
 
 	ctx, now := r.Context(), time.Now()

@@ -20,6 +20,9 @@ type Plan struct {
 	// had before Current; 0 where there is none, or nobody knows.
 	Generation         int `json:"generation,omitempty"`
 	PreviousGeneration int `json:"previous_generation,omitempty"`
+	// NoWayBack says why what the card holds cannot be written to it again afterwards, with
+	// the remedy; "" where it can.
+	NoWayBack string `json:"no_way_back,omitempty"`
 }
 
 // planRead is how much of images is read for a plan, in bytes: what is known of them was
@@ -52,7 +55,8 @@ func (s *Service) Plan(ctx context.Context, slot int) (*Plan, error) {
 		return nil, err
 	}
 	defer image.Close()
-	p := &Plan{Root: *root, Size: image.Size()}
+	p := &Plan{Root: *root, Size: image.Size(), NoWayBack: noWayBack(st)}
+	st = onCard(st)
 	if p.Generation, err = generation(image, slot); err != nil {
 		return nil, err
 	}

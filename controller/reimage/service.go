@@ -33,7 +33,8 @@ type Service struct {
 
 	mu      sync.Mutex
 	records map[int]*record
-	busy    map[int]*work // a Reimage or an UndoTo is at work
+	busy    map[int]*work  // a Reimage or an UndoTo is at work
+	said    map[int]string // what nodes said that their cards hold, and the store does not know yet
 	preps   map[string]*preparation
 	closed  bool
 }
@@ -57,7 +58,7 @@ func New(o Options) (*Service, error) {
 	}
 	s := &Service{
 		o: o, targets: map[int]nodefile.Target{}, hurry: make(chan struct{}, 1),
-		records: records, busy: map[int]*work{}, preps: map[string]*preparation{}, turn: make(chan struct{}, 1),
+		records: records, busy: map[int]*work{}, said: map[int]string{}, preps: map[string]*preparation{}, turn: make(chan struct{}, 1),
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	for _, t := range o.Node.Targets {
@@ -93,6 +94,7 @@ func (s *Service) Run(ctx context.Context) error {
 		for slot, r := range s.whole() {
 			s.finish(ctx, slot, r)
 		}
+		s.remember(ctx)
 	}
 }
 

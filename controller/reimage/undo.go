@@ -33,6 +33,9 @@ func (s *Service) UndoTo(ctx context.Context, slot int, to string, tell func(ste
 		s.mu.Unlock()
 		target, err := goal(st, under, to)
 		if err != nil {
+			if why := noWayBack(st); why != "" {
+				err = fmt.Errorf("%w: %s", err, why)
+			}
 			return fmt.Errorf("cannot write the card of p%d as it was: %w", slot, err)
 		}
 		if st.Next != nil && (target == nil || !st.Next.Same(target)) {
@@ -61,6 +64,7 @@ func goal(st *store.State, under *kept, to string) (*store.Root, error) {
 		}
 		return nil, fmt.Errorf("%w: this controller does not have %s any more", store.ErrNoPrevious, to)
 	}
+	st = onCard(st)
 	switch {
 	case under != nil && under.Undo: // this was cut off, and goes on
 		return &under.Root, nil
@@ -104,6 +108,7 @@ func holds(st *store.State, under *kept, root *store.Root) bool {
 	if under != nil && (rank[under.Phase] >= rank[Writing] || under.Held != nil) {
 		return under.Held != nil && root != nil && under.Held.Same(root)
 	}
+	st = onCard(st)
 	if st.Current == nil || root == nil {
 		return st.Current == nil && root == nil
 	}
