@@ -145,7 +145,8 @@ func (j *job) undo(ctx context.Context) error {
 func (j *job) mayGoBack(ctx context.Context, p *Plan) error {
 	sl := j.slot()
 	if j.op.Request.Kind == Upgrade && sl.Back == "" {
-		return fmt.Errorf("nobody knows what root %s had before", sl.Name)
+		// What it had was not known when it was begun: the plan said so then.
+		return fmt.Errorf("%s has nothing to go back to: what it had before was never pushed to this controller, or nobody knew what that was", sl.Name)
 	}
 	v, err := j.seen(ctx)
 	if err != nil {

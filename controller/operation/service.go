@@ -596,6 +596,9 @@ func (s *Service) examine(ctx context.Context, r Request, slot int) (*Plan, erro
 		p.Refused = fmt.Sprintf("nothing was pushed for %s: `hatchery push` does that", name)
 	case r.Kind == Undo && p.Previous == "":
 		p.Refused = fmt.Sprintf("%s has nothing to go back to", name)
+		if p.NoWayBack != "" {
+			p.Refused += ": " + p.NoWayBack
+		}
 	default:
 		p.Refused = tooOld(v, name, generation)
 	}

@@ -94,9 +94,12 @@ type Plan struct {
 	PreviousGeneration int `json:"previous_generation,omitempty"`
 	// Intact says that the root before comes back with what it had written, and not as its
 	// image is: what was kept is not for it.
-	Intact   bool     `json:"intact,omitempty"`
-	Discards []string `json:"discards,omitempty"` // what is lost, for people
-	Keeps    []string `json:"keeps,omitempty"`    // what outlives it, for people
+	Intact bool `json:"intact,omitempty"`
+	// NoWayBack says why Undo could not give the slot back what it has now, with the
+	// remedy; "" where it could, or nobody knows more.
+	NoWayBack string   `json:"no_way_back,omitempty"`
+	Discards  []string `json:"discards,omitempty"` // what is lost, for people
+	Keeps     []string `json:"keeps,omitempty"`    // what outlives it, for people
 	// Continues is the operation that this one goes on with, and the flags that it has from
 	// there: "rebuild-12 --keep".
 	Continues string `json:"continues,omitempty"`

@@ -58,8 +58,11 @@ func (r cardRenewer) Plan(ctx context.Context, slot int) (operation.Plan, error)
 	if err != nil {
 		return operation.Plan{}, err
 	}
-	if state.Previous != nil {
+	if state.Previous != nil && !state.Stranger() {
 		plan.Previous = state.Previous.Root.Digest().String()
+	}
+	if plan.NoWayBack = p.NoWayBack; p.NoWayBack != "" && r.kind != operation.Undo {
+		plan.Discards = append(plan.Discards, "the way back: "+p.NoWayBack)
 	}
 	return plan, nil
 }
