@@ -190,7 +190,7 @@ func (e *ensuring) address(ctx context.Context, link netlink.Link) error {
 		return err
 	}
 	if !there {
-		err := netlink.AddrAdd(link, rtnl.Addr(e.node.Address))
+		err := rtnl.AddAddr(link, e.node.Address, e.node.Network == "cbridge") // as networkd's file has it
 		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("cannot give %s the address %s: %w", clusterctrl.Bridge, e.node.Address, err)
 		}

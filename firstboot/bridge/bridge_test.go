@@ -497,7 +497,7 @@ func TestBridged(t *testing.T) {
 + switched br0 on
 + gave br0 the address 172.19.181.254/24
 + set net/ipv4/ip_forward to 1
-+ made the packet filter's table bridge hatchery of ETC/firewall.nft
++ made the packet filter's table ip and bridge hatchery of ETC/firewall.nft
 + made slot 1's link ethpi1 a port of br0
 + switched slot 1's link ethpi1 on
 + made slot 2's link ethpi2 a port of br0
@@ -511,7 +511,12 @@ func TestBridged(t *testing.T) {
 	s.ctl.IP("link set eth0 master br0")
 	s.expect("nothing to do", whole+state)
 	s.ctl.Run("nft", "delete", "table", "bridge", "hatchery")
-	s.expect("the table is gone", whole+"\n+ made the packet filter's table bridge hatchery of ETC/firewall.nft"+state)
+	s.expect("the table is gone", whole+"\n+ made the packet filter's table ip and bridge hatchery of ETC/firewall.nft"+state)
+	s.ctl.Run("nft", "delete", "table", "ip", "hatchery")
+	s.expect("the other table is gone", whole+"\n+ made the packet filter's table ip and bridge hatchery of ETC/firewall.nft"+state)
+	if got := s.ctl.IP("-4 -o addr show dev br0"); !strings.Contains(got, " scope link ") {
+		t.Errorf("the inner address is one for the LAN: %s", got)
+	}
 	s.ctl.IP("link set br0 address 02:00:00:00:00:07")
 	s.expect("another MAC address", whole+", br0 has not the MAC address of eth0: the LAN may give it another address by DHCP"+
 		strings.Replace(state, "00:01", "00:07", 1))

@@ -28,18 +28,22 @@ func (e *ensuring) firewall(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, errors.New("nft is not installed: the slots do not reach the LAN, install nftables")
 	}
-	family := "ip"
+	families := []string{"ip"}
 	if e.node.Network == "cbridge" {
-		family = "bridge"
+		families = append(families, "bridge")
 	}
 	list := func() (string, error) {
-		// Without the table nft fails; what else it may fail for, -f says.
-		out, err := e.tool(ctx, nft, "list", "table", family, "hatchery")
-		var failed *exec.ExitError
-		if errors.As(err, &failed) {
-			return "", nil
+		var tables strings.Builder
+		for _, family := range families {
+			// Without the table nft fails; what else it may fail for, -f says.
+			out, err := e.tool(ctx, nft, "list", "table", family, "hatchery")
+			var failed *exec.ExitError
+			if err != nil && !errors.As(err, &failed) {
+				return "", err
+			}
+			tables.WriteString(out)
 		}
-		return out, err
+		return tables.String(), nil
 	}
 	changed, err := e.restore("firewall", e.Firewall, list, func() error {
 		_, err := e.tool(ctx, nft, "-f", e.Firewall)
@@ -49,7 +53,7 @@ func (e *ensuring) firewall(ctx context.Context) (bool, error) {
 		return false, fmt.Errorf("the packet filter's table is not made: %w", err)
 	}
 	if changed {
-		e.repaired("made the packet filter's table %s hatchery of %s", family, e.Firewall)
+		e.repaired("made the packet filter's table %s hatchery of %s", strings.Join(families, " and "), e.Firewall)
 	}
 	return true, nil
 }

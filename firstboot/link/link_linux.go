@@ -225,7 +225,7 @@ func (e *ensuring) address(ctx context.Context, link netlink.Link) error {
 	if there || err != nil {
 		return err
 	}
-	err = netlink.AddrAdd(link, rtnl.Addr(e.node.Address))
+	err = rtnl.AddAddr(link, e.node.Address, e.node.Network == "cbridge") // as networkd's file has it
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("cannot give %s the address %s: %w", link.Attrs().Name, e.node.Address, err)
 	}

@@ -63,6 +63,21 @@ func Addr(p netip.Prefix) *netlink.Addr {
 	return &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
 }
 
+// AddAddr gives a link an address. With inner set it has the scope of the link: the
+// kernel takes it for nothing that goes further, and nobody announces it there. Where
+// that cannot be, beside another address of the network, it is one like any other.
+func AddAddr(link netlink.Link, p netip.Prefix, inner bool) error {
+	addr := Addr(p)
+	if inner {
+		addr.Scope = unix.RT_SCOPE_LINK
+	}
+	err := netlink.AddrAdd(link, addr)
+	if inner && errors.Is(err, unix.EINVAL) {
+		err = netlink.AddrAdd(link, Addr(p))
+	}
+	return err
+}
+
 // Carrier says whether a link is up and somebody is at its other end. The
 // operational state says the same, but is set a moment later.
 func Carrier(a *netlink.LinkAttrs) bool { return a.RawFlags&unix.IFF_LOWER_UP != 0 }
