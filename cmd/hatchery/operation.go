@@ -312,7 +312,7 @@ func (f *operationFlags) end(ctx context.Context, c *cobra.Command, client opera
 	if op.Over() {
 		return printLine(c.OutOrStdout(), "%s was over already: %s.", op.ID, op.State)
 	}
-	return printLine(c.OutOrStdout(), "%s ends where it may: a root of which something is written is brought to its end first. `%s --follow %s` shows it.", op.ID, c.CommandPath(), op.ID)
+	return printLine(c.OutOrStdout(), "%s ends where it may: a root of which something is written is brought to its end first, or given up when that does not get on for an hour. `%s --follow %s` shows it.", op.ID, c.CommandPath(), op.ID)
 }
 
 // lookOn shows an operation until it is over. Whoever leaves leaves it at work.

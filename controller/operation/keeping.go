@@ -129,7 +129,9 @@ func (j *job) save(ctx context.Context) error {
 // saved asks the node, again and again where it does not answer.
 func (j *job) saved(ctx context.Context, patience time.Duration) error {
 	for began := time.Now(); ; {
-		err := j.o.Keeper.Save(ctx, j.slot().Slot, j.op.ID, j.say)
+		err := j.bounded(ctx, func(ctx context.Context, tell Tell) error {
+			return j.o.Keeper.Save(ctx, j.slot().Slot, j.op.ID, tell)
+		})
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

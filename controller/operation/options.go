@@ -58,6 +58,10 @@ type Limits struct {
 	// Reach is how long a node may take until it can be asked for what outlives its
 	// root: it may be in the middle of a boot. Default: 3 minutes.
 	Reach time.Duration
+	// Still is how long the renewing of a root, or the saving of what outlives it, may tell
+	// nothing new, Work how long it may take. Defaults: an hour, 12 hours.
+	Still time.Duration
+	Work  time.Duration
 	// Hold is how long the root before is held on to after an upgrade was done. Default:
 	// a day.
 	Hold time.Duration
@@ -79,6 +83,8 @@ func (l Limits) withDefaults() Limits {
 		{&l.Steady, 15 * time.Second},
 		{&l.Unheard, 90 * time.Second},
 		{&l.Reach, 3 * time.Minute},
+		{&l.Still, time.Hour},
+		{&l.Work, 12 * time.Hour},
 		{&l.Hold, 24 * time.Hour},
 		{&l.Swarm, 5 * time.Minute},
 	} {

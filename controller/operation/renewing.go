@@ -36,7 +36,9 @@ func (j *job) renew(ctx context.Context) error {
 	if err := j.withhold(); err != nil {
 		return err
 	}
-	err = j.unlessLeft(ctx, renewer, func(ctx context.Context) error { return renewer.Renew(ctx, sl.Slot, j.say) })
+	err = j.unlessLeft(ctx, renewer, func(ctx context.Context) error {
+		return j.bounded(ctx, func(ctx context.Context, tell Tell) error { return renewer.Renew(ctx, sl.Slot, tell) })
+	})
 	if errors.Is(err, errLeft) {
 		if err := j.enter(ctx, StepRenew, func(sl *Slot) { sl.Renewed = false }); err != nil {
 			return err
@@ -77,7 +79,9 @@ func (j *job) unlessLeft(ctx context.Context, renewer Renewer, do func(context.C
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	j.say("", "it ends when this is done: "+err.Error())
+	if err := j.note(ctx, "it was cancelled with its new root begun (%v): it ends when that is there, or does not get on for %s", err, j.o.Limits.Still); err != nil {
+		return err
+	}
 	return do(ctx)
 }
 
@@ -118,7 +122,9 @@ func (j *job) undo(ctx context.Context) error {
 	} else if p.Current == sl.Back && sl.From != "" && sl.From != sl.Back {
 		return nil // the service ended when it was done
 	}
-	back := func(ctx context.Context) error { return renewer.Undo(ctx, sl.Slot, sl.Back, j.say) }
+	back := func(ctx context.Context) error {
+		return j.bounded(ctx, func(ctx context.Context, tell Tell) error { return renewer.Undo(ctx, sl.Slot, sl.Back, tell) })
+	}
 	if kind == Undo {
 		err = j.unlessLeft(ctx, renewer, back)
 	} else {

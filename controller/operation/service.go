@@ -540,8 +540,13 @@ func (s *Service) slotView(ctx context.Context, slot int) (*enrol.SlotView, erro
 		return nil, err
 	}
 	for i := range v.Slots {
-		if v.Slots[i].Slot == slot {
-			return &v.Slots[i], nil
+		if sl := &v.Slots[i]; sl.Slot == slot {
+			if sl.LastSeen != nil {
+				// By the clock that never jumps: both times of the view are of one moment's clock.
+				seen := time.Now().Add(-v.Time.Sub(*sl.LastSeen))
+				sl.LastSeen = &seen
+			}
+			return sl, nil
 		}
 	}
 	return nil, fmt.Errorf("nothing is known of %s", s.name(slot))

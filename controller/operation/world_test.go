@@ -46,12 +46,13 @@ type world struct {
 	crash   int // the call that is the process' last; 0: none
 	after   bool
 	dead    context.CancelFunc
-	hold    chan struct{}               // Renew waits for it, unless it is nil
-	held    chan int                    // gets the slot that does
-	renewed func(slot int, root string) // instead of a node that comes up
-	check   func(slot int) error        // of the renewer
-	cancel  func(slot int) error        // of the renewer, which can leave slots as they are; nil: it cannot
-	save    func(slot int) error        // of the keeper
+	hold    chan struct{}                                        // Renew waits for it, unless it is nil
+	held    chan int                                             // gets the slot that does
+	works   func(ctx context.Context, tell operation.Tell) error // before Renew and Undo do something; nil: nothing
+	renewed func(slot int, root string)                          // instead of a node that comes up
+	check   func(slot int) error                                 // of the renewer
+	cancel  func(slot int) error                                 // of the renewer, which can leave slots as they are; nil: it cannot
+	save    func(slot int) error                                 // of the keeper
 	now     func() time.Time
 
 	at     int // the call at which atCall is called
@@ -63,6 +64,7 @@ type world struct {
 	generations map[string]int             // of the certificates in roots
 	holdUndo    chan struct{}              // Undo waits for it, unless it is nil
 	view        func(slot *enrol.SlotView) // changes what is told of a slot
+	ahead       time.Duration              // of the controller's clock, of this process'
 	without     bool                       // no keeper
 	lacks       string                     // what of an archive roots do not put into place
 	forgetful   bool                       // new roots do not ask for what was kept
@@ -288,7 +290,7 @@ func (w *world) Services(ctx context.Context) (list []swarm.Service, err error) 
 // The controller.
 
 func (w *world) cluster(ctx context.Context) (*enrol.ClusterView, error) {
-	v := &enrol.ClusterView{Time: time.Now()}
+	v := &enrol.ClusterView{Time: time.Now().Add(w.ahead)}
 	return v, w.call(ctx, "", w.locked(func() error {
 		if w.looked != nil {
 			w.looked()
@@ -297,6 +299,10 @@ func (w *world) cluster(ctx context.Context) (*enrol.ClusterView, error) {
 			s := *w.slots[slot]
 			if n := w.nodes[s.NodeID]; n != nil {
 				s.NodeState, s.Availability = n.State, n.Availability
+			}
+			if s.LastSeen != nil {
+				seen := s.LastSeen.Add(w.ahead).Round(0)
+				s.LastSeen = &seen
 			}
 			if w.view != nil {
 				w.view(&s)
@@ -352,6 +358,11 @@ func (r renewer) Renew(ctx context.Context, slot int, tell operation.Tell) error
 		}
 	}
 	tell("write", "1 of 2 MB")
+	if r.works != nil {
+		if err := r.works(ctx, tell); err != nil {
+			return err
+		}
+	}
 	return r.call(ctx, fmt.Sprintf("renew p%d", slot), func() error {
 		r.mu.Lock()
 		root := r.roots[slot]
@@ -370,6 +381,11 @@ func (r renewer) Renew(ctx context.Context, slot int, tell operation.Tell) error
 
 func (r renewer) Undo(ctx context.Context, slot int, to string, tell operation.Tell) error {
 	tell("write", "")
+	if r.works != nil {
+		if err := r.works(ctx, tell); err != nil {
+			return err
+		}
+	}
 	if r.holdUndo != nil {
 		select {
 		case <-r.holdUndo:

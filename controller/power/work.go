@@ -28,6 +28,10 @@ const silence = 5 * time.Minute
 // seconds, with a slow card tens of them.
 const bootSilence = 10 * time.Minute
 
+// BootLongest is how long a node may say that it writes its card's boot partition. Who says
+// so for longer is none that its power could harm: [Work.Boot] is not for it any more.
+const BootLongest = 30 * time.Minute
+
 // ErrAtWork is matched by every AtWorkError.
 var ErrAtWork = errors.New("something is at work on the slot")
 
@@ -49,7 +53,7 @@ func (e *AtWorkError) Error() string {
 	case e.Silent >= bootSilence:
 		return fmt.Sprintf("%s; nothing was heard of it for %s: look at it (`hatchery console %s`); `hatchery power cycle %[3]s --force` cuts its power all the same", text, e.Silent.Truncate(time.Minute), e.Slot)
 	case e.Forced:
-		return fmt.Sprintf("%s; --force does not change that until nothing was heard of it for %s; wait a moment: %s", text, bootSilence, e.Remedy)
+		return fmt.Sprintf("%s; --force does not change that until nothing was heard of it for %s, or it has been at it for %s; wait a moment: %s", text, bootSilence, BootLongest, e.Remedy)
 	}
 	return text + "; wait a moment: " + e.Remedy
 }

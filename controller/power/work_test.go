@@ -38,7 +38,7 @@ func TestAtWork(t *testing.T) {
 		{"a card, forced", card(false, time.Minute), power.DoCycle, false, power.How{Now: true, Force: true}, nil},
 		{"a card that nobody sees to and nothing is heard of", card(false, 6*time.Minute), power.DoCycle, false, power.How{Now: true}, nil},
 		{"a boot partition", card(true, 6*time.Minute), power.DoCycle, false, power.How{Now: true}, []string{"boot partition", "wait a moment"}},
-		{"a boot partition, forced", card(true, 6*time.Minute), power.DoOff, false, power.How{Now: true, Force: true}, []string{"boot partition", "--force does not change that until nothing was heard of it for 10m"}},
+		{"a boot partition, forced", card(true, 6*time.Minute), power.DoOff, false, power.How{Now: true, Force: true}, []string{"boot partition", "--force does not change that until nothing was heard of it for 10m0s, or it has been at it for 30m0s"}},
 		{"a boot partition of a node that hangs", card(true, 11*time.Minute), power.DoCycle, false, power.How{Now: true}, []string{"nothing was heard of it for 11m", "--force"}},
 		{"a boot partition of a node that hangs, forced", card(true, 11*time.Minute), power.DoCycle, false, power.How{Now: true, Force: true}, nil},
 	} {

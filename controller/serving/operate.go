@@ -53,6 +53,7 @@ type operating struct {
 
 	began    time.Time
 	troubles troubles
+	boot     booting
 	// bootOf says where a slot without a card is on its way; nil: there is none.
 	bootOf func(slot int) (slots.Status, bool)
 }

@@ -2,6 +2,7 @@ package serving
 
 import (
 	"fmt"
+	"sync"
 	"time"
 
 	"hatchery/controller/operation"
@@ -25,14 +26,16 @@ func (s *operating) atWork(slot int) *power.Work {
 		if v := s.operations.View(slot); v != nil {
 			w := operationWork(v)
 			if card != nil {
-				w.Boot = writesBoot(card, time.Since(s.began))
+				w.Boot = s.boot.may(slot, card.Operation, writesBoot(card, time.Since(s.began)), time.Now())
 			}
 			return w
 		}
 	}
 	switch {
 	case card != nil:
-		return cardWork(card, time.Since(s.began))
+		w := cardWork(card, time.Since(s.began))
+		w.Boot = s.boot.may(slot, card.Operation, w.Boot, time.Now())
+		return w
 	case s.cards != nil && s.cards.Busy(slot):
 		return &power.Work{What: "its card is about to be written", Remedy: "`hatchery status --watch` shows it"}
 	}
@@ -50,7 +53,7 @@ func operationWork(v *enrol.OperationView) *power.Work {
 	}
 	return &power.Work{
 		What:   fmt.Sprintf("the %s %s%s is at work on it since %s (%s)", v.Kind, v.ID, by, v.Since.Local().Format(time.TimeOnly), v.Step),
-		Remedy: fmt.Sprintf("`hatchery %s --follow %s` shows it, `hatchery %[1]s --cancel %[2]s` ends it", verb, v.ID),
+		Remedy: fmt.Sprintf("`hatchery %s --follow %s` shows it, `hatchery %[1]s --cancel %[2]s` ends it (a root that is begun is written first, or given up when that does not get on for an hour)", verb, v.ID),
 	}
 }
 
@@ -58,9 +61,41 @@ func operationWork(v *enrol.OperationView) *power.Work {
 // sees to it who would notice that nothing is heard of the node.
 func cardWork(v *reimage.View, runs time.Duration) *power.Work {
 	return &power.Work{
-		What: "its card is written anew: " + v.String(), Remedy: "`hatchery status --watch` shows it",
+		What: "its card is written anew: " + v.String(), Remedy: "`hatchery status --watch` shows it, and it ends when the card is whole",
 		Boot: writesBoot(v, runs), Silent: min(time.Duration(min(v.SilentS, int64(runs/time.Second)))*time.Second, runs),
 	}
+}
+
+// booting is since when slots' nodes say that they write their cards' boot partitions.
+type booting struct {
+	mu    sync.Mutex
+	slots map[int]begun
+}
+
+// begun is since when a card is at something, by the name of its writing.
+type begun struct {
+	card string
+	at   time.Time
+}
+
+// may says whether a slot's node may be writing its card's boot partition, as it says: who
+// says so for ever would have its power for ever.
+func (b *booting) may(slot int, card string, says bool, now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	was, is := b.slots[slot]
+	switch {
+	case !says:
+		delete(b.slots, slot)
+	case !is || was.card != card:
+		if b.slots == nil {
+			b.slots = map[int]begun{}
+		}
+		b.slots[slot] = begun{card, now}
+	default:
+		return now.Sub(was.at) < power.BootLongest
+	}
+	return says
 }
 
 // writesBoot says that a node writes its card's boot partition, or may: how far it is,

@@ -17,7 +17,7 @@ func TestOperationWork(t *testing.T) {
 		view enrol.OperationView
 		want []string
 	}{
-		{enrol.OperationView{ID: "undo-2", Kind: "undo", By: "anna", Step: "write"}, []string{"the undo undo-2 by anna is at work on it", "(write)", "`hatchery upgrade --follow undo-2`", "`hatchery upgrade --cancel undo-2`"}},
+		{enrol.OperationView{ID: "undo-2", Kind: "undo", By: "anna", Step: "write"}, []string{"the undo undo-2 by anna is at work on it", "(write)", "`hatchery upgrade --follow undo-2`", "`hatchery upgrade --cancel undo-2`", "does not get on for an hour"}},
 		{enrol.OperationView{ID: "rebuild-3", Kind: "rebuild", Step: "queued"}, []string{"the rebuild rebuild-3 is at work", "(queued)", "`hatchery rebuild --follow rebuild-3`"}},
 	} {
 		w := operationWork(&test.view)
@@ -68,5 +68,36 @@ func TestCardWork(t *testing.T) {
 				board.cut = false
 			}
 		})
+	}
+}
+
+// TestBootForEver: a node that says for ever that it writes its card's boot partition has its
+// power no longer than that can take; the next one that says so has it again.
+func TestBootForEver(t *testing.T) {
+	var b booting
+	now := time.Unix(1_800_000_000, 0)
+	for _, step := range []struct {
+		summary string
+		after   time.Duration
+		card    string
+		says    bool
+		want    bool
+	}{
+		{"it does not", 0, "a", false, false},
+		{"it begins", 0, "a", true, true},
+		{"it takes long", 20 * time.Minute, "a", true, true},
+		{"it says so for ever", 11 * time.Minute, "a", true, false},
+		{"and on", time.Hour, "a", true, false},
+		{"another writing of the card", 0, "b", true, true},
+		{"it is over", time.Minute, "b", false, false},
+		{"it begins again", 2 * time.Hour, "b", true, true},
+	} {
+		now = now.Add(step.after)
+		if got := b.may(2, step.card, step.says, now); got != step.want {
+			t.Errorf("%s: %t", step.summary, got)
+		}
+		if b.may(3, "a", false, now) {
+			t.Errorf("%s: another slot is at it too", step.summary)
+		}
 	}
 }
