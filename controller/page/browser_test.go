@@ -129,10 +129,11 @@ func (b *tab) reads(id, text string) {
 	b.holds(id+" reads "+text, fmt.Sprintf("document.getElementById(%q).innerText.includes(%q)", id, text))
 }
 
-// click presses a button as a person does.
+// click presses a button as a person does, once it is there: the buttons of actions are when
+// the token was found good.
 func (b *tab) click(selector string) {
 	b.t.Helper()
-	b.do("click "+selector, chromedp.ScrollIntoView(chromedp.CSS(selector)), chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
+	b.do("click "+selector, chromedp.WaitVisible(chromedp.CSS(selector)), chromedp.ScrollIntoView(chromedp.CSS(selector)), chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
 }
 
 // shot keeps a screenshot of the whole page.
@@ -307,6 +308,8 @@ func TestBrowserOnTheLAN(t *testing.T) {
 	b.do("open", chromedp.Navigate("https://"+s.tls+"/"), chromedp.WaitVisible(chromedp.CSS("#p4")))
 	b.holds("it is secure", "isSecureContext")
 	b.reads("stream", "live")
+	// The answer may take its time; there is nothing to press before.
+	evaluate[bool](b, `(window.fetch = ((f) => (...a) => new Promise((r) => setTimeout(r, 500)).then(() => f(...a)))(window.fetch), true)`)
 	b.do("the token", chromedp.SendKeys(chromedp.CSS("#token"), s.token(t)+"\r"))
 	b.click(`button[data-slot=p4][data-action=on]`)
 	b.reads("p4-state", "boots: rom")

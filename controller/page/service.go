@@ -41,11 +41,12 @@ type Service struct {
 	looking sync.Mutex
 	working sync.WaitGroup
 
-	mu           sync.Mutex
-	ctx          context.Context // of actions, while the service runs
-	asked        map[int]*outcome
-	watching     int
-	watchingFrom map[netip.Addr]int
+	mu            sync.Mutex
+	ctx           context.Context // of actions, while the service runs
+	asked         map[int]*outcome
+	watching      int
+	watchingOther int // of them, from other machines
+	watchingFrom  map[netip.Addr]int
 }
 
 // New reads the operator's token, which it makes where there is none, and the

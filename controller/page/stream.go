@@ -11,10 +11,11 @@ import (
 )
 
 // How many browsers may watch at a time, and of them from one address. Through
-// ssh all are this machine.
+// ssh all are this machine, for which some places are kept: who is there may act.
 const (
 	maxWatchers        = 32
 	maxWatchersOfOne   = 12
+	keptForLoopback    = 8
 	reconnectMillis    = 2000
 	streamContentType  = "text/event-stream"
 	streamUnbufferable = "no" // to proxies such as nginx: X-Accel-Buffering
@@ -24,15 +25,21 @@ const (
 func (s *Service) enter(from netip.Addr) (leave func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.watching >= maxWatchers || s.watchingFrom[from] >= maxWatchersOfOne {
+	other := 0 // than this machine
+	if !from.IsLoopback() {
+		other = 1
+	}
+	if s.watching >= maxWatchers || s.watchingFrom[from] >= maxWatchersOfOne || s.watchingOther+other > maxWatchers-keptForLoopback {
 		return nil, false
 	}
 	s.watching++
+	s.watchingOther += other
 	s.watchingFrom[from]++
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.watching--
+		s.watchingOther -= other
 		if s.watchingFrom[from]--; s.watchingFrom[from] == 0 {
 			delete(s.watchingFrom, from)
 		}
