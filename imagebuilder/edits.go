@@ -92,7 +92,7 @@ func computeEdits(ctx context.Context, base *foundation, c *spec.Cluster, t spec
 	}
 	e.rename, e.remove = quirks.Rename, quirks.Remove
 
-	programs, err := w.programEntries(t.Slot == 0, rel.Architecture, base.boots.Beside)
+	programs, err := w.programEntries(t.Slot == 0, t.Slot == 0 && c.Workloads.Registry, rel.Architecture, base.boots.Beside)
 	if err != nil {
 		return nil, err
 	}
@@ -409,7 +409,7 @@ func overlayData(c *spec.Cluster, t spec.Target, p personality, architecture str
 		Timezone: c.Timezone, Locale: c.Locale,
 		MachineID: p.machineID, Epoch: p.epoch,
 		Swarm:  overlays.Swarm{CertExpiry: c.Swarm.CertExpiry, Offline: c.Swarm.Offline, AddressPool: c.Swarm.AddressPool},
-		Gadget: c.Gadget, HAT: hatOf(c), Netboot: netbootOf(c), Keep: c.Keep, Serve: serveOf(c),
+		Gadget: c.Gadget, HAT: hatOf(c), Netboot: netbootOf(c), Keep: c.Keep, Registry: c.Workloads.Registry, Serve: serveOf(c),
 		Identity: overlays.Identity{
 			Generation: p.identity.Generation, Certificate: p.identity.Certificate, Key: p.identity.Key, CA: p.identity.CA,
 			HostKey: p.identity.HostKey, HostKeyPublic: p.identity.HostKeyPublic,

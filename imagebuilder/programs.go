@@ -23,6 +23,8 @@ const (
 	// WriterProgram writes a node's card anew, from its initramfs: the card's own, or
 	// one that the controller makes where the card has none any more.
 	WriterProgram = "reimage"
+	// RegistryProgram is the registry of a controller that has one: it is large.
+	RegistryProgram = "registry"
 )
 
 // Programs gives hatchery's own program of the given name for an architecture:
@@ -41,7 +43,7 @@ func waysOf(o Options) ways { return ways{o.AssumeRelease, o.Programs} }
 // programEntries are hatchery's own programs for one target, whose base is for
 // an architecture of Debian's. What it takes time to make is kept for the next run
 // at the places that beside gives.
-func (w ways) programEntries(controller bool, architecture string, beside func(kind string) string) ([]overlays.Entry, error) {
+func (w ways) programEntries(controller, registry bool, architecture string, beside func(kind string) string) ([]overlays.Entry, error) {
 	if w.programs == nil {
 		return nil, nil
 	}
@@ -56,6 +58,9 @@ func (w ways) programEntries(controller bool, architecture string, beside func(k
 		for _, nodes := range []string{"armv6", "arm64"} {
 			places = append(places, place{NodeInitProgram, nodes, nodefile.NodeInit(nodes)}, place{WriterProgram, nodes, nodefile.CardWriter(nodes)})
 		}
+	}
+	if registry {
+		places = append(places, place{RegistryProgram, architecture, overlays.RegistryPath})
 	}
 	var entries []overlays.Entry
 	for _, p := range places {

@@ -218,7 +218,7 @@ func (l *loading) known() *stack.Cluster {
 		return nil
 	}
 	w := &l.cluster.Workloads
-	known := &stack.Cluster{Nodes: nodesFor(l.cluster, archByName)}
+	known := &stack.Cluster{Nodes: nodesFor(l.cluster, archByName), Registry: w.Registry}
 	for _, n := range w.Networks {
 		known.Networks = append(known.Networks, n.Name)
 	}

@@ -56,7 +56,9 @@ type Data struct {
 	HAT     nodefile.HAT     // what the user said of it
 	Netboot nodefile.Netboot // what slots without cards get
 	Keep    []string         // what outlives a new root
-	Serve   nodefile.Serve   // who reaches the controller's page
+	// Registry: the controller has a registry, which all engines trust.
+	Registry bool
+	Serve    nodefile.Serve // who reaches the controller's page
 
 	Timezone string // a name of the zone database
 	Locale   string // en_GB.UTF-8

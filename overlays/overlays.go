@@ -94,6 +94,8 @@ type Tree struct {
 const (
 	AgentPath = "/usr/lib/hatchery/firstboot" // brings the node into its cluster
 	ToolPath  = "/usr/bin/hatchery"           // on the controller
+	// RegistryPath is the registry's, on a controller that has one.
+	RegistryPath = "/usr/lib/hatchery/registry"
 )
 
 // Trees are the built-in trees of a target, in the order in which they are

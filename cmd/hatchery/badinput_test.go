@@ -126,11 +126,6 @@ func TestBadInput(t *testing.T) {
 		base:    func(t *testing.T, w *workspace) string { return "./nowhere.img.xz" },
 		code:    exitUsage, stderr: []string{"cluster.yaml:2:", "nowhere.img.xz"},
 	}, {
-		summary: "a setting whose work is not built yet",
-		base:    func(t *testing.T, w *workspace) string { return compressed },
-		more:    "registry: true\n",
-		code:    exitUsage, stderr: []string{"cluster.yaml:4:", "registry"},
-	}, {
 		summary: "a time zone that the image does not know",
 		base:    func(t *testing.T, w *workspace) string { return compressed },
 		more:    "timezone: Europe/Nowhere\n",

@@ -291,9 +291,8 @@ func TestUnbuilt(t *testing.T) {
 			t.Errorf("%s: %s", p.Path, p.Message)
 		}
 	}
-	want := []string{"8:11 registry"}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Error(diff)
+	if len(got) > 0 {
+		t.Errorf("not built: %v", got)
 	}
 }
 

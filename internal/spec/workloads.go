@@ -134,7 +134,7 @@ func (w *Workloads) keys() []key {
 			text:  func(_ *decoder, v item) { w.ArchGuard = v.text },
 		},
 		{
-			name: "registry", syntax: "true or false", example: "true", elsewise: "`false`", unbuilt: "the controller's registry",
+			name: "registry", syntax: "true or false", example: "true", elsewise: "`false`",
 			about: "Whether the controller has a registry at `172.19.181.254:5000`, which all engines trust: images are pushed to it, and those of Docker Hub come through it, each layer once for all nodes.",
 			flag:  func(b bool) { w.Registry = b },
 		},

@@ -28,6 +28,7 @@ var reservations = []reservation{
 	{port: 2377, protocol: tcp, manager: true, what: "the swarm's own"},
 	{port: 4789, protocol: udp, what: "the swarm's own"},
 	{port: 5000, protocol: tcp, manager: true, registry: true, what: "the cluster's registry"},
+	{port: 5001, protocol: tcp, manager: true, registry: true, what: "the cache of Docker Hub"},
 	{port: 7443, protocol: tcp, manager: true, what: "where nodes enrol"},
 	{port: 7480, protocol: tcp, manager: true, what: "the cluster's page"},
 	{port: 7481, protocol: tcp, manager: true, what: "the cluster's page"},

@@ -24,6 +24,7 @@ var programs = []struct {
 	{"hatchery", "./cmd/hatchery", "node", 0},
 	{"nodeinit", "./cmd/nodeinit", "", 0},
 	{"reimage", "./cmd/reimage", "nethttpomithttp2", 0},
+	{"registry", "./cmd/registry", "nethttpomithttp2", 0},
 }
 
 var architectures = []struct {
