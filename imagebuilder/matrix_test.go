@@ -21,6 +21,7 @@ import (
 	"hatchery/imagebuilder"
 	"hatchery/imagebuilder/diskimage"
 	"hatchery/internal/imagetest"
+	"hatchery/internal/nodefile"
 	"hatchery/internal/spec"
 	"hatchery/internal/testtool"
 )
@@ -383,9 +384,9 @@ func describeTree(t *testing.T, image *diskimage.Image) map[string]described {
 }
 
 // isIdentity says whether a file holds keys or certificates, which are new for
-// every cluster.
+// every cluster, or goes by them: what the image says that it is.
 func isIdentity(path string) bool {
-	return strings.HasPrefix(path, "/etc/hatchery/identity/") || strings.HasPrefix(path, "/etc/ssh/ssh_host_")
+	return path == nodefile.BuildFile || strings.HasPrefix(path, "/etc/hatchery/identity/") || strings.HasPrefix(path, "/etc/ssh/ssh_host_")
 }
 
 // describe says what is in the image and was not in its base, or otherwise.
