@@ -28,9 +28,9 @@ import (
 	"hatchery/internal/clusterctrl"
 	"hatchery/internal/enginetest"
 	"hatchery/internal/identity"
+	"hatchery/internal/netspace"
 	"hatchery/internal/nodefile"
 	"hatchery/internal/swarm"
-	"hatchery/overlays"
 )
 
 // Options are what a cluster is to be like.
@@ -38,6 +38,10 @@ type Options struct {
 	Slots  []int                     // nil: slot 1
 	Labels map[int]map[string]string // of a slot, 0 for the controller, as cluster.yaml has them
 	Uplink bool                      // see enginetest.Options
+	// LAN makes the cluster one in CBRIDGE: the controller's eth0, which has
+	// LANMAC, is plugged in there, and systemd-networkd runs on every machine with
+	// the files that images have. See [Cluster.Root].
+	LAN *netspace.LAN
 	// Times, Backups, Founding and Member are shorter than a cluster's where
 	// they are left out.
 	Times    controller.Times
@@ -131,6 +135,9 @@ func New(t testing.TB, o Options) *Cluster {
 	}
 	c.write(lab.Controller, "node.json", c.node(lab.Controller, 1), 0o644)
 	c.rules()
+	if o.LAN != nil {
+		c.bridge()
+	}
 	if o.HAT {
 		if err := newExpander(c.expander()); err != nil {
 			t.Fatal(err)
@@ -169,7 +176,7 @@ func (c *Cluster) write(m *enginetest.Machine, name string, content []byte, perm
 func (c *Cluster) node(m *enginetest.Machine, generation int) []byte {
 	n := nodefile.Node{
 		Cluster: Name, Name: m.Name, Role: nodefile.Worker, Slot: m.Slot, Hostname: m.Hostname, Model: "zero", Root: "card",
-		Generation: generation, Network: overlays.CNAT, Address: netip.PrefixFrom(m.Addr, clusterctrl.Network.Bits()),
+		Generation: generation, Network: c.network(), Address: netip.PrefixFrom(m.Addr, clusterctrl.Network.Bits()),
 		ControllerAddr: clusterctrl.ControllerAddr(), Epoch: 1763769600, Docker: true, Keep: c.options.Keep,
 	}
 	if m.Slot == 0 {
@@ -201,14 +208,7 @@ func (c *Cluster) node(m *enginetest.Machine, generation int) []byte {
 func (c *Cluster) rules() {
 	c.t.Helper()
 	m := c.Controller
-	entries, err := overlays.Render(overlays.Data{
-		Cluster: Name, Name: m.Name, Hostname: m.Hostname, Hosts: []overlays.Host{{Name: m.Name, Hostname: m.Hostname}},
-		User: overlays.User{Name: "pi"}, Network: overlays.CNAT, Release: "bookworm", Timezone: "Etc/UTC", Locale: "C.UTF-8",
-		Docker: overlays.Docker{Packages: []string{"docker.io"}}, MachineID: strings.Repeat("0a", 16), Epoch: time.Unix(1763769600, 0),
-	}, overlays.Trees(true)...)
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	entries := c.render(m)
 	for _, e := range entries {
 		switch e.Path {
 		case "/etc/hatchery/firewall.nft":
@@ -224,7 +224,10 @@ func (c *Cluster) process(ctx context.Context, m *enginetest.Machine, name strin
 	r.Etc, r.State, r.Run, r.DockerRoot = m.Etc(), m.State(), m.Run(), m.DockerRoot()
 	r.EngineHost, r.Units = m.EngineHost(), m.UnitsSocket()
 	r.Firewall, r.DockerUser = filepath.Join(m.Etc(), "firewall.nft"), filepath.Join(m.Etc(), "docker-user")
-	r.Socket = c.Socket()
+	r.Socket, r.Networkd = c.Socket(), m.Run()
+	if c.options.LAN != nil {
+		r.Networkd = filepath.Join(networkdRun(m), "netif")
+	}
 	r.Times, r.Backups, r.Founding, r.Member = c.options.Times, c.options.Backups, c.options.Founding, c.options.Member
 	r.Intervals = c.options.Intervals
 	r.Power, r.Operations, r.Cards = c.options.Power, c.options.Operations, c.options.Cards

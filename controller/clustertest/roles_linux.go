@@ -44,6 +44,7 @@ type role struct {
 	Etc, State, Run, DockerRoot  string
 	EngineHost, Units, BootID    string
 	Firewall, DockerUser, Socket string
+	Networkd                     string // systemd-networkd's folder of states
 	Times                        controller.Times
 	Backups                      backup.Times
 	Founding                     founding.Waits
@@ -113,8 +114,8 @@ func play(text string) int {
 			ConfigDir: r.Etc, StateDir: r.State, RunDir: r.Run, DockerHost: r.EngineHost, DockerRoot: r.DockerRoot,
 			Units: enginetest.DialUnits(r.Units), EngineUnits: []string{enginetest.DockerSocket, enginetest.DockerService},
 			BootID: r.BootID, SkipGadget: true, SkipMachine: true, Card: find,
-			Link:   link.Options{Networkd: r.Run, Log: log},
-			Bridge: bridge.Options{Networkd: r.Run, Firewall: r.Firewall, DockerUser: r.DockerUser, RunDir: r.Run, Log: log},
+			Link:   link.Options{Networkd: r.Networkd, Log: log},
+			Bridge: bridge.Options{Networkd: r.Networkd, Firewall: r.Firewall, DockerUser: r.DockerUser, RunDir: r.Run, Log: log},
 			Member: r.Member, Founding: r.Founding, Intervals: r.Intervals,
 			// The machines share a clock, which is right.
 			SetTime:    func(time.Time) error { return nil },

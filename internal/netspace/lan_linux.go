@@ -123,6 +123,16 @@ func (l *LAN) port(mac, state string) {
 	l.Switch.IP("link set " + port + " " + state)
 }
 
+// Tap hears, at the switch, all that comes from a link that is plugged in.
+func (l *LAN) Tap(mac string) *Wire {
+	l.t.Helper()
+	port := l.ports[mac]
+	if port == "" {
+		l.t.Fatalf("nothing with %s is plugged in", mac)
+	}
+	return l.Switch.Tap(port)
+}
+
 // Host is another host of the LAN's: eth0 has the address and is up, and its way
 // out is the router.
 func (l *LAN) Host(address, mac string) *Space {

@@ -112,6 +112,20 @@ func New(t testing.TB) *Space {
 	return s
 }
 
+// In is a namespace that somebody else has made, and removes.
+func In(t testing.TB, name string) *Space { return &Space{Name: name, t: t} }
+
+// Of is a process's namespace, such as a container's. It has no name for ip.
+func Of(t testing.TB, pid int) *Space { return &Space{Name: fmt.Sprintf("/proc/%d/ns/net", pid), t: t} }
+
+// path is where the kernel shows it.
+func (s *Space) path() string {
+	if strings.HasPrefix(s.Name, "/") {
+		return s.Name
+	}
+	return "/run/netns/" + s.Name
+}
+
 // Cable lays a cable between two namespaces. Its ends have these names and MAC
 // addresses, and are down.
 func Cable(a *Space, linkA, macA string, b *Space, linkB, macB string) {
@@ -125,7 +139,7 @@ func Cable(a *Space, linkA, macA string, b *Space, linkB, macB string) {
 func (s *Space) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	s.t.Helper()
 	nsenter := testtool.Need(s.t, "nsenter")
-	cmd := exec.CommandContext(ctx, nsenter, append([]string{"--net=/run/netns/" + s.Name, "--", testtool.Need(s.t, name)}, args...)...)
+	cmd := exec.CommandContext(ctx, nsenter, append([]string{"--net=" + s.path(), "--", testtool.Need(s.t, name)}, args...)...)
 	cmd.WaitDelay = 5 * time.Second
 	return cmd
 }
@@ -157,7 +171,7 @@ func (s *Space) Do(f func() error) error {
 }
 
 func (s *Space) enter(f func() error) error {
-	there, err := netns.GetFromPath("/run/netns/" + s.Name)
+	there, err := netns.GetFromPath(s.path())
 	if err != nil {
 		return fmt.Errorf("entering the namespace %s: %w", s.Name, err)
 	}
