@@ -57,6 +57,7 @@ first run and kept in identity/ beside the cluster file: back that folder up.`,
 			display := s.display(c)
 			options.Progress = display
 			begun := time.Now()
+			defer sparingly()()
 			result, err := imagebuilder.Build(c.Context(), cluster, options)
 			display.Close()
 			if err != nil {

@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
+
+	"hatchery/imagebuilder"
 )
 
 // embedded are the nodes' programs, as payload/README.md has it.
@@ -25,7 +27,7 @@ var payloadFolder string
 // largestProgram bounds what is unpacked, in bytes.
 const largestProgram = 256 << 20
 
-// nodePrograms gives the nodes' programs, each unpacked once.
+// nodePrograms gives the nodes' programs, those that several images get unpacked once.
 func nodePrograms() func(name, architecture string) ([]byte, error) {
 	var mu sync.Mutex
 	unpacked := map[string][]byte{}
@@ -59,7 +61,10 @@ func nodePrograms() func(name, architecture string) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cannot unpack %s: %w", file, err)
 		}
-		unpacked[file] = content
+		// The controller's own is by far the largest, and asked for once.
+		if name != imagebuilder.ToolProgram {
+			unpacked[file] = content
+		}
 		return content, nil
 	}
 }

@@ -46,6 +46,7 @@ shows the same of the image itself.`,
 			options.Targets = targets
 			display := s.display(c)
 			options.Progress = display
+			defer sparingly()()
 			result, err := imagebuilder.Plan(c.Context(), cluster, options)
 			display.Close()
 			if err != nil {
