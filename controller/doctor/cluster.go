@@ -104,6 +104,9 @@ func (e *examination) slot(s *enrol.SlotView) {
 		e.found(NodeRefused, s.Name, "docs/enrolment.md tells what the code means, and what to do about it", "its last call was refused: %s", s.Refused)
 	case s.Generation > 0 && s.MinGeneration > s.Generation:
 		e.found(NodeRevoked, s.Name, fmt.Sprintf("`hatchery build %s --renew`, and flash it", s.Name), "it is revoked, and waits for a card of generation %d", s.MinGeneration)
+	case busy && s.Operation.GivenUp && !e.booting[s.Slot]:
+		e.found(CardGivenUp, s.Name, fmt.Sprintf("`hatchery console %[1]s` shows what it says; `hatchery rebuild %[1]s --keep` begins again; else flash a card for it, put that in, and `hatchery rebuild %[1]s --wait --keep`", s.Name),
+			"its card is begun and not whole, and nobody goes on with it: %s", s.Operation.Detail)
 	case busy: // what goes on with it says the operation
 	case s.Power == "off":
 		e.found(SlotOff, s.Name, "`hatchery power on "+s.Name+"`", "it is switched off")

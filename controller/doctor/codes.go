@@ -37,6 +37,7 @@ const (
 	SlotOff         = "slot-off"
 	SlotError       = "slot-error"
 	SlotDead        = "slot-dead"
+	CardGivenUp     = "card-given-up"
 	BootROMTrap     = "zero2-boot-rom"
 	DiskQuota       = "disk-quota"
 	NetbootProblem  = "netboot-problem"
@@ -87,6 +88,7 @@ var catalogue = []Code{
 	{SlotOff, Note, "a slot has no power"},
 	{SlotError, Warning, "the last thing that was done with a slot went wrong"},
 	{SlotDead, Broken, "a slot without a card does not boot"},
+	{CardGivenUp, Broken, "a slot's card is half written, and its node does not go on with it"},
 	{BootROMTrap, Broken, "a Zero 2 W without a card does not boot, others do"},
 	{DiskQuota, Warning, "a slot without a card cannot write any more, or soon"},
 	{NetbootProblem, Warning, "booting without cards does not work as it should"},

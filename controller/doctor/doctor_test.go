@@ -221,6 +221,13 @@ func TestFindings(t *testing.T) {
 		{"silent, while it is rebuilt", func(c *cluster) {
 			c.slot(1).LastSeen, c.slot(1).Operation = at(10*time.Minute), &enrol.OperationView{Kind: "rebuild"}
 		}, "", false},
+		{"a card that was given up", func(c *cluster) {
+			c.slot(1).LastSeen, c.slot(1).Operation = at(time.Hour), &enrol.OperationView{Kind: "card", Detail: "the card is being written: switched off and on in vain", GivenUp: true}
+		}, "broken p1 card-given-up: its card is begun and not whole, and nobody goes on with it: the card is being written: switched off and on in vain", true},
+		{"a card that was given up, of which netboot has said why", func(c *cluster) {
+			c.boots.Slots[0].Status = slots.Status{Slot: "p1", State: slots.Failed, Reason: "its card is half written, and bootcode.bin does not run"}
+			c.slot(1).LastSeen, c.slot(1).Operation = at(time.Hour), &enrol.OperationView{Kind: "card", Detail: "given up", GivenUp: true}
+		}, "broken p1 slot-dead: it is started over USB to go on writing its card, and does not get there: its card is half written, and bootcode.bin does not run", true},
 		{"refused", func(c *cluster) { c.slot(1).Refused = "revoked: its card is lost" }, "broken p1 node-refused: its last call was refused: revoked: its card is lost", true},
 		{"revoked", func(c *cluster) { c.slot(1).MinGeneration = 2 }, "note p1 node-revoked: it is revoked, and waits for a card of generation 2", false},
 		{"down, and heard", func(c *cluster) { c.slot(1).NodeState = "down" }, "broken p1 node-down: its agent is heard, and the swarm says that the node is down", true},

@@ -87,6 +87,8 @@ func cardOf(v *enrol.SlotView, asked *outcome) Card {
 // standing is a slot's state in a word or two: what hinders it first.
 func standing(v *enrol.SlotView) (Mark, string) {
 	switch {
+	case v.Operation != nil && v.Operation.GivenUp:
+		return MarkBad, said(words(": ", v.Operation.Kind, "given up"))
 	case v.Operation != nil:
 		return MarkBusy, said(words(": ", v.Operation.Kind, v.Operation.Step))
 	case v.Refused != "":
@@ -133,6 +135,9 @@ func operationFact(o *enrol.OperationView) Fact {
 		return f
 	}
 	f.Mark, f.Text = MarkBusy, said(words(": ", o.Kind, o.Step, o.Detail))
+	if o.GivenUp {
+		f.Mark = MarkBad
+	}
 	if !o.Since.IsZero() {
 		f.Time = &o.Since
 	}

@@ -103,6 +103,21 @@ func TestPage(t *testing.T) {
 	}
 }
 
+// TestGivenUp: what nobody goes on with is no work that goes on.
+func TestGivenUp(t *testing.T) {
+	c := newCluster()
+	c.change(3, func(v *enrol.SlotView) {
+		v.Operation = &enrol.OperationView{ID: "card", Kind: "card", Step: "writing", Detail: "switched off and on in vain", GivenUp: true}
+	})
+	s := serve(t, c, nil)
+	text := bodyOf(t, request(t, http.DefaultClient, "GET", "http://"+s.plain+"/"))
+	for _, want := range []string{`id="p3" class="card" data-mark="bad"`, ">card: given up<", "card: writing: switched off and on in vain"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the page has no %q", want)
+		}
+	}
+}
+
 func TestTrouble(t *testing.T) {
 	c := newCluster()
 	c.broken = fmt.Errorf("no engine <b>")

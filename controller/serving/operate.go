@@ -323,6 +323,12 @@ func (s *operating) heard(slot int, r enrol.StatusReport, member bool) {
 	s.troubles.heard(slot, r, member || !s.node.Docker, time.Now())
 }
 
+// cardView is where a card that is written stands, where no operation waits for it.
+func cardView(c *reimage.View) *enrol.OperationView {
+	return &enrol.OperationView{ID: "card", Kind: "card", Step: c.Phase, Detail: c.String(), Since: c.Since,
+		GivenUp: c.GivenUp || c.StrandedS > 0 && !c.Started}
+}
+
 // beside fills in what others than the node say of a slot.
 func (s *operating) beside(v *enrol.SlotView) {
 	if s.power != nil {
@@ -339,7 +345,7 @@ func (s *operating) beside(v *enrol.SlotView) {
 	}
 	if v.Operation == nil && s.cards != nil {
 		if c := s.cards.View(v.Slot); c != nil {
-			v.Operation = &enrol.OperationView{ID: "card", Kind: "card", Step: c.Phase, Detail: c.String(), Since: c.Since}
+			v.Operation = cardView(c)
 		}
 	}
 	var operations []*operation.Operation

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"hatchery/controller"
+	"hatchery/controller/reimage"
 	"hatchery/firstboot/health"
 	"hatchery/internal/enrol"
 	"hatchery/internal/nodefile"
@@ -103,5 +104,23 @@ func TestMerge(t *testing.T) {
 	v := enrol.SlotView{Slot: 2}
 	if s.beside(&v); v.LastError == nil || v.LastError.Text != "boot over USB: no boot ROM" {
 		t.Errorf("its last error is %+v", v.LastError)
+	}
+}
+
+// TestCardView: a card that nobody goes on with is told as that.
+func TestCardView(t *testing.T) {
+	for _, test := range []struct {
+		summary string
+		view    reimage.View
+		given   bool
+	}{
+		{"it is written", reimage.View{Phase: reimage.Writing}, false},
+		{"it was switched off and on in vain", reimage.View{Phase: reimage.Writing, Revived: 3, GivenUp: true}, true},
+		{"it was started over its link, and not heard of", reimage.View{Phase: reimage.Writing, StrandedS: 400}, true},
+		{"it was, and its agent runs all the same", reimage.View{Phase: reimage.Writing, StrandedS: 400, Started: true}, false},
+	} {
+		if v := cardView(&test.view); v.GivenUp != test.given || v.Kind != "card" || v.Detail != test.view.String() {
+			t.Errorf("%s: %+v", test.summary, v)
+		}
 	}
 }

@@ -231,6 +231,9 @@ type OperationView struct {
 	Step   string    `json:"step"`         // drain, write, boot …
 	Detail string    `json:"detail,omitempty"`
 	Since  time.Time `json:"since"`
+	// GivenUp says that nobody goes on with it by himself: a person has to see to it, as
+	// Detail says.
+	GivenUp bool `json:"given_up,omitempty"`
 }
 
 // Told is something that was said at a time.
