@@ -91,7 +91,7 @@ loop device, no chroot and no emulator.`,
 	flags.StringVarP(&s.file, "file", "f", "cluster.yaml", "the cluster file")
 	flags.BoolVarP(&s.quiet, "quiet", "q", false, "no progress")
 	flags.BoolVar(&s.json, "json", false, "print the result as JSON, and progress and errors as lines of JSON on stderr")
-	root.AddCommand(newInit(s), newCheck(s), newPlan(s), newBuild(s), newInspect(s), newLock(s), newCache(s),
+	root.AddCommand(newInit(s), newImport(s), newCheck(s), newPlan(s), newBuild(s), newInspect(s), newLock(s), newCache(s),
 		newServe(s), newStatus(s), newEvents(s), newRevoke(s), newBackup(s), newBoot(s), newFlash(s), newOpenCard(),
 		newPush(s), newNetboot(s), newPower(s), newConsole(s), newDoctor(s), newPage(s), newRebuild(s), newUpgrade(s), newMetrics(s),
 		newWorkloads(s), newSecrets(s))
