@@ -39,12 +39,17 @@ const daemonJSON = `{
 
 // inside makes what the engine sees before it becomes the engine: /proc of its
 // own process ids, and no containerd of the machine that the tests run on,
-// which it would use instead of one of its own.
+// which it would use instead of one of its own; and the machine's /etc/docker, if
+// it has one.
 const inside = `
 mount --make-rprivate /
 mount -t proc proc /proc
 if [ -d /run/containerd ]; then
 	mount -t tmpfs tmpfs /run/containerd
+fi
+if [ -d "$0" ]; then
+	mkdir -p /etc/docker
+	mount --bind "$0" /etc/docker
 fi
 exec "$@"
 `
@@ -74,9 +79,12 @@ func (e *engine) start() error {
 	case e.process != nil && e.process.running():
 		return nil
 	}
-	config := filepath.Join(m.Dir, "daemon.json")
-	if err := os.WriteFile(config, []byte(daemonJSON), 0o644); err != nil {
-		return err
+	config := filepath.Join(m.DockerConfig(), "daemon.json")
+	if _, err := os.Stat(config); err != nil {
+		config = filepath.Join(m.Dir, "daemon.json")
+		if err := os.WriteFile(config, []byte(daemonJSON), 0o644); err != nil {
+			return err
+		}
 	}
 	// What was not ended in order has left these behind, as after a power cut
 	// the real /run has not.
@@ -87,7 +95,7 @@ func (e *engine) start() error {
 			return err
 		}
 	}
-	c := m.Command(context.Background(), "sh", "-euc", inside, "inside",
+	c := m.Command(context.Background(), "sh", "-euc", inside, m.DockerConfig(),
 		"dockerd", "--config-file", config, "--data-root", m.DockerRoot(), "--exec-root", exec,
 		"--host", m.EngineHost(), "--pidfile", pid)
 	// With process ids and mounts of its own, everything that it started ends

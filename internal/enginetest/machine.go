@@ -52,6 +52,10 @@ func (m *Machine) Run() string { return filepath.Join(m.Dir, "run") }
 // DockerRoot stands for /var/lib/docker.
 func (m *Machine) DockerRoot() string { return filepath.Join(m.Dir, "docker") }
 
+// DockerConfig stands for /etc/docker, if a test makes it: the engine sees what is in it,
+// and takes its daemon.json.
+func (m *Machine) DockerConfig() string { return filepath.Join(m.Dir, "docker-config") }
+
 // EngineHost is the address of the engine's socket, for swarm.Open.
 func (m *Machine) EngineHost() string { return "unix://" + filepath.Join(m.Dir, "docker.sock") }
 
