@@ -27,6 +27,7 @@ type Service struct {
 	images, cache *disk
 	apps          []*handlers.App
 	mirror        *mirror
+	close         func() error
 
 	shrinking sync.Mutex
 	pushing   sync.RWMutex // held by requests that write; a sweep has it alone
@@ -79,6 +80,7 @@ func New(o Options) (*Service, error) {
 	s.apps = []*handlers.App{images, cache}
 	s.cache.relieve = func() { s.shrink(true) }
 	s.mirror = newMirror(cache, s.cache.room, &s.o)
+	s.close = sync.OnceValue(s.end)
 	return s, nil
 }
 
@@ -183,7 +185,9 @@ func (s *Service) Serve(ctx context.Context, registry, mirror net.Listener) erro
 }
 
 // Close ends what is under way, and has the cache's dates written down.
-func (s *Service) Close() error {
+func (s *Service) Close() error { return s.close() }
+
+func (s *Service) end() error {
 	s.mirror.close()
 	var errs []error
 	for _, app := range s.apps {
