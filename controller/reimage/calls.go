@@ -93,6 +93,10 @@ func (s *Service) imageCall(w http.ResponseWriter, req *http.Request, slot int) 
 		return
 	}
 	r.lastNode = time.Now()
+	if r.progress.State == wire.Booting {
+		// It starts from the beginning, and is not at its boot partition any more.
+		r.progress = wire.Progress{State: wire.Comparing, Attempt: r.progress.Attempt}
+	}
 	if begun {
 		s.advance(slot, r, Writing)
 	} else {

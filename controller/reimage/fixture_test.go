@@ -85,6 +85,7 @@ type world struct {
 	cycle   func(context.Context, int) error
 	least   int // the least generation that the controller has heard of
 	known   int // the slot's generation in node.json
+	log     *slog.Logger
 
 	s      *reimage.Service
 	stop   func()
@@ -189,7 +190,7 @@ func (w *world) start() {
 			{Name: "controller", Address: netip.MustParseAddr("127.0.0.1")},
 			{Name: "p2", Slot: slot, Address: netip.MustParseAddr("127.0.0.1"), Generation: w.known},
 		}},
-		Identity: w.cluster.Slot(w.t, 0), Store: w.store, Dir: filepath.Join(w.dir, "service"), Port: port, Cycle: w.cycle, Times: w.times,
+		Identity: w.cluster.Slot(w.t, 0), Store: w.store, Dir: filepath.Join(w.dir, "service"), Port: port, Cycle: w.cycle, Times: w.times, Log: w.log,
 		Least: func(n int) int {
 			if n != slot {
 				w.t.Errorf("the generation of slot %d was asked for", n)

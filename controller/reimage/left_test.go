@@ -237,6 +237,57 @@ func TestRescuedView(t *testing.T) {
 	}
 }
 
+// TestStaleBooting is a node that was at its boot partition, and starts again: its power may
+// be cut now.
+func TestStaleBooting(t *testing.T) {
+	w := newWorld(t)
+	w.assign("B")
+	w.begin(noise(), reimage.Writing)
+	image, err := w.wanted("?begun=1")
+	succeed(t, err)
+	w.progress(image, wire.Progress{State: wire.Booting, Attempt: 3}, http.StatusOK)
+	if p := w.s.View(slot).Progress; p.State != wire.Booting {
+		t.Errorf("it is at %+v", p)
+	}
+	_, err = w.wanted("?look=1") // the agent's is no start
+	succeed(t, err)
+	if p := w.s.View(slot).Progress; p.State != wire.Booting {
+		t.Errorf("it is at %+v", p)
+	}
+	_, err = w.wanted("?begun=1")
+	succeed(t, err)
+	if p := w.s.View(slot).Progress; p.State != wire.Comparing || p.Attempt != 3 {
+		t.Errorf("it started again, and is at %+v", p)
+	}
+}
+
+// TestForget is a slot in which another card is, while its own was being written.
+func TestForget(t *testing.T) {
+	w := newWorld(t)
+	succeed(t, w.s.Forget(slot)) // of which nothing is known
+	w.assign("B")
+	ctx, cancel := context.WithCancel(context.Background())
+	done := w.reimage(ctx)
+	await(t, "arming", w.agent.arms)
+	eventually(t, "armed", func() bool { return w.phase() == reimage.Armed })
+	if err := w.s.Forget(slot); !errors.Is(err, reimage.ErrBusy) {
+		t.Errorf("somebody is at work with it: %v", err)
+	}
+	cancel()
+	await(t, "the end", done)
+	if succeed(t, w.s.Forget(slot)); w.phase() != "" {
+		t.Errorf("it is %s", w.phase())
+	}
+	w.begin(noise(), reimage.Writing)
+	succeed(t, w.s.Forget(slot))
+	for range 2 {
+		if w.s.View(slot) != nil || w.s.Unfinished(slot) || w.s.Busy(slot) || w.state() != "nothing next B" {
+			t.Errorf("%v, the slot has %s", w.s.View(slot), w.state())
+		}
+		w.restart()
+	}
+}
+
 // TestLeftArming is a record whose node was never reached.
 func TestLeftArming(t *testing.T) {
 	w := newWorld(t)

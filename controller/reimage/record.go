@@ -97,14 +97,14 @@ func (r *record) poke() {
 // readRecords reads what another run of the service left. What is damaged is set aside: a
 // service that does not start leaves every card that is begun as it is, and one without
 // records takes up the nodes that say that theirs are (Service.adopt).
-func readRecords(dir string) (map[int]*record, error) {
+func readRecords(dir string, log *slog.Logger) (map[int]*record, error) {
 	place := filepath.Join(dir, recordsFile)
 	info, err := os.Stat(place)
 	if errors.Is(err, fs.ErrNotExist) {
 		return map[int]*record{}, nil
 	}
 	if err == nil && info.Mode().IsRegular() && info.Size() > largestFile {
-		return setAside(place, fmt.Errorf("it has %d bytes", info.Size()))
+		return setAside(place, fmt.Errorf("it has %d bytes", info.Size()), log)
 	}
 	var data []byte
 	if err == nil {
@@ -115,7 +115,7 @@ func readRecords(dir string) (map[int]*record, error) {
 	}
 	records, err := decodeRecords(data)
 	if err != nil {
-		return setAside(place, err)
+		return setAside(place, err, log)
 	}
 	return records, nil
 }
@@ -125,7 +125,7 @@ func readRecords(dir string) (map[int]*record, error) {
 const maxAside = 9
 
 // setAside moves records that are damaged out of the way, and gives none in their place.
-func setAside(place string, why error) (map[int]*record, error) {
+func setAside(place string, why error, log *slog.Logger) (map[int]*record, error) {
 	aside := place + ".damaged"
 	for n := 2; n <= maxAside; n++ {
 		if _, err := os.Lstat(aside); err != nil {
@@ -140,8 +140,7 @@ func setAside(place string, why error) (map[int]*record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s does not say which cards are being written: %w, and it cannot be set aside: %w (remove it: nodes whose cards are begun get what their slots are to have)", place, why, err)
 	}
-	// The program's own log: there is no service yet.
-	slog.Error("which cards were being written cannot be read: the file is set aside, and nodes whose cards are begun get what their slots are to have", "file", aside, "error", why)
+	log.Error("which cards were being written cannot be read: the file is set aside, and nodes whose cards are begun get what their slots are to have", "file", aside, "error", why)
 	return map[int]*record{}, nil
 }
 

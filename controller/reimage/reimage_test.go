@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log"
 	"log/slog"
 	"net/http"
 	"os"
@@ -591,9 +590,7 @@ func TestDamagedRecords(t *testing.T) {
 	w.assign("A")
 	place := filepath.Join(w.dir, "service", "reimage.json")
 	var said bytes.Buffer
-	was, to, flags := slog.Default(), log.Writer(), log.Flags()
-	defer func() { slog.SetDefault(was); log.SetOutput(to); log.SetFlags(flags) }()
-	slog.SetDefault(slog.New(slog.NewTextHandler(&said, nil)))
+	w.log = slog.New(slog.NewTextHandler(&said, nil))
 	for i, test := range []struct{ aside, content string }{
 		{".damaged", `{"format":1,"slots":{"2":{"ope`}, {".damaged-2", strings.Repeat("x", reimage.LargestFile+1)}, {".damaged-3", "\x00"},
 	} {

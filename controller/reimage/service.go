@@ -52,7 +52,7 @@ func New(o Options) (*Service, error) {
 			return nil, fmt.Errorf("cannot keep which cards are being written: %w", err)
 		}
 	}
-	records, err := readRecords(o.Dir)
+	records, err := readRecords(o.Dir, o.Log)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package reimage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -51,6 +52,26 @@ func (s *Service) Cancel(_ context.Context, slot int) error {
 	}
 	return nil
 }
+
+// Forget ends what is known of a slot's card, which is another one by now: somebody put it
+// in, and the slot's node runs from it. Nothing is written to it, and what it holds its node
+// says. The error matches [ErrBusy] where somebody is at work with it.
+func (s *Service) Forget(slot int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.records[slot]
+	if s.busy[slot] != nil {
+		return fmt.Errorf("p%d: %w", slot, ErrBusy)
+	}
+	if r != nil {
+		s.o.Log.Info("a card that was being written is not in its slot any more", "slot", slot, "operation", r.Operation, "phase", r.Phase)
+		s.drop(slot, r, errOther)
+	}
+	return nil
+}
+
+// errOther is the end of a record whose card is gone.
+var errOther = errors.New("another card was put in")
 
 // revive has silent nodes switched off and on whose cards are begun and that nobody waits
 // for: those of a service before this one, those that nobody knows why they are written,
