@@ -85,7 +85,11 @@ func (j *job) step(ctx context.Context) (next string, err error) {
 		}
 		return StepReturn, nil
 	case StepBoot:
-		return StepReturn, j.boot(ctx)
+		if err := j.boot(ctx); err != nil {
+			return "", err
+		}
+		j.forget()
+		return StepReturn, nil
 	case StepReturn:
 		if err := j.giveBack(ctx); err != nil {
 			return "", err

@@ -48,6 +48,24 @@ func (j *job) renew(ctx context.Context) error {
 	return err
 }
 
+// forget says that a slot whose new card was waited for has it: what was being written to
+// the one before is of no use any more.
+func (j *job) forget() {
+	if !j.op.Request.Wait {
+		return
+	}
+	sl := j.slot()
+	renewer, err := j.o.Renewer(j.op.Request.Kind, sl.Slot)
+	if err != nil {
+		return // who writes no cards has nothing to forget
+	}
+	if f, can := renewer.(Forgetter); can {
+		if err := f.Forget(sl.Slot); err != nil {
+			j.o.Log.Warn("what was being written to the card that was taken out is held on to", "slot", sl.Name, "error", err)
+		}
+	}
+}
+
 // errLeft says that a slot was left as it is, because its operation is to end.
 var errLeft = errors.New("it was left as it is")
 

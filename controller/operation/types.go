@@ -77,6 +77,12 @@ type Canceller interface {
 	Cancel(ctx context.Context, slot int) error
 }
 
+// A Forgetter is a Renewer that knows what a slot's root was to become: it is told that the
+// slot's node runs another one, since somebody put a new card in.
+type Forgetter interface {
+	Forget(slot int) error
+}
+
 // A Plan is what renewing a slot's root means.
 type Plan struct {
 	Slot int    `json:"slot"`

@@ -348,6 +348,10 @@ func (c canceller) Cancel(ctx context.Context, slot int) error {
 	return c.call(ctx, fmt.Sprintf("leave p%d", slot), func() error { return c.cancel(slot) })
 }
 
+func (r renewer) Forget(slot int) error {
+	return r.call(context.Background(), fmt.Sprintf("forget p%d", slot), func() error { return nil })
+}
+
 func (r renewer) Renew(ctx context.Context, slot int, tell operation.Tell) error {
 	if r.hold != nil {
 		r.held <- slot

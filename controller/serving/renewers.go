@@ -28,6 +28,7 @@ type cards interface {
 	Reimage(ctx context.Context, slot int, tell func(step, detail string)) error
 	UndoTo(ctx context.Context, slot int, to string, tell func(step, detail string)) error
 	Cancel(ctx context.Context, slot int) error
+	Forget(slot int) error
 }
 
 // Check is the card's; who goes back does not care for what was pushed.

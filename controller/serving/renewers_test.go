@@ -100,6 +100,7 @@ func (d *doing) Switches() bool                            { return d.switches }
 func (d *doing) Cycle(_ context.Context, slot int) error   { return d.do("cycle p%d", slot) }
 func (d *doing) Rebuild(_ context.Context, slot int) error { return d.do("rebuild p%d", slot) }
 func (d *doing) Cancel(_ context.Context, slot int) error  { return d.do("cancel p%d", slot) }
+func (d *doing) Forget(slot int) error                     { return d.do("forget p%d", slot) }
 func (d *doing) Check(_ context.Context, slot int) error   { return d.do("check p%d", slot) }
 
 // undoing is going back without a card.
