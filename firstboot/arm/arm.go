@@ -334,7 +334,9 @@ func initramfs(config []byte) []string {
 	return names
 }
 
-// checkGap sees that nobody else has something where the order is to lie.
+// checkGap sees that nobody else has something where the order is to lie, and that the card
+// has nothing of which its image knows nothing: the image's partition table takes the
+// card's place, and the root grows over all that is behind it.
 func checkGap(card *os.File) error {
 	size, err := card.Seek(0, io.SeekEnd)
 	if err != nil {
@@ -345,6 +347,9 @@ func checkGap(card *os.File) error {
 		return err
 	}
 	for n, p := range table.Partitions {
+		if p.Used() && n+1 != parttable.Boot && n+1 != parttable.Root {
+			return &NotPreparedError{fmt.Sprintf("it has a partition %d, which would be lost (save what is on it)", n+1)}
+		}
 		if p.Used() && p.Start < reimage.OrderPlace+reimage.Piece {
 			return &NotPreparedError{fmt.Sprintf("its partition %d begins at byte %d, where the order has to lie", n+1, p.Start)}
 		}

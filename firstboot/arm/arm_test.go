@@ -298,6 +298,10 @@ func TestNotPrepared(t *testing.T) {
 		{"something where the order lies", func(n *node) error { return poke(n.place.Disk, 1<<20, "\xeaU-Boot") }, "something lies at byte 1048576"},
 		{"something in its second half", func(n *node) error { return poke(n.place.Disk, 1<<20+32<<10, "\xeaU-Boot") }, "something lies"},
 		{"a partition there", func(n *node) error { return poke(n.place.Disk, 446+8, "\x00\x08\x00\x00") }, "partition 1 begins at byte 1048576"},
+		{"a partition behind the root", func(n *node) error {
+			succeed(t, os.Truncate(n.place.Disk, 32<<20))
+			return poke(n.place.Disk, 446+2*16+4, "\x83\x00\x00\x00\x00\x80\x00\x00\x00\x20\x00\x00")
+		}, "has a partition 3, which would be lost"},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
 			n := newNode(t)
