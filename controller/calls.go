@@ -50,11 +50,16 @@ func (s *service) nodeCalls() http.Handler {
 	mux.HandleFunc("GET "+enrol.PathTime, answer(s.timeCall))
 	mux.HandleFunc("POST "+enrol.PathJoin, answer(s.joinCall))
 	mux.HandleFunc("POST "+enrol.PathStatus, answer(s.statusCall))
+	mux.HandleFunc("POST "+enrol.PathGenerations, answer(s.generationsCall))
 	for pattern, call := range s.Options.Calls {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			slot, _, refused := s.judge(r)
 			if refused != nil {
 				enrol.WriteError(w, refused)
+				return
+			}
+			if slot.foreign() {
+				enrol.WriteError(w, refusal(enrol.WrongAddress, "%s is on the HAT of %s, which has what is its own", slot.target.Name, slot.hat))
 				return
 			}
 			call(w, r, slot.target.Slot)
@@ -92,11 +97,14 @@ func (s *service) caller(r *http.Request) (*slot, enrol.Peer, *enrol.Error) {
 	}
 	// Whoever has the slot's certificate elsewhere does not use up its calls.
 	from, calls := addressOf(r.RemoteAddr), slot.calls
-	if from != slot.target.Address {
+	if from != slot.target.Address && !slot.foreign() {
 		calls = slot.strays
 	}
 	if !calls.Allow() {
 		return nil, peer, &enrol.Error{Status: http.StatusTooManyRequests, Code: TooMany, Detail: "too many calls of this slot", RetryAfterS: retrySoonS}
+	}
+	if slot.foreign() && s.onLAN(r) {
+		return slot, peer, nil // its address is the LAN's to say
 	}
 	if refused := s.misplaced(r.Context(), slot, from); refused != nil {
 		s.mu.Lock()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -15,6 +14,9 @@ import (
 
 // joinCall is POST /v1/join.
 func (s *service) joinCall(w http.ResponseWriter, r *http.Request) (any, *enrol.Error) {
+	if c, peer := s.otherController(r); c != nil {
+		return s.managerJoin(w, r, c, peer)
+	}
 	slot, peer, refused := s.judge(r)
 	if refused != nil {
 		return nil, refused
@@ -78,9 +80,11 @@ func (s *service) joinCall(w http.ResponseWriter, r *http.Request) (any, *enrol.
 			return nil, refused
 		}
 		a.JoinToken = token
-		a.RemoteAddrs = []string{netip.AddrPortFrom(s.Node.ControllerAddr, swarm.Port).String()}
-		a.AdvertiseAddr = slot.target.Address.String()
-		a.DataPathAddr = a.AdvertiseAddr
+		a.RemoteAddrs = s.managers(st)
+		if !s.several() { // else the node knows by itself which address the LAN gave it
+			a.AdvertiseAddr = slot.target.Address.String()
+			a.DataPathAddr = a.AdvertiseAddr
+		}
 		a.Availability = "pause"
 		a.Reason = reason
 	}

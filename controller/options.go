@@ -34,6 +34,13 @@ type Engine interface {
 	Events(ctx context.Context) (<-chan struct{}, error)
 }
 
+// Managers is what an engine is asked besides where there are several controllers.
+// *swarm.Engine does it.
+type Managers interface {
+	RotateManagerToken(ctx context.Context) error
+	Demote(ctx context.Context, id string, version uint64) error
+}
+
 // Backups is what takes the swarm's backups, beside the service.
 type Backups interface {
 	// Soon asks for a backup before long: a node has joined, the controller's own too,
@@ -52,6 +59,7 @@ type Options struct {
 	Identity *enrol.Identity // the controller's
 	StateDir string          // made if it is not there; "" is StateDir
 	Engine   Engine
+	Managers Managers // the engine's; needed where there are several controllers
 	// Listen is the address of the service, "" for the controller's own on the
 	// slots' network. An address that is not there yet is waited for.
 	Listen string
@@ -140,6 +148,8 @@ func (o *Options) check() error {
 		return errors.New("the service needs the controller's identity: the certificate in " + enrol.IdentityDir + " is a node's")
 	case o.Identity.Peer.Cluster != o.Node.Cluster:
 		return errors.New("the certificate is of the cluster " + o.Identity.Peer.Cluster + ", the node file of " + o.Node.Cluster + ": build the controller's image again")
+	case len(o.Node.Controllers) > 0 && o.Managers == nil:
+		return errors.New("the service needs to manage managers, where there are several controllers")
 	case o.Engine == nil || o.Clock == nil:
 		return errors.New("the service needs an engine and a clock")
 	}

@@ -46,6 +46,10 @@ type registry struct {
 	// was revoked.
 	TokenOut  bool `json:"token_out,omitempty"`
 	RotateNow bool `json:"rotate_now,omitempty"`
+	// ManagerTokenOut says the same of the manager token, and Controllers are the
+	// least generations that are accepted of other controllers.
+	ManagerTokenOut bool           `json:"manager_token_out,omitempty"`
+	Controllers     map[string]int `json:"controllers,omitempty"`
 	// Controller is what is known of its own entry.
 	Controller *record            `json:"controller,omitempty"`
 	Slots      map[string]*record `json:"slots"` // "p1" …

@@ -14,6 +14,9 @@ func (s *service) rotating(ctx context.Context) {
 	step := min(s.Times.Rotate/4, 15*time.Second)
 	for ctx.Err() == nil {
 		pause(ctx, step)
+		if err := s.rotateManagerToken(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("the manager token cannot be rotated yet", "error", err)
+		}
 		if !s.rotationDue(time.Now()) {
 			continue
 		}

@@ -17,6 +17,7 @@ import (
 	"hatchery/internal/clusterctrl"
 	"hatchery/internal/enrol"
 	"hatchery/internal/filelock"
+	"hatchery/internal/nodefile"
 	"hatchery/internal/swarm"
 )
 
@@ -43,11 +44,12 @@ type service struct {
 	byAddress map[netip.Addr]*slot
 	self      *slot // the controller's own entry; nil if node.json has no such target
 
-	mu       sync.Mutex       // guards what follows
-	byNode   map[string]*slot // who came with a node ID, present and past
-	registry *registry
-	version  uint64    // of the registry
-	handed   time.Time // when a token was last handed out, or a join ended
+	mu            sync.Mutex       // guards what follows
+	byNode        map[string]*slot // who came with a node ID, present and past
+	registry      *registry
+	version       uint64    // of the registry
+	handed        time.Time // when a token was last handed out, or a join ended
+	handedManager time.Time // when the manager token was
 }
 
 // Serve runs the service until ctx ends, which is no error. It waits for the
@@ -90,7 +92,7 @@ func Serve(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	for _, loop := range []func(context.Context){s.writing, s.settling, s.watching, s.rotating} {
+	for _, loop := range []func(context.Context){s.writing, s.settling, s.watching, s.rotating, s.agreeing} {
 		wg.Go(func() { loop(ctx) })
 	}
 	wg.Go(func() { s.relay(ctx) })
@@ -118,16 +120,17 @@ func Serve(ctx context.Context, o Options) error {
 func newService(o Options) (*service, error) {
 	s := &service{
 		Options: o, log: o.Log,
-		swarm:     newFresh(fetchStanding(o.Engine)),
-		cluster:   newFresh(o.Engine.Cluster),
-		settle:    make(chan struct{}, 1),
-		write:     make(chan struct{}, 1),
-		slots:     map[int]*slot{},
-		byName:    map[string]*slot{},
-		byAddress: map[netip.Addr]*slot{},
-		byNode:    map[string]*slot{},
-		version:   1,
-		handed:    time.Now(),
+		swarm:         newFresh(fetchStanding(o.Engine)),
+		cluster:       newFresh(o.Engine.Cluster),
+		settle:        make(chan struct{}, 1),
+		write:         make(chan struct{}, 1),
+		slots:         map[int]*slot{},
+		byName:        map[string]*slot{},
+		byAddress:     map[netip.Addr]*slot{},
+		byNode:        map[string]*slot{},
+		version:       1,
+		handed:        time.Now(),
+		handedManager: time.Now(),
 	}
 	s.keeper = newKeeper(o.StateDir, s.marshal) // before the registry is read: it sees whether that is replaced
 	reg, complaint, err := readRegistry(o.StateDir, o.Node.Cluster)
@@ -144,24 +147,30 @@ func newService(o Options) (*service, error) {
 			s.self = newSlot(t, reg.Controller, now)
 			continue
 		}
-		name := clusterctrl.SlotName(t.Slot)
-		rec := reg.Slots[name]
-		if rec == nil {
-			rec = &record{}
-			reg.Slots[name] = rec
-		}
-		slot := newSlot(t, rec, now)
-		s.slots[t.Slot], s.byName[t.Name], s.byAddress[t.Address] = slot, slot, slot
-		for _, id := range append(rec.PastNodes, rec.NodeID) {
-			s.byNode[id] = slot
-		}
+		s.addSlot(clusterctrl.SlotName(t.Slot), t, now)
 	}
+	s.addForeign(now)
 	if complaint != "" {
 		s.mu.Lock()
 		s.alarm(nil, Damaged, complaint)
 		s.mu.Unlock()
 	}
 	return s, nil
+}
+
+// addSlot has a slot known, with what was written down of it.
+func (s *service) addSlot(name string, t nodefile.Target, now time.Time) *slot {
+	rec := s.registry.Slots[name]
+	if rec == nil {
+		rec = &record{}
+		s.registry.Slots[name] = rec
+	}
+	slot := newSlot(t, rec, now)
+	s.slots[t.Slot], s.byName[t.Name], s.byAddress[t.Address] = slot, slot, slot
+	for _, id := range append(rec.PastNodes, rec.NodeID) {
+		s.byNode[id] = slot
+	}
+	return slot
 }
 
 // marshal is the registry as it is now.
@@ -295,11 +304,11 @@ func (s *service) watching(ctx context.Context) {
 }
 
 // listen listens, and tries until it works: at boot the address comes later.
-func (s *service) listen(ctx context.Context) (net.Listener, error) {
+func (s *service) listen(ctx context.Context, address string) (net.Listener, error) {
 	told := false
 	for {
 		var c net.ListenConfig
-		l, err := c.Listen(ctx, "tcp", s.Listen)
+		l, err := c.Listen(ctx, "tcp", address)
 		if err == nil {
 			return l, nil
 		}
@@ -307,7 +316,7 @@ func (s *service) listen(ctx context.Context) (net.Listener, error) {
 			return nil, ctx.Err()
 		}
 		if !told {
-			s.log.Warn("waiting for the address to listen on (br0 gets it)", "address", s.Listen, "error", err)
+			s.log.Warn("waiting for the address to listen on (br0 gets it)", "address", address, "error", err)
 			told = true
 		}
 		pause(ctx, time.Second)

@@ -85,10 +85,16 @@ func (s *service) settleAll(ctx context.Context) error {
 		s.mu.Unlock()
 		all = append(all, s.self)
 	}
+	s.mu.Lock()
 	for _, number := range slices.Sorted(maps.Keys(s.slots)) {
-		all = append(all, s.slots[number])
+		// A slot of another HAT is its own controller's business, unless its node
+		// turned to this one.
+		if slot := s.slots[number]; !slot.foreign() || slot.Barred || time.Since(slot.heard) < 2*s.Times.Alive {
+			all = append(all, slot)
+		}
 	}
-	var errs []error
+	s.mu.Unlock()
+	errs := []error{s.succeed(ctx, st)}
 	for _, slot := range all {
 		for try := 0; ; try++ {
 			err = s.settleSlot(ctx, slot, st)

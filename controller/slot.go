@@ -28,6 +28,7 @@ const (
 // A slot is what the service knows of a slot. The service's lock guards it.
 type slot struct {
 	target nodefile.Target
+	hat    string // the controller whose HAT it is on, "" for this one's
 	*record
 
 	calls  *rate.Limiter

@@ -40,6 +40,16 @@ func (s *service) view(ctx context.Context) *enrol.ClusterView {
 	for _, number := range slices.Sorted(maps.Keys(s.slots)) {
 		v.Slots = append(v.Slots, s.slots[number].view(st, now))
 	}
+	// Of the slots of other HATs this service knows what the swarm says.
+	for i := range v.Slots {
+		if v := &v.Slots[i]; s.slots[v.Slot].foreign() && v.NodeState == "" && st != nil {
+			for _, n := range st.nodes {
+				if n.Labels[labelSlot] == v.Name && (v.NodeState == "" || n.State == nodeReady) {
+					v.NodeID, v.NodeState, v.Availability, v.Labels = n.ID, n.State, n.Availability, n.Labels
+				}
+			}
+		}
+	}
 	v.Alarms = slices.Clone(s.registry.Alarms)
 	if s.Beside != nil {
 		for i := range v.Slots {

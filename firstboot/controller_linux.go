@@ -126,7 +126,7 @@ func (e *environment) swarmStep(trust *clock.Trust) Step {
 			ServiceState: filepath.Join(e.StateDir, nodefile.ServiceDir),
 			ByHand:       filepath.Join(e.StateDir, filepath.FromSlash(founding.HandFile)),
 		},
-		Clock: trust.Trusted, Connected: connected,
+		Clock: trust.Trusted, Connected: connected, Others: e.otherManagers(), BootID: e.BootID, AgentVersion: e.Version,
 		Node: e.node, DockerRoot: e.DockerRoot, StateDir: e.StateDir, Waits: e.Founding, Log: e.Log,
 	}
 	e.stopped = f.EngineStopped

@@ -28,7 +28,7 @@ import (
 func (e *environment) workerSteps() ([]Step, *reports) {
 	e.floor()
 	e.ask.Store(true)
-	e.client = enrol.NewClient(e.identity, e.node.ControllerAddr, enrol.ClientOptions{Local: e.node.Address.Addr(), Now: e.Now})
+	e.client = enrol.NewClient(e.identity, e.node.ControllerAddr, enrol.ClientOptions{Local: e.node.Address.Addr(), Now: e.Now, Others: e.otherControllers()})
 	var steps []Step
 	if !e.SkipGadget {
 		steps = append(steps, e.gadgetStep())
@@ -108,6 +108,9 @@ func (e *environment) linkStep() Step {
 				e.client.Reset()
 			}
 			switch {
+			case errors.Is(err, link.ErrSilent) && e.otherAnswers(ctx):
+				e.after(5*e.Intervals.First, "link")
+				return "the own controller is silent, another one answers", nil
 			case errors.Is(err, link.ErrSilent), errors.Is(err, link.ErrNoCarrier):
 				// The controller may be off, or later than this node.
 				return "", &Waiting{For: "the controller", After: 5 * e.Intervals.First, Err: err}
@@ -163,12 +166,15 @@ func (e *environment) joinStep() Step {
 		DockerRoot: e.DockerRoot, Addr: e.node.Address.Addr(), ControllerAddr: e.node.ControllerAddr,
 		Slot: e.node.Slot, BootID: e.BootID, AgentVersion: e.Version, Log: e.Log, Now: e.Now, Waits: e.Member,
 	}
+	if len(e.node.Controllers) > 0 {
+		m.Towards = towards
+	}
 	var settled enrol.SwarmState // as the controller and the engine agreed on it
 	return Step{
 		Name: "join", Needs: []string{"link", "clock", "restore", "docker"}, Every: e.Intervals.Check, Limit: 20 * time.Minute,
 		Run: func(ctx context.Context, tell Tell) (string, error) {
 			if !e.ask.Load() {
-				if now := member.State(ctx, e.engine, e.DockerRoot); now == settled && now.State == string(swarm.Active) {
+				if now := member.State(ctx, e.engine, e.DockerRoot); now == settled && now.State == string(swarm.Active) && !m.Moved(ctx) {
 					return joined(now), nil
 				}
 			}

@@ -313,7 +313,7 @@ func (e *examination) engine(ctx context.Context) {
 	for _, n := range nodes {
 		architecture[n.ID], where[n.ID] = line(n.Architecture), line(n.Hostname)
 		for _, t := range e.Node.Targets {
-			if t.Address == n.Addr {
+			if t.Address == n.Addr || t.Name == n.Labels["hatchery.slot"] {
 				where[n.ID] = t.Name
 			}
 		}

@@ -144,8 +144,8 @@ func Run(ctx context.Context, o Options) error {
 			}
 			operates.heard(slot, r, member)
 		},
-		Engine: &unfinished{engine, filepath.Join(o.StateDir, founding.PlanFile)},
-		Node:   node, Identity: id, StateDir: state, Socket: o.Socket,
+		Engine: &unfinished{engine, filepath.Join(o.StateDir, founding.PlanFile)}, Managers: engine,
+		Node: node, Identity: id, StateDir: state, Socket: o.Socket,
 		Clock: clock.NewTrust(node).Trusted, Ports: slotOf, Backups: runner, Log: o.Log, Times: o.Times,
 		Ready: func(listen net.Addr) {
 			o.Log.Info("serving", "cluster", node.Cluster, "address", listen.String())
@@ -256,15 +256,17 @@ func (m *members) look(ctx context.Context) {
 
 // among gives the cluster's slots among the swarm's nodes that are up.
 func (m *members) among(nodes []swarm.Node) []swarmbackup.Node {
-	up := map[netip.Addr]bool{}
+	up, labelled := map[netip.Addr]bool{}, map[string]bool{}
 	for _, n := range nodes {
 		if n.State == "ready" && !n.Manager {
 			up[n.Addr] = true
+			// Where there are several controllers, the swarm's addresses are the LAN's.
+			labelled[n.Labels["hatchery.slot"]] = len(m.node.Controllers) > 0
 		}
 	}
 	var list []swarmbackup.Node
 	for _, t := range m.node.Targets {
-		if t.Slot != 0 && up[t.Address] {
+		if t.Slot != 0 && (up[t.Address] || labelled[t.Name]) {
 			list = append(list, swarmbackup.Node{Name: t.Name, Slot: t.Slot, Addr: t.Address})
 		}
 	}

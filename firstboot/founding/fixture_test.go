@@ -197,6 +197,16 @@ func (m *machine) Info(context.Context) (swarm.Info, error) {
 	return m.info, nil
 }
 
+// Join makes the engine a manager of another's swarm.
+func (m *machine) Join(_ context.Context, o swarm.JoinOptions) error {
+	defer m.call("join %s at %s with %s", o.Remotes[0], o.Addr, o.Token)()
+	if m.info.State != swarm.Inactive {
+		return fmt.Errorf("joining the swarm: %w", swarm.ErrAlreadyMember)
+	}
+	m.info = swarm.Info{State: swarm.Active, Manager: true, NodeID: "joined", ClusterID: "theirs", NodeAddr: o.Addr}
+	return nil
+}
+
 func (m *machine) Init(_ context.Context, o swarm.InitOptions) (string, error) {
 	name := "init"
 	if o.ForceNewCluster {

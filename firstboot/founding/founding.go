@@ -33,6 +33,7 @@ import (
 type Engine interface {
 	Info(ctx context.Context) (swarm.Info, error)
 	Init(ctx context.Context, o swarm.InitOptions) (nodeID string, err error)
+	Join(ctx context.Context, o swarm.JoinOptions) error
 	Cluster(ctx context.Context) (swarm.Cluster, error)
 	SetCertExpiry(ctx context.Context, life time.Duration) error
 	Nodes(ctx context.Context) ([]swarm.Node, error)
@@ -71,6 +72,7 @@ type Waits struct {
 	// backup, and for one to be connected at all: 4 minutes, of which a Zero
 	// may need two to boot.
 	Grace time.Duration
+	Ask   time.Duration // for other controllers to say whether they have the swarm: 20 s
 }
 
 func (w Waits) orDefaults() Waits {
@@ -84,6 +86,7 @@ func (w Waits) orDefaults() Waits {
 	set(&w.Pending, 2*time.Minute)
 	set(&w.Settle, 30*time.Second)
 	set(&w.Grace, 4*time.Minute)
+	set(&w.Ask, 20*time.Second)
 	return w
 }
 
@@ -97,6 +100,11 @@ type Founding struct {
 	Engine  Engine
 	Units   Units
 	Backups Backups // nil: nobody keeps any
+	// Others are the other controllers, by their names: a *enrol.Client each. Where
+	// there are any, the swarm is theirs too, and on the LAN.
+	Others map[string]Controller
+	// BootID and AgentVersion are what they are told.
+	BootID, AgentVersion string
 	// Clock says whether the time can be trusted, and by what. No swarm is
 	// made or got back before: its certificates would be of another year.
 	Clock func(ctx context.Context) (source string, trusted bool, err error)
@@ -122,6 +130,8 @@ type Founding struct {
 	// asking is since when nodes are asked for backups, by the monotonic
 	// clock; zero: they are not.
 	asking time.Time
+	// alone is since when the other controllers are asked for the swarm.
+	alone time.Time
 	// restarted says that the engine was restarted for a swarm that it could
 	// not open.
 	restarted bool
@@ -139,6 +149,7 @@ const (
 	Made      = "made"      // anew
 	Recovered = "recovered" // from a backup that a node kept
 	Reopened  = "reopened"  // by force, from what lay in Docker's folder
+	Joined    = "joined"    // that of the other controllers
 )
 
 // A Result is how the swarm stands. It is as it was last seen where there was
@@ -200,6 +211,7 @@ type going struct {
 	noted  bool // there is a founding.json
 	result Result
 	backup Backup // that seek found in this Reconcile
+	joined bool   // the other controllers' swarm was joined in this Reconcile
 }
 
 // meaning gives an error that a person can do something about its name.
@@ -247,7 +259,7 @@ func (g *going) stage(ctx context.Context) (done bool, err error) {
 // founded checks a swarm that runs, and ends what was under way. done says that
 // nothing had to be changed that has it start again.
 func (g *going) founded(ctx context.Context, info swarm.Info) (done bool, err error) {
-	g.restarted, g.asking = false, time.Time{}
+	g.restarted, g.asking, g.alone = false, time.Time{}, time.Time{}
 	if err := info.Err(); err != nil {
 		if errors.Is(err, swarm.ErrNoLeader) && len(g.otherManagers()) > 0 {
 			return false, fmt.Errorf("%w: %w", ErrQuorum, err)
@@ -257,7 +269,7 @@ func (g *going) founded(ctx context.Context, info swarm.Info) (done bool, err er
 	if g.plan.Restart {
 		return false, g.renew(ctx)
 	}
-	if info.NodeAddr != g.node.ControllerAddr {
+	if info.NodeAddr != g.node.SwarmAddr() {
 		return false, g.readdress(ctx, info)
 	}
 	if err := g.checkSettings(ctx); err != nil {
@@ -267,6 +279,9 @@ func (g *going) founded(ctx context.Context, info swarm.Info) (done bool, err er
 		return false, err
 	}
 	g.result.How = Kept
+	if g.joined {
+		g.result.How = Joined
+	}
 	switch g.plan.Stage {
 	case stageInit:
 		g.result.How = Made
@@ -309,23 +324,23 @@ func (g *going) readdress(ctx context.Context, info swarm.Info) error {
 	}
 	if i := slices.IndexFunc(nodes, func(n swarm.Node) bool { return n.Manager && n.ID != info.NodeID }); i >= 0 {
 		return fmt.Errorf("the swarm has the address %s, the nodes reach the controller at %s: it is given that one when %s is no manager any more (`docker node demote`)",
-			info.NodeAddr, g.node.ControllerAddr, nodes[i].Hostname)
+			info.NodeAddr, g.node.SwarmAddr(), nodes[i].Hostname)
 	}
-	g.tell("giving the swarm the address %s instead of %s", g.node.ControllerAddr, info.NodeAddr)
-	g.log("the swarm has another address", "has", info.NodeAddr, "gets", g.node.ControllerAddr)
+	g.tell("giving the swarm the address %s instead of %s", g.node.SwarmAddr(), info.NodeAddr)
+	g.log("the swarm has another address", "has", info.NodeAddr, "gets", g.node.SwarmAddr())
 	g.plan.Restart = true
 	if err := g.remember(); err != nil {
 		return err
 	}
 	if err := g.init(ctx, true); err != nil {
-		return fmt.Errorf("cannot give the swarm the address %s: %w", g.node.ControllerAddr, err)
+		return fmt.Errorf("cannot give the swarm the address %s: %w", g.node.SwarmAddr(), err)
 	}
 	now, err := g.look(ctx)
 	if err != nil {
 		return err
 	}
-	if now.NodeAddr != g.node.ControllerAddr {
-		return fmt.Errorf("the swarm has the address %s, the nodes reach the controller at %s", now.NodeAddr, g.node.ControllerAddr)
+	if now.NodeAddr != g.node.SwarmAddr() {
+		return fmt.Errorf("the swarm has the address %s, the nodes reach the controller at %s", now.NodeAddr, g.node.SwarmAddr())
 	}
 	return nil
 }
@@ -428,6 +443,9 @@ func (g *going) broken(ctx context.Context, why error) error {
 	if !g.restarted {
 		return g.restart(ctx, why)
 	}
+	if len(g.Others) > 0 {
+		return g.yield(ctx, why)
+	}
 	return g.begin(stageCopy, why)
 }
 
@@ -437,8 +455,12 @@ func (g *going) inactive(ctx context.Context) error {
 		return err
 	}
 	if holdsSwarm(g.swarmDir()) {
+		unused := errors.New("the swarm in Docker's folder is not in use")
+		if g.plan.Stage != stageForce && len(g.Others) > 0 {
+			return g.yield(ctx, unused)
+		}
 		if g.plan.Stage != stageForce {
-			return g.begin(stageCopy, errors.New("the swarm in Docker's folder is not in use"))
+			return g.begin(stageCopy, unused)
 		}
 		g.tell("opening the swarm in Docker's folder by force")
 		if err := g.init(ctx, true); err != nil {
@@ -449,6 +471,11 @@ func (g *going) inactive(ctx context.Context) error {
 			return g.forceFailed(err)
 		}
 		return nil
+	}
+	if len(g.Others) > 0 {
+		if joined, err := g.joinOthers(ctx); joined || err != nil {
+			return err
+		}
 	}
 	found, err := g.seek(ctx)
 	if err != nil {
@@ -482,7 +509,7 @@ const maxForce = 2
 
 // init makes a swarm, or opens by force the one that lies in Docker's folder.
 func (g *going) init(ctx context.Context, force bool) error {
-	o := swarm.InitOptions{Addr: g.node.ControllerAddr, ForceNewCluster: force}
+	o := swarm.InitOptions{Addr: g.node.SwarmAddr(), ForceNewCluster: force}
 	if s := g.node.Swarm; s != nil {
 		var err error
 		if o.CertExpiry, err = s.Expiry(); err != nil {
@@ -680,5 +707,5 @@ func (g *going) log(message string, args ...any) {
 // own says that an address is the controller's.
 func (g *going) own(addr string) bool {
 	a, err := netip.ParseAddrPort(addr)
-	return err == nil && a.Addr() == g.node.ControllerAddr
+	return err == nil && a.Addr() == g.node.SwarmAddr()
 }

@@ -93,9 +93,13 @@ type Member struct {
 	DockerRoot     string     // /var/lib/docker
 	Addr           netip.Addr // the node's own on the slots' network
 	ControllerAddr netip.Addr // on the slots' network
-	Slot           int
-	BootID         string
-	AgentVersion   string
+	// Towards gives the node's address on the way to a manager, where that is not
+	// Addr: with several controllers the swarm is on the LAN, whose DHCP server gives
+	// the address, and may give another one day. nil: Addr.
+	Towards      func(manager netip.Addr) (netip.Addr, error)
+	Slot         int
+	BootID       string
+	AgentVersion string
 
 	Waits Waits
 	// Tell says what is being done, for people. nil: nobody is told.
@@ -278,6 +282,10 @@ func (g *going) stay(ctx context.Context, info swarm.Info, answer *enrol.JoinAns
 	}
 	switch info.State {
 	case swarm.Active:
+		if moved := g.moved(info); moved != "" {
+			err := g.obey(ctx, moved)
+			return err == nil, err
+		}
 		g.restarted = false
 		return false, nil
 	case swarm.Pending:
@@ -286,6 +294,35 @@ func (g *going) stay(ctx context.Context, info swarm.Info, answer *enrol.JoinAns
 		return false, errors.New("the controller says stay, but the node is part of no swarm: it is asked again")
 	}
 	return g.mend(ctx, info)
+}
+
+// moved says that the node has another address now than its engine told the
+// swarm, where that can be; "" if not. An engine takes another one by joining anew
+// only.
+func (m *Member) moved(info swarm.Info) string {
+	if m.Towards == nil || len(info.Remotes) == 0 || !info.NodeAddr.IsValid() {
+		return ""
+	}
+	manager, err := netip.ParseAddrPort(info.Remotes[0])
+	if err != nil {
+		return ""
+	}
+	// Without an address it may come back to the one that it had.
+	now, err := m.Towards(manager.Addr())
+	if err != nil || now == info.NodeAddr {
+		return ""
+	}
+	return fmt.Sprintf("the node has the address %s now, and the swarm knows it by %s", now, info.NodeAddr)
+}
+
+// Moved says that the engine is a member by an address that the node has not any
+// more: [Member.Reconcile] has it join anew.
+func (m *Member) Moved(ctx context.Context) bool {
+	if m.Towards == nil {
+		return false
+	}
+	info, err := m.Engine.Info(ctx)
+	return err == nil && info.State == swarm.Active && m.moved(info) != ""
 }
 
 // join has the engine join with the token of an answer, and waits until it is
@@ -365,7 +402,14 @@ func (g *going) options(answer *enrol.JoinAnswer) (swarm.JoinOptions, error) {
 	if _, err := netip.ParseAddrPort(o.Remotes[0]); err != nil {
 		return o, fmt.Errorf("the controller gives %q for the manager's address: %w", o.Remotes[0], err)
 	}
-	if answer.AdvertiseAddr != "" {
+	if g.Towards != nil {
+		manager, _ := netip.ParseAddrPort(o.Remotes[0])
+		a, err := g.Towards(manager.Addr())
+		if err != nil {
+			return o, &Wait{For: "an address on the LAN, where the managers are", Err: err}
+		}
+		o.Addr = a
+	} else if answer.AdvertiseAddr != "" {
 		a, err := netip.ParseAddr(answer.AdvertiseAddr)
 		if err != nil {
 			return o, fmt.Errorf("the controller gives %q for the node's address: %w", answer.AdvertiseAddr, err)

@@ -41,6 +41,10 @@ type ClientOptions struct {
 	Local netip.Addr
 	// Now is the clock that certificates are judged by; nil for the system's.
 	Now func() time.Time
+	// Others are the addresses of other controllers, where there are several. A
+	// call that the first does not answer, or cannot answer for the moment, goes to
+	// them. They are called from whatever address leads there.
+	Others []netip.Addr
 }
 
 // A Client makes a node's calls to its controller. It may be used by several
@@ -48,6 +52,7 @@ type ClientOptions struct {
 type Client struct {
 	id      *Identity
 	where   netip.AddrPort
+	others  []netip.AddrPort
 	options ClientOptions
 	through func(*tls.Config) http.RoundTripper // makes connections
 
@@ -66,6 +71,9 @@ func NewClient(id *Identity, controller netip.Addr, options ...ClientOptions) *C
 		c.options.Port = Port
 	}
 	c.where = netip.AddrPortFrom(controller, c.options.Port)
+	for _, other := range c.options.Others {
+		c.others = append(c.others, netip.AddrPortFrom(other, c.options.Port))
+	}
 	c.through = c.transport
 	c.calls = c.client(ClientTLS(id, controllerSlot))
 	return c
@@ -84,15 +92,23 @@ func (c *Client) transport(config *tls.Config) http.RoundTripper {
 		Timeout:         dialTime,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 4},
 	}
+	dial := dialer.DialContext
 	if c.options.Local.IsValid() {
-		dialer.LocalAddr = &net.TCPAddr{IP: c.options.Local.AsSlice()}
+		own := *dialer
+		own.LocalAddr = &net.TCPAddr{IP: c.options.Local.AsSlice()}
+		dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if address == c.where.String() {
+				return own.DialContext(ctx, network, address)
+			}
+			return dialer.DialContext(ctx, network, address)
+		}
 	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	return &http.Transport{
 		// No proxy: the environment has no say in where a token comes from.
 		Proxy:                  nil,
-		DialContext:            dialer.DialContext,
+		DialContext:            dial,
 		TLSClientConfig:        config,
 		TLSHandshakeTimeout:    handshakeTime,
 		ResponseHeaderTimeout:  answerTime,
@@ -169,6 +185,16 @@ func (c *Client) Time(ctx context.Context) (Reading, error) {
 	return r, nil
 }
 
+// Generations tells another controller which generations are accepted here, and
+// gives which are there.
+func (c *Client) Generations(ctx context.Context, own Generations) (*Generations, error) {
+	answer := new(Generations)
+	if err := c.call(ctx, c.HTTP(), http.MethodPost, PathGenerations, own, answer, MaxAnswer); err != nil {
+		return nil, fmt.Errorf("cannot tell the controller which generations are accepted: %w", err)
+	}
+	return answer, nil
+}
+
 // Join asks the controller what to do about the swarm. The answer is checked:
 // with an action that joins it has a token and an address.
 func (c *Client) Join(ctx context.Context, request JoinRequest) (*JoinAnswer, error) {
@@ -204,8 +230,41 @@ func (c *Client) Cluster(ctx context.Context) (*ClusterView, error) {
 }
 
 // call makes one call: the request's body, where there is one, and the answer
-// are JSON. An answer that is not 2xx becomes an *Error.
+// are JSON. An answer that is not 2xx becomes an *Error. Where there are other
+// controllers, the call goes on to them; if none has an answer, the error is the
+// first one's.
 func (c *Client) call(ctx context.Context, client *http.Client, method, path string, body, answer any, most int64) error {
+	err := c.callAt(ctx, c.where, client, method, path, body, answer, most)
+	if err == nil || !elsewhere(err) {
+		return err
+	}
+	for _, other := range c.others {
+		if ctx.Err() != nil {
+			break
+		}
+		next := c.callAt(ctx, other, client, method, path, body, answer, most)
+		if next == nil {
+			return nil
+		}
+		if !elsewhere(next) {
+			return next
+		}
+	}
+	return err
+}
+
+// elsewhere says that another controller may have an answer: this one gave none,
+// or cannot for the moment.
+func elsewhere(err error) bool {
+	var refused *Error
+	if !errors.As(err, &refused) {
+		return true
+	}
+	return refused.Code == SwarmNotReady || refused.Code == ClockUntrusted
+}
+
+// callAt makes one call at an address.
+func (c *Client) callAt(ctx context.Context, where netip.AddrPort, client *http.Client, method, path string, body, answer any, most int64) error {
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
 	var content io.Reader
@@ -216,7 +275,7 @@ func (c *Client) call(ctx context.Context, client *http.Client, method, path str
 		}
 		content = bytes.NewReader(data)
 	}
-	request, err := http.NewRequestWithContext(ctx, method, c.URL(path), content)
+	request, err := http.NewRequestWithContext(ctx, method, "https://"+where.String()+path, content)
 	if err != nil {
 		return err
 	}
@@ -228,21 +287,21 @@ func (c *Client) call(ctx context.Context, client *http.Client, method, path str
 	request.Header["Idempotency-Key"] = []string{}
 	response, err := client.Do(request)
 	if err != nil {
-		return c.unanswered(err)
+		return unanswered(where, err)
 	}
 	defer response.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(response.Body, most+1))
 	if err != nil {
-		return c.unanswered(err)
+		return unanswered(where, err)
 	}
 	if int64(len(data)) > most {
-		return fmt.Errorf("the answer of %s has more than %d bytes", c.where, most)
+		return fmt.Errorf("the answer of %s has more than %d bytes", where, most)
 	}
 	if response.StatusCode < 200 || response.StatusCode > 299 {
 		return refusal(response, data)
 	}
 	if err := json.Unmarshal(data, answer); err != nil {
-		return fmt.Errorf("the answer of %s is not what it should be: %w", c.where, err)
+		return fmt.Errorf("the answer of %s is not what it should be: %w", where, err)
 	}
 	return nil
 }
@@ -274,7 +333,7 @@ var (
 )
 
 // unanswered says what kept a call from being answered.
-func (c *Client) unanswered(err error) error {
+func unanswered(where netip.AddrPort, err error) error {
 	// What http.Client puts around it repeats the address.
 	var around *url.Error
 	if errors.As(err, &around) {
@@ -293,7 +352,7 @@ func (c *Client) unanswered(err error) error {
 	case errors.As(err, &remote) && remote.Op == "remote error" && strings.Contains(remote.Err.Error(), "certificate"):
 		kind = ErrNotAccepted
 	default:
-		return fmt.Errorf("no answer from the controller at %s: %w", c.where, err)
+		return fmt.Errorf("no answer from the controller at %s: %w", where, err)
 	}
-	return fmt.Errorf("no answer from the controller at %s: %w (%w)", c.where, kind, err)
+	return fmt.Errorf("no answer from the controller at %s: %w (%w)", where, kind, err)
 }

@@ -142,7 +142,7 @@ func (e *Engine) start(ctx, limited context.Context, r swarm.InitRequest) (strin
 	}
 }
 
-// Join makes the engine a worker of a swarm. ErrJoinTimeout is no failure:
+// Join makes the engine a worker of a swarm, or a manager with that token. ErrJoinTimeout is no failure:
 // Info tells how it went on. After any other error too, only Info knows. That
 // Addr is one of this machine's, the engine does not check when it joins.
 func (e *Engine) Join(ctx context.Context, o JoinOptions) error {
@@ -176,12 +176,13 @@ func (e *Engine) Cluster(ctx context.Context) (Cluster, error) {
 		return Cluster{}, failed(ctx, "reading what the swarm is", err)
 	}
 	c := Cluster{
-		ID:          s.ID,
-		Version:     s.Version.Index,
-		WorkerToken: s.JoinTokens.Worker,
-		CertExpiry:  s.Spec.CAConfig.NodeCertExpiry,
-		Created:     s.CreatedAt,
-		Updated:     s.UpdatedAt,
+		ID:           s.ID,
+		Version:      s.Version.Index,
+		WorkerToken:  s.JoinTokens.Worker,
+		ManagerToken: s.JoinTokens.Manager,
+		CertExpiry:   s.Spec.CAConfig.NodeCertExpiry,
+		Created:      s.CreatedAt,
+		Updated:      s.UpdatedAt,
 	}
 	for _, pool := range s.DefaultAddrPool {
 		if p, err := netip.ParsePrefix(pool); err == nil {
@@ -353,7 +354,7 @@ func (e *Engine) LoadImages(ctx context.Context, archive io.Reader) error {
 }
 
 func nodeOf(n swarm.Node) Node {
-	return Node{
+	node := Node{
 		ID:           n.ID,
 		Version:      n.Version.Index,
 		Hostname:     n.Description.Hostname,
@@ -369,6 +370,10 @@ func nodeOf(n swarm.Node) Node {
 		Created:      n.CreatedAt,
 		Updated:      n.UpdatedAt,
 	}
+	if m := n.ManagerStatus; m != nil {
+		node.ManagerAddr, node.Leads = m.Addr, m.Leader
+	}
+	return node
 }
 
 // address reads an address that the engine tells, with a port or without: the

@@ -51,13 +51,14 @@ type JoinOptions struct {
 
 // A Cluster is the swarm itself, as a manager sees it.
 type Cluster struct {
-	ID          string
-	Version     uint64 // rises with every change, a rotated token's too
-	WorkerToken string
-	CertExpiry  time.Duration // life of the certificates that it gives to nodes
-	AddressPool []netip.Prefix
-	Created     time.Time
-	Updated     time.Time
+	ID           string
+	Version      uint64 // rises with every change, a rotated token's too
+	WorkerToken  string
+	ManagerToken string
+	CertExpiry   time.Duration // life of the certificates that it gives to nodes
+	AddressPool  []netip.Prefix
+	Created      time.Time
+	Updated      time.Time
 }
 
 // A Node is a node's entry in the list, as a manager sees it.
@@ -70,6 +71,9 @@ type Node struct {
 	Message      string
 	Availability string // active, pause, drain
 	Manager      bool
+	// ManagerAddr is where a manager is joined, Leads says that it leads the others.
+	ManagerAddr  string
+	Leads        bool
 	Labels       map[string]string // of the manager's side
 	EngineLabels map[string]string // of the node's own daemon.json
 	Engine       string            // version
