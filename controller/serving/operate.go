@@ -53,6 +53,7 @@ type operating struct {
 
 	began    time.Time
 	troubles troubles
+	least    generations
 	boot     booting
 	// bootOf says where a slot without a card is on its way; nil: there is none.
 	bootOf func(slot int) (slots.Status, bool)
@@ -83,6 +84,7 @@ func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *s
 		s.cards, err = reimage.New(reimage.Options{
 			Node: node, Identity: id, Store: boots.store, Dir: filepath.Join(o.StateDir, reimage.Folder), Log: o.Log, Times: o.Cards,
 			Cycle: func(ctx context.Context, slot int) error { return s.power.Restart(ctx, slot) },
+			Least: s.least.of,
 		})
 		missing("cards cannot be written in place", err)
 		if s.cards != nil {
@@ -331,6 +333,7 @@ func cardView(c *reimage.View) *enrol.OperationView {
 
 // beside fills in what others than the node say of a slot.
 func (s *operating) beside(v *enrol.SlotView) {
+	s.least.saw(v)
 	if s.power != nil {
 		s.power.Beside(v)
 	}
