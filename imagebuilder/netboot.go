@@ -70,6 +70,14 @@ func netbootOf(c *spec.Cluster) nodefile.Netboot {
 		}
 		n.Firmware[f.Name] = f.SHA256
 	}
+	for _, s := range c.Slots {
+		if s.USB != "" {
+			if n.Ports == nil {
+				n.Ports = map[int]string{}
+			}
+			n.Ports[s.Number] = s.USB
+		}
+	}
 	return n
 }
 

@@ -43,7 +43,7 @@ func TestNetbootSlots(t *testing.T) {
 		t.Fatal(err)
 	}
 	sum := fmt.Sprintf("%x", sha256.Sum256([]byte("pinned firmware")))
-	c := b.cluster("homelab", "hat: {version: 2.6}\nnetboot: {disk: 4GiB, quota: 1GB, firmware: {start_cd.elf: {file: start_cd.elf, sha256: "+sum+"}}}\nslots: {p1: {root: netboot}, p2: {root: ephemeral}, p3: {}}\n")
+	c := b.cluster("homelab", "hat: {version: 2.6}\nnetboot: {disk: 4GiB, quota: 1GB, firmware: {start_cd.elf: {file: start_cd.elf, sha256: "+sum+"}}}\nslots: {p1: {root: netboot}, p2: {root: ephemeral}, p3: {}, p12: {root: netboot, usb: 1-1.3}}\n")
 	o := imagebuilder.Options{Out: b.path("out"), Cache: b.path("cache"), Programs: programs}
 	if _, err := imagebuilder.Build(context.Background(), c, o); err != nil {
 		t.Fatal(err)
@@ -52,7 +52,7 @@ func TestNetbootSlots(t *testing.T) {
 		name string
 		slot int
 		mode string
-	}{{"p1", 1, bootfiles.Netboot}, {"p2", 2, bootfiles.Ephemeral}, {"p3", 3, ""}} {
+	}{{"p12", 12, bootfiles.Netboot}, {"p1", 1, bootfiles.Netboot}, {"p2", 2, bootfiles.Ephemeral}, {"p3", 3, ""}} {
 		f, err := os.Open(b.path("out/" + target.name + ".img"))
 		if err != nil {
 			t.Fatal(err)
@@ -80,7 +80,7 @@ func TestNetbootSlots(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if node.HAT == nil || node.HAT.Version != "2.6" || node.Netboot == nil || node.Netboot.Disk != 4<<30 || node.Netboot.Firmware["start_cd.elf"] != sum {
+	if node.HAT == nil || node.HAT.Version != "2.6" || node.Netboot == nil || node.Netboot.Disk != 4<<30 || node.Netboot.Firmware["start_cd.elf"] != sum || len(node.Netboot.Ports) != 1 || node.Netboot.Ports[12] != "1-1.3" {
 		t.Errorf("the controller is told %+v %+v", node.HAT, node.Netboot)
 	}
 	roots := map[string]string{}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"hatchery/internal/clusterctrl"
 	"hatchery/netboot/slots"
@@ -33,6 +35,10 @@ func (s *Service) seen(devices []usbhost.Device) {
 func (s *Service) slotOf(d usbhost.Device) (*slot, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if n, ok := s.elsewhere(d); ok {
+		sl, ok := s.slots[n]
+		return sl, ok
+	}
 	if s.wiring == nil {
 		return nil, false
 	}
@@ -42,6 +48,20 @@ func (s *Service) slotOf(d usbhost.Device) (*slot, bool) {
 	}
 	sl, ok := s.slots[n]
 	return sl, ok
+}
+
+// elsewhere tells the slot of a board that hangs where cluster.yaml says, mostly on no
+// HAT.
+func (s *Service) elsewhere(d usbhost.Device) (int, bool) {
+	if s.o.Node.Netboot == nil {
+		return 0, false
+	}
+	for n, path := range s.o.Node.Netboot.Ports {
+		if path == d.Path {
+			return n, true
+		}
+	}
+	return 0, false
 }
 
 // learn tells the slot of a board while the HAT's wiring is unknown: of the one
@@ -54,7 +74,7 @@ func (s *Service) learn(d usbhost.Device) (*slot, bool) {
 	}
 	boards := 0
 	for _, other := range s.devices {
-		if other.Bootable() {
+		if _, known := s.elsewhere(other); other.Bootable() && !known {
 			boards++
 		}
 	}
@@ -101,6 +121,13 @@ func (s *Service) search() usbhost.Search {
 	search := usbhost.Search{Cache: s.o.Wiring}
 	if hat := s.o.Node.HAT; hat != nil {
 		search.Version, search.Hub = hat.Version, hat.Hub
+	}
+	if s.o.Node.Netboot != nil {
+		for _, n := range slices.Sorted(maps.Keys(s.o.Node.Netboot.Ports)) {
+			if n > usbhost.Slots {
+				search.Elsewhere = append(search.Elsewhere, s.o.Node.Netboot.Ports[n])
+			}
+		}
 	}
 	return search
 }

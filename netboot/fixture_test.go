@@ -69,7 +69,13 @@ func newHAT(t *testing.T, slots ...int) *hat {
 	return h
 }
 
-func path(n int) string { return fmt.Sprintf("1-1.%d", 5-n) }
+// path is where a slot's board hangs: on the HAT's hub, or on another.
+func path(n int) string {
+	if n > 4 {
+		return fmt.Sprintf("1-2.%d", n)
+	}
+	return fmt.Sprintf("1-1.%d", 5-n)
+}
 
 func (h *hat) On(_ context.Context, n int) error {
 	h.mu.Lock()
@@ -377,7 +383,7 @@ const farOff = 300 << 20 // beyond the image, on the slot's disk
 // ephemeral, and 4 with a card. All boot one base.
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, dir: t.TempDir(), hat: newHAT(t, 1, 2, 3, 4)}
+	w := &world{t: t, dir: t.TempDir(), hat: newHAT(t, 1, 2, 3, 4, 5, 12)}
 	w.node = &nodefile.Node{Cluster: "attic", Role: nodefile.Controller, Netboot: &nodefile.Netboot{Disk: 512 << 20, Quota: 1 << 20}}
 	for n, r := range []string{"", nodefile.RootNetboot, nodefile.RootNetboot, nodefile.RootEphemeral, ""} {
 		name := "controller"

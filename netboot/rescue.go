@@ -162,7 +162,7 @@ func (s *Service) begunNow(ctx context.Context, d usbhost.Device) (is *slot, unc
 	s.mu.Lock()
 	known, boards := s.wiring != nil, 0
 	for _, d := range s.devices {
-		if d.Bootable() {
+		if _, elsewhere := s.elsewhere(d); d.Bootable() && !elsewhere {
 			boards++
 		}
 	}
@@ -172,6 +172,9 @@ func (s *Service) begunNow(ctx context.Context, d usbhost.Device) (is *slot, unc
 	}
 	var found []*slot
 	for n, sl := range s.slots {
+		if s.o.Node.Netboot != nil && s.o.Node.Netboot.Ports[n] != "" {
+			continue // its board is known by its port
+		}
 		sl.mu.Lock()
 		atWork := sl.cardUp
 		sl.mu.Unlock()

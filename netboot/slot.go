@@ -177,6 +177,9 @@ type switching struct {
 	s *Service
 }
 
+// Switches says whether a slot's power is one of them.
+func (p switching) Switches(n int) bool { return slots.Switches(p.Power, n) }
+
 // On switches a slot on.
 func (p switching) On(ctx context.Context, n int) error {
 	if err := p.Power.On(ctx, n); err != nil {

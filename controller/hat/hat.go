@@ -20,7 +20,7 @@ import (
 const Slots = 4
 
 // ErrNoSlot is that of a slot which the HAT does not have.
-var ErrNoSlot = errors.New("the ClusterHAT has slots p1 to p4; more than one HAT, and ClusterCTRL boards, are not supported")
+var ErrNoSlot = errors.New("its power cannot be switched from here: the ClusterHAT switches p1 to p4, and a board on another USB hub has power as long as that has; pull it out and put it in again")
 
 // Options of a HAT. Zero fields are what a controller has.
 type Options struct {
@@ -137,6 +137,10 @@ func (h *HAT) Start(ctx context.Context) error {
 // up: then the slots have got theirs just now too, if they have any. It is not
 // known of a v1.
 func (h *HAT) Fresh() bool { return h.fresh.Load() }
+
+// Switches says whether a slot's power is the HAT's. Those of boards on other USB
+// hubs are not.
+func (h *HAT) Switches(slot int) bool { return slot >= 1 && slot <= Slots }
 
 // On switches a slot on, if it is not. It waits for the others' delay.
 func (h *HAT) On(ctx context.Context, slot int) error {

@@ -120,6 +120,9 @@ type Netboot struct {
 	Disk     int64             `json:"disk"`               // the size of a slot's disk, bytes
 	Quota    int64             `json:"quota"`              // the most that is stored of a slot's own, bytes
 	Firmware map[string]string `json:"firmware,omitempty"` // files of FirmwareDir that take the place of the image's, with their SHA-256
+	// Ports are the USB paths of boards, by their slots, where the user said so: those
+	// above slot 4 hang on no HAT.
+	Ports map[int]string `json:"ports,omitempty"`
 }
 
 // What the controller has for slots that boot without a card.

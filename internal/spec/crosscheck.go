@@ -26,6 +26,7 @@ func (d *decoder) crossCheck() {
 	slices.SortFunc(c.Slots, func(a, b Slot) int { return cmp.Compare(a.Number, b.Number) })
 	d.checkLogIn()
 	d.checkHostnames()
+	d.checkPorts()
 	lan := c.Controller.Address
 	if len(c.Controllers) > 0 {
 		lan = c.Controllers[0].Address

@@ -360,6 +360,11 @@ func (s *Slot) keys(hostname string) []key {
 			about: "Where the node's root file system is: on its SD `card`, on the controller (`netboot`), or in memory over one on the controller, gone when the power is (`ephemeral`).",
 			text:  func(_ *decoder, v item) { s.Root = v.text },
 		},
+		{
+			name: "usb", syntax: "a USB path", example: "1-1.3", elsewise: "for `p1` to `p4` the HAT's port; for others none, and a board with a card tells its slot by itself",
+			about: "Where the slot's board hangs. A slot above `p4` is on no HAT but on a USB hub: it needs this where it boots without a card, and its power cannot be switched. It is the port as the kernel names it: `dmesg` has `usb 1-1.3: new …` when the board is plugged in.",
+			text:  func(d *decoder, v item) { s.USB = d.usb(v) },
+		},
 		labelsKey(&s.Labels, "Labels of the node in the swarm, for placing services."),
 		ownBaseKey(base, func() { s.Base = base }),
 	}
@@ -413,6 +418,34 @@ func (d *decoder) hub(v item) string {
 		d.problem(v, "%s is not a USB path: write auto, or a path such as 1-1.4", quote(v.text))
 	}
 	return v.text
+}
+
+// usb reads where the board of a slot hangs.
+func (d *decoder) usb(v item) string {
+	if !usbPathPattern.MatchString(v.text) {
+		d.problem(v, "%s is not a USB path: write one such as 1-1.3", quote(v.text))
+		return ""
+	}
+	return v.text
+}
+
+// checkPorts looks at where boards hang that are on no HAT.
+func (d *decoder) checkPorts() {
+	taken := map[string]string{}
+	for _, s := range d.cluster.Slots {
+		name := clusterctrl.SlotName(s.Number)
+		at, said := d.at["slots."+name+".usb"]
+		switch {
+		case s.USB != "" && taken[s.USB] != "":
+			d.problem(at, "%s is where the board of %s hangs: each has a port of its own", s.USB, taken[s.USB])
+		case s.USB != "":
+			taken[s.USB] = name
+		case s.Number > defaultSlots && s.Root != "card" && !said && len(d.cluster.Controllers) == 0:
+			if at = d.at["slots."+name+".root"]; at.line != 0 {
+				d.problem(at, "%s is on no HAT, which has p1 to p%d: say where its board hangs, such as `usb: 1-1.3`", name, defaultSlots)
+			}
+		}
+	}
 }
 
 func (d *decoder) timezone(v item) string {

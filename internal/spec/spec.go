@@ -119,6 +119,7 @@ type Slot struct {
 	Hostname string
 	Model    string // zero, zero-w, zero-2-w
 	Root     string // card, netboot, ephemeral
+	USB      string // the USB path of a board that is on no HAT: 1-1.3; "" where nothing needs it
 	Labels   map[string]string
 	Base     *Base // nil: the cluster's
 }

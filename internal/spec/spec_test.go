@@ -143,7 +143,7 @@ overlays: [my-files]
 		{"controller's base", *c.Controller.Base, fmt.Sprint(spec.Base{Image: filepath.Join(dir, "x.img.xz")})},
 		{"address", fmt.Sprint(c.Controller.Address, c.Controller.Gateway), "192.168.42.10/24 192.168.42.1"},
 		{"Wi-Fi", *c.Controller.Wifi, "{0123 012345678 GB}"},
-		{"slots", c.Slots, "[{2 carter zero-2-w card map[disk:1] <nil>} {17 p17 zero card map[] <nil>} {252 p252 zero-2-w card map[disk:1] <nil>}]"},
+		{"slots", c.Slots, "[{2 carter zero-2-w card  map[disk:1] <nil>} {17 p17 zero card  map[] <nil>} {252 p252 zero-2-w card  map[disk:1] <nil>}]"},
 		{"boot", fmt.Sprintf("%q", c.Boot.Cmdline) + fmt.Sprint(c.Boot.GPUMem, c.Boot.Config), `["quiet" "a=\"b c\""]32 [[pi4] dtparam=audio=off [all]]`},
 		{"DNS", c.DNS, "[1.1.1.1 2606:4700:4700::1111]"},
 		{"overlays", c.Overlays, "[" + filepath.Join(dir, "my-files") + "]"},

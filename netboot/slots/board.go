@@ -53,7 +53,7 @@ func New(o Options) *Board {
 	now := time.Now()
 	for _, n := range o.Slots {
 		if b.slots[n] == nil {
-			b.slots[n] = newSlot(n, now, b.limits, o.Power != nil)
+			b.slots[n] = newSlot(n, now, b.limits, Switches(o.Power, n))
 			b.hands[n] = make(chan struct{}, 1)
 			b.numbers = append(b.numbers, n)
 		}
@@ -85,7 +85,7 @@ func (b *Board) tell(n int, e Event) {
 	dark := s.Supply == SupplyOff && e.Kind != SeenOff
 	b.change(s, func() {
 		s.apply(e, now)
-		if dark && s.State != Off && s.Supply == SupplyOff && b.power == nil {
+		if dark && s.State != Off && s.Supply == SupplyOff && !s.Switchable {
 			s.Supply = SupplyUnknown // somebody has put it in again
 		}
 	})
@@ -142,7 +142,7 @@ func (b *Board) Retry(n int) error {
 	case s == nil:
 		return fmt.Errorf("%s: %w", clusterctrl.SlotName(n), ErrNoSlot)
 	case !s.Switchable:
-		return ErrNoPower
+		return b.noPower()
 	}
 	b.change(s, func() { s.Tries, s.LastTry, s.Asked = 0, time.Time{}, true })
 	return nil
@@ -175,8 +175,8 @@ func (b *Board) byHand(ctx context.Context, n int, do func(*slot) error) error {
 	switch {
 	case s == nil:
 		return fmt.Errorf("%s: %w", clusterctrl.SlotName(n), ErrNoSlot)
-	case b.power == nil:
-		return ErrNoPower
+	case !Switches(b.power, n):
+		return b.noPower()
 	}
 	select {
 	case b.hands[n] <- struct{}{}:
@@ -354,6 +354,9 @@ func (b *Board) poll(ctx context.Context) {
 }
 
 func (b *Board) see(ctx context.Context, n int, failed map[int]string) {
+	if !Switches(b.power, n) {
+		return
+	}
 	select { // nobody switches it meanwhile
 	case b.hands[n] <- struct{}{}:
 	default:

@@ -34,6 +34,9 @@ type Search struct {
 	Version string // of the HAT, "2.6"; "" or auto: as its EEPROM says
 	Hub     string // USB path of its hub; "" or auto: found
 	Cache   string // file that keeps what was found; "": none
+	// Elsewhere are the USB paths of boards that hang on no HAT: the hubs that they
+	// are plugged into are not the HAT's.
+	Elsewhere []string
 }
 
 func (s Search) version() string { return notAuto(s.Version) }
@@ -107,7 +110,7 @@ func (h *Host) FindWiring(s Search, devices []Device) (Wiring, error) {
 		if haveCache {
 			remembered = cached.Hub
 		}
-		hub, where, err := findHub(devices, remembered)
+		hub, where, err := findHub(s.without(devices), remembered)
 		if err != nil {
 			return Wiring{}, err
 		}
@@ -121,6 +124,16 @@ func (h *Host) FindWiring(s Search, devices []Device) (Wiring, error) {
 		}
 	}
 	return w, nil
+}
+
+// without leaves out the hubs that boards elsewhere hang on, and the boards.
+func (s Search) without(devices []Device) []Device {
+	return slices.DeleteFunc(slices.Clone(devices), func(d Device) bool {
+		return slices.ContainsFunc(s.Elsewhere, func(path string) bool {
+			hub, _ := parentOf(path)
+			return d.Path == path || d.Path == hub
+		})
+	})
 }
 
 // findHub tells the HAT's hub.

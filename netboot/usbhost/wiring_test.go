@@ -133,6 +133,8 @@ func TestFindWiring(t *testing.T) {
 			err: []string{"several hubs may be the HAT's: 1-1.1, 1-1.4", "hat: {hub: …}"}},
 		{summary: "several hubs with boards", eeprom: "0x0025",
 			devices: []usbhost.Device{hatHub("1-1.1", 2), board("1-1.1.1", 8, 1), hatHub("1-1.4", 3), board("1-1.4.2", 7, 0)}, err: []string{"several hubs"}},
+		{summary: "a hub on which boards hang that are no HAT's", search: usbhost.Search{Elsewhere: []string{"1-1.1.1", "1-1.1.2"}}, eeprom: "0x0025",
+			devices: []usbhost.Device{hatHub("1-1.1", 2), board("1-1.1.1", 8, 1), hatHub("1-1.4", 3), board("1-1.4.2", 7, 0)}, slot1: "1-1.4.4"},
 		{summary: "a path that is none", search: usbhost.Search{Version: "2.5", Hub: "usb1"}, err: []string{`"usb1"`, "1-1.4"}},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
