@@ -59,6 +59,8 @@ type Options struct {
 	Power      power.Limits
 	Operations operation.Limits
 	Cards      reimage.Times
+
+	among *several // one of several controllers
 }
 
 // A Cluster is a lab with everything that a build puts onto the cards.
@@ -109,7 +111,7 @@ func New(t testing.TB, o Options) *Cluster {
 	if o.Cards == (reimage.Times{}) {
 		o.Cards = reimage.Times{Retry: 500 * time.Millisecond, Rearm: patience}
 	}
-	lab := enginetest.New(t, enginetest.Options{Slots: o.Slots, Bare: true, Restart: true, Uplink: o.Uplink})
+	lab := enginetest.New(t, enginetest.Options{Slots: o.Slots, Bare: o.among == nil, Restart: true, Uplink: o.Uplink})
 	c := &Cluster{Lab: lab, service: &unit{}, t: t, options: o,
 		agents: map[*enginetest.Machine]*enginetest.Process{}, booted: map[*enginetest.Machine]string{}, cards: map[*enginetest.Machine]bool{}}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -121,20 +123,26 @@ func New(t testing.TB, o Options) *Cluster {
 		cancel()
 		c.restarts.Wait()
 	})
-	store, err := identity.Open(filepath.Join(t.TempDir(), "identity"), Name)
-	if err != nil {
+	if o.among != nil {
+		c.Store = o.among.plug(c)
+	} else if store, err := identity.Open(filepath.Join(t.TempDir(), "identity"), Name); err != nil {
 		t.Fatal(err)
+	} else {
+		c.Store = store
 	}
-	c.Store = store
 	for _, m := range lab.Machines() {
-		id, err := store.Target(m.Name, m.Slot, m.Hostname)
+		id, err := c.Store.Target(m.Name, m.Slot, m.Hostname)
 		if err != nil {
 			t.Fatal(err)
 		}
 		c.flash(m, id)
 	}
 	c.write(lab.Controller, "node.json", c.node(lab.Controller, 1), 0o644)
-	c.rules()
+	if o.among != nil {
+		o.among.rules(c)
+	} else {
+		c.rules()
+	}
 	if o.LAN != nil {
 		c.bridge()
 	}
@@ -186,6 +194,9 @@ func (c *Cluster) node(m *enginetest.Machine, generation int) []byte {
 		if c.options.HAT {
 			n.HAT = &nodefile.HAT{Version: "2.6"}
 		}
+	}
+	if c.options.among != nil {
+		n.Network, n.Controllers = "cbridge", c.options.among.known(m)
 	}
 	for _, other := range c.Machines() {
 		t := nodefile.Target{Name: other.Name, Slot: other.Slot, Hostname: other.Hostname, Address: other.Addr}

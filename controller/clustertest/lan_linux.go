@@ -69,6 +69,9 @@ func (c *Cluster) bridge() {
 	c.Run(ctl, "nft", "-f", filepath.Join(root, "etc/hatchery/firewall-root.nft"))
 	c.Run(ctl, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
 	for _, m := range c.Machines() {
+		if m.Slot != 0 { // docker.service
+			c.Run(m, "nft", "-f", filepath.Join(c.Root(m), "etc/hatchery/inner.nft"))
+		}
 		c.StartNetworkd(m)
 	}
 	netspace.Eventually(c.t, "networkd makes br0", func() error {
