@@ -13,6 +13,15 @@ import (
 
 func withRegistry(d *overlays.Data) { d.Registry = true }
 
+// registered is a controller with a registry.
+var registered = func() (v struct {
+	name string
+	data overlays.Data
+}) {
+	v.name, v.data = "controller-registry", exampleData("controller", withRegistry)
+	return v
+}()
+
 // TestRegistry: all engines trust the controller's registry and show it who they are; the
 // controller alone serves it, and without one nothing of it is laid.
 func TestRegistry(t *testing.T) {

@@ -124,7 +124,7 @@ func TestUnitsAreSound(t *testing.T) {
 	if _, err := os.Stat(stock + "/sysinit.target"); err != nil {
 		testtool.Missing(t, "systemd's own units")
 	}
-	for _, v := range variants {
+	for _, v := range append(slices.Clone(variants), registered) {
 		t.Run(v.name, func(t *testing.T) {
 			root := layOutVariant(t, v.data)
 			units := filepath.Join(root, "usr/lib/systemd/system")
@@ -133,7 +133,7 @@ func TestUnitsAreSound(t *testing.T) {
 				t.Fatalf("units %v, %v", ours, err)
 			}
 			testtool.Run(t, "cp", "-a", stock+"/.", units)
-			for _, program := range []string{"usr/sbin/nft", "usr/sbin/dnsmasq", "usr/sbin/dockerd", "bin/kill", "bin/mount", "lib/systemd/systemd-modules-load", overlays.AgentPath, overlays.ToolPath} {
+			for _, program := range []string{"usr/sbin/nft", "usr/sbin/dnsmasq", "usr/sbin/dockerd", "bin/kill", "bin/mount", "lib/systemd/systemd-modules-load", overlays.AgentPath, overlays.ToolPath, overlays.RegistryPath} {
 				path := filepath.Join(root, program)
 				if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 					t.Fatal(err)
