@@ -27,8 +27,8 @@ const (
 	pollEvery      = 500 * time.Millisecond
 )
 
-// TestCard is all of it: p1 gets a new root, its first root anew with the power cut
-// again and again, and the root before.
+// TestCard is all of it: p1 gets a new root, and the root that its card was flashed with
+// again, with the power cut again and again.
 func TestCard(t *testing.T) {
 	if os.Getenv("HATCHERY_CARD") != "1" {
 		t.Skip("builds images and boots one on an emulated board, which takes both cores for minutes: make test-card")
@@ -39,7 +39,10 @@ func TestCard(t *testing.T) {
 	s.part("the controller is in place", s.found)
 	s.part("p1 boots from its card, and is Ready", s.boot)
 	s.part("another root is pushed, and p1 is upgraded to it", s.upgrade)
-	s.part("p1 is rebuilt while its power is cut again and again", s.rebuild)
+	s.part("the upgrade is undone while its power is cut again and again", s.undo)
+	if os.Getenv("HATCHERY_SOAK") != "" {
+		s.part("p1 is rebuilt while its power is cut at any time", s.soak)
+	}
 }
 
 // A scenario is the state of TestCard.
@@ -310,36 +313,48 @@ func (s *scenario) whole(t *testing.T, times int) {
 	s.judged = 0
 }
 
-// rebuild gives p1 its root anew, and cuts its power meanwhile: five times, and twenty
-// times in a soak.
-func (s *scenario) rebuild(t *testing.T) {
-	rounds := [][]cut{s.cuts()}
-	if os.Getenv("HATCHERY_SOAK") != "" {
-		for range 3 {
-			rounds = append(rounds, randomCuts())
-		}
+// undo has p1 go back to what its card was flashed with by hand: it was pushed, and the
+// node said that its card holds that. Its power is cut five times.
+func (s *scenario) undo(t *testing.T) {
+	s.wanted = s.first
+	s.cutting(t, s.cuts(), "upgrade", "--undo", "p1", "--yes")
+	if out := s.shell(t, "cat /opt/version; cat /srv/data/kept; sudo test -e /root/junk || echo gone"); out != "first\nprecious\ngone" {
+		t.Fatalf("p1 says %q", out)
 	}
-	for _, cuts := range rounds {
+}
+
+// cutting does something in which p1's card is written, and cuts its power at some points.
+func (s *scenario) cutting(t *testing.T, cuts []cut, args ...string) {
+	t.Helper()
+	s.board.plan(cuts...)
+	s.operate(t, args...)
+	done, left := s.board.wereCut()
+	for _, c := range done {
+		t.Logf("the power was cut: %s", c.summary)
+	}
+	for _, c := range left {
+		t.Errorf("the power was not cut: %s", c.summary)
+	}
+	s.board.plan()
+	if s.judged == 0 {
+		t.Error("the card was never compared with its image")
+	}
+	s.judged = 0
+}
+
+// soakRounds are of five cuts each: with those of undo they are twenty.
+const soakRounds = 3
+
+// soak gives p1 its root anew, and cuts its power at points that nobody has chosen.
+func (s *scenario) soak(t *testing.T) {
+	for range soakRounds {
 		// What a node has done to its files, so that there is something to be written.
 		s.shell(t, fmt.Sprintf(`set -e
 sudo touch /root/junk
 sudo dd if=/dev/urandom of=/opt/data bs=64k count=%d conv=notrunc,fsync status=none
 sudo dd if=/dev/urandom of=/boot/firmware/data.bin bs=64k count=%d conv=notrunc,fsync status=none`, changedRoot>>16, changedBoot>>16))
-		s.board.plan(cuts...)
-		s.operate(t, "rebuild", "p1")
-		done, left := s.board.wereCut()
-		for _, c := range done {
-			t.Logf("the power was cut: %s", c.summary)
-		}
-		for _, c := range left {
-			t.Errorf("the power was not cut: %s", c.summary)
-		}
-		s.board.plan()
-		if s.judged == 0 {
-			t.Error("the card was never compared with its image")
-		}
-		s.judged = 0
-		if out := s.shell(t, "cat /opt/version; sudo test -e /root/junk || echo gone; sudo test -e /srv/data/kept || echo gone too"); out != "second\ngone\ngone too" {
+		s.cutting(t, randomCuts(), "rebuild", "p1")
+		if out := s.shell(t, "cat /opt/version; sudo test -e /root/junk || echo gone; sudo test -e /srv/data/kept || echo gone too"); out != "first\ngone\ngone too" {
 			t.Fatalf("p1 says %q", out)
 		}
 	}

@@ -57,8 +57,8 @@ func serve(text string) int {
 	return 0
 }
 
-// found lays what the controller's image has for it into its folders, and starts the
-// service.
+// found lays what the controller's image has for it into its folders, starts the
+// service, and brings it what p1's card holds.
 func (s *scenario) found(t *testing.T) {
 	m := s.controller
 	programs := []string{nodefile.NodeInit("armv6"), nodefile.CardWriter("armv6")}
@@ -89,6 +89,8 @@ func (s *scenario) found(t *testing.T) {
 		_, err := s.view()
 		return err == nil, fmt.Sprint(err)
 	})
+	// What the card was flashed with: else there is nothing to go back to.
+	s.push(t)
 }
 
 // serve starts the service.
