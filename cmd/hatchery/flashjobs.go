@@ -129,7 +129,10 @@ func looksLikeFile(word string) bool {
 	if strings.ContainsAny(word, `/\.`) {
 		return true
 	}
-	if _, err := clusterctrl.ParseSlot(word); err == nil || word == spec.ControllerName {
+	if _, err := clusterctrl.ParseSlot(word); err == nil {
+		return false
+	}
+	if _, ok := spec.ParseController(word); ok {
 		return false
 	}
 	return isFile(word)

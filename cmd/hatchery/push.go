@@ -73,15 +73,15 @@ func (p *pushing) run(c *cobra.Command, slots []string) error {
 	if err != nil {
 		return err
 	}
-	if p.station.on == "" {
-		p.station.on = cluster.Controller.Hostname
-	}
-	if !isHost(p.station.on) {
-		return usageError{fmt.Errorf("%q is no host", p.station.on)}
-	}
 	targets, err := p.targets(cluster, slots)
 	if err != nil {
 		return err
+	}
+	if targets, err = p.oneHAT(cluster, targets, len(slots) > 0); err != nil {
+		return err
+	}
+	if !isHost(p.station.on) {
+		return usageError{fmt.Errorf("%q is no host", p.station.on)}
 	}
 	display := p.settings.display(c)
 	p.images.Progress = display
@@ -117,6 +117,42 @@ func (p *pushing) targets(cluster *spec.Cluster, names []string) ([]spec.Target,
 		return nil, err
 	}
 	return slices.DeleteFunc(selected, func(t spec.Target) bool { return t.Slot == 0 }), nil
+}
+
+// oneHAT sees that the slots are on one controller's HAT, and that the push goes there.
+// Where none were named, they are those of the controller that was.
+func (p *pushing) oneHAT(cluster *spec.Cluster, targets []spec.Target, named bool) ([]spec.Target, error) {
+	if len(cluster.Controllers) == 0 {
+		if p.station.on == "" {
+			p.station.on = cluster.Controller.Hostname
+		}
+		return targets, nil
+	}
+	host := func(t spec.Target) string { return cluster.Around(t).Controller.Hostname }
+	var hosts []string
+	for i, c := range cluster.Controllers {
+		if p.station.on == spec.ControllerTarget(i) {
+			p.station.on = c.Hostname
+		}
+		hosts = append(hosts, c.Hostname)
+	}
+	if !named && slices.Contains(hosts, p.station.on) {
+		targets = slices.DeleteFunc(targets, func(t spec.Target) bool { return host(t) != p.station.on })
+	}
+	for _, t := range targets {
+		switch other := host(t) != host(targets[0]); {
+		case other && !named:
+			return nil, usageError{fmt.Errorf("there are several controllers, and each has its own slots' images: name one, such as `hatchery push --on %s`", hosts[0])}
+		case other:
+			return nil, usageError{fmt.Errorf("%s is on the HAT of %s, and %s on that of %s: push to one controller at a time", targets[0].Name, host(targets[0]), t.Name, host(t))}
+		case slices.Contains(hosts, p.station.on) && host(t) != p.station.on:
+			return nil, usageError{fmt.Errorf("%s is on the HAT of %s, not of %s", t.Name, host(t), p.station.on)}
+		}
+	}
+	if p.station.on == "" && len(targets) > 0 {
+		p.station.on = host(targets[0])
+	}
+	return targets, nil
 }
 
 // offer opens what was built for the targets.
