@@ -41,6 +41,8 @@ var schemas = map[string]reflect.Type{
 	"JoinAnswer":        reflect.TypeFor[enrol.JoinAnswer](),
 	"StatusReport":      reflect.TypeFor[enrol.StatusReport](),
 	"StatusAnswer":      reflect.TypeFor[enrol.StatusAnswer](),
+	"Generations":       reflect.TypeFor[enrol.Generations](),
+	"Generation":        reflect.TypeFor[enrol.Generation](),
 	"Health":            reflect.TypeFor[enrol.Health](),
 	"Finding":           reflect.TypeFor[enrol.Finding](),
 	"ClusterView":       reflect.TypeFor[enrol.ClusterView](),
