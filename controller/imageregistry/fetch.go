@@ -157,7 +157,8 @@ type fetch struct {
 	more   chan struct{} // closed and made anew when there is more
 	file   *os.File      // what came so far
 	begun  bool          // the headers are the blob's
-	header http.Header
+	said   http.Header   // they are
+	header http.Header   // distribution's
 	status int
 	body   bytes.Buffer // of an answer that is no blob
 	local  bool         // it was there by then
@@ -298,7 +299,7 @@ func (f *fetch) Write(p []byte) (int, error) {
 			return 0, fmt.Errorf("%w: a layer of %d MB is more than it may have", errFull, n>>20)
 		}
 		f.begun = true
-		f.header = f.header.Clone() // what distribution goes on to set is not looked at
+		f.said = f.header.Clone() // distribution goes on with its own
 	}
 	return len(p), nil
 }
@@ -314,7 +315,7 @@ func (f *fetch) hand(w http.ResponseWriter, r *http.Request) (again bool) {
 		more, over, err := f.more, f.over, f.err
 		if !begun && f.begun {
 			begun = true
-			for name, values := range f.header {
+			for name, values := range f.said {
 				w.Header()[name] = values
 			}
 			// A part of it is had by who asks again; the whole is as good.
