@@ -207,6 +207,11 @@ node to uplink, Docker's policy alone: no answer
 node to node: 172.19.181.1
 node to controller: 172.19.181.1
 node to uplink: 192.168.42.10
+LAN to controller: 192.168.42.1
+LAN to the swarm: no answer
+LAN to inner address: no answer
+LAN to node: no answer
+LAN to node, without our table: 192.168.42.1
 node to uplink, afterwards: 192.168.42.10
 rules: 1
 node to uplink, without our table: no answer

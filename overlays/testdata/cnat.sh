@@ -50,6 +50,21 @@ echo "node to node: $(ask n1 172.19.181.2:9999)"
 echo "node to controller: $(ask n1 172.19.181.254:9999)"
 echo "node to uplink: $(ask n1 192.168.42.1:9999)"
 
+# A host on the LAN that has the controller for a router, and the swarm's ports.
+serve ctl 192.168.42.10:7946
+serve ctl 192.168.42.10:9999
+ip -n up route add 172.19.180.0/23 via 192.168.42.10
+at ctl iptables -w -P FORWARD ACCEPT
+echo "LAN to controller: $(ask up 192.168.42.10:9999)"
+echo "LAN to the swarm: $(ask up 192.168.42.10:7946)"
+echo "LAN to inner address: $(ask up 172.19.181.254:9999)"
+echo "LAN to node: $(ask up 172.19.181.2:9999)"
+at ctl nft delete table ip hatchery
+echo "LAN to node, without our table: $(ask up 172.19.181.2:9999)"
+at ctl nft -f "$CONTROLLER/etc/hatchery/firewall.nft"
+ip -n up route del 172.19.180.0/23
+at ctl iptables -w -P FORWARD DROP
+
 # Docker starts again and makes its tables anew; so do we.
 at ctl iptables -w -t nat -F
 at ctl nft -f "$CONTROLLER/etc/hatchery/firewall.nft"
