@@ -9,7 +9,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 GOENV := CGO_ENABLED=0
 
 # What tests, demo and benchmarks call besides Go.
-PACKAGES := acl apt attr binfmt-support binutils bmap-tools btrfs-progs bzip2 ca-certificates cpio debian-archive-keyring \
+PACKAGES := acl apt attr avahi-daemon avahi-utils binfmt-support binutils bmap-tools btrfs-progs bzip2 ca-certificates cpio debian-archive-keyring \
 	chromium dhcpcd-base dnsmasq-base docker.io dosfstools dpkg e2fsprogs fdisk fonts-dejavu-core gcc-arm-linux-gnueabi gcc-arm-linux-gnueabihf gpgv \
 	iproute2 iptables kmod libc6-dev-armel-cross libc6-dev-armhf-cross libcap2-bin libnbd-bin libnss3-tools mount mtools network-manager nftables \
 	openssh-client openssh-server openssl passwd procps python3-libnbd qemu-system-arm qemu-user-static qemu-utils shellcheck skopeo strace sudo systemd time udev \
