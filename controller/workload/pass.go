@@ -184,9 +184,9 @@ func byName(list []swarm.Object) map[string]swarm.Object {
 // nodesOf takes the swarm's nodes for what services can run on, and the slots that
 // have none yet for what they may run on some day.
 func (p *pass) nodesOf(nodes []swarm.Node) {
-	there := map[netip.Addr]bool{}
+	there, named := map[netip.Addr]bool{}, map[string]bool{}
 	for _, n := range nodes {
-		there[n.Addr] = true
+		there[n.Addr], named[n.Labels["hatchery.slot"]] = true, true
 		node := placement.Node{
 			Name: n.Labels["hatchery.slot"], ID: n.ID, Hostname: n.Hostname, Role: placement.Worker, Addr: n.Addr, Machine: n.Architecture,
 			Labels: n.Labels, EngineLabels: n.EngineLabels, Availability: n.Availability,
@@ -199,8 +199,8 @@ func (p *pass) nodesOf(nodes []swarm.Node) {
 			p.ready = append(p.ready, node)
 		}
 	}
-	for _, t := range p.s.o.Node.Targets {
-		if there[t.Address] {
+	for _, t := range p.targets() {
+		if there[t.Address] || len(p.s.o.Node.Controllers) > 0 && named[t.Name] {
 			continue
 		}
 		labels := map[string]string{"hatchery.slot": t.Name}
@@ -221,8 +221,8 @@ func (p *pass) nodesOf(nodes []swarm.Node) {
 
 // missing are the nodes of the cluster that are not Ready.
 func (p *pass) missing() (names []string) {
-	for _, t := range p.s.o.Node.Targets {
-		if !slices.ContainsFunc(p.ready, func(n placement.Node) bool { return n.Addr == t.Address }) {
+	for _, t := range p.targets() {
+		if !slices.ContainsFunc(p.ready, func(n placement.Node) bool { return p.is(n.Name, n.Addr == t.Address, t) }) {
 			names = append(names, t.Name)
 		}
 	}

@@ -392,7 +392,10 @@ func (s *Service) round(ctx context.Context) error {
 	asked, before, digest := s.status.Asked, s.status.State, s.digest
 	s.mu.Unlock()
 
-	err := p.run(ctx)
+	err := p.leads(ctx)
+	if err == nil {
+		err = p.run(ctx)
+	}
 	if err == nil && p.status.State == StateApplied {
 		now := time.Now().UTC()
 		p.record.Applied, p.record.AppliedAt, p.record.Begun = digest, &now, nil
