@@ -120,7 +120,6 @@ func (c *chapter) read(t *testing.T) []bookCommand {
 		default:
 			return
 		}
-		last = len(commands) - 1
 		more = strings.HasSuffix(line, `\`)
 		if m := heredoc.FindStringSubmatch(line); m != nil {
 			end = m[1]

@@ -291,7 +291,10 @@ func (h *hammond) serveOperations(t *testing.T) {
 		t.Fatal(err)
 	}
 	behind := &httputil.ReverseProxy{
-		Director:      func(r *http.Request) { r.URL.Scheme, r.URL.Host = "http", "hammond" },
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(&url.URL{Scheme: "http", Host: "hammond"})
+			r.Out.Host = r.In.Host
+		},
 		FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0),
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", h.Socket())
