@@ -126,7 +126,7 @@ func (p *powerPlace) direct(dry bool) (switchboard, func() error, error) {
 	}
 	o := hat.Options{Lock: filepath.Join(p.run, "hat.lock"), DryRun: dry}
 	if node != nil && node.HAT != nil {
-		o.Version = node.HAT.Version
+		o.Version, o.First = node.HAT.Version, node.HAT.First
 	}
 	h, closed, err := openHAT(o)
 	if errors.Is(err, os.ErrPermission) {

@@ -26,7 +26,10 @@ var ErrNoSlot = errors.New("its power cannot be switched from here: the ClusterH
 type Options struct {
 	Root    string // the folder that proc, sys and dev are in: /
 	Version string // auto, or as cluster.yaml has it: auto
-	Lock    string // the file that keeps processes apart: /run/hatchery/hat.lock
+	// First is the slot of the HAT's first connector: 1. It is another where there are
+	// several controllers, each with a HAT, and slots have one number in all.
+	First int
+	Lock  string // the file that keeps processes apart: /run/hatchery/hat.lock
 	// Delay lies at least between switching two slots on, since all of them at
 	// once draw more than a supply may give: 1 s. Less than 0 is none.
 	Delay time.Duration
@@ -45,6 +48,7 @@ type Options struct {
 // HAT is a ClusterHAT. Its methods may be called from several goroutines, and
 // other processes may use the same HAT.
 type HAT struct {
+	first    int // the slot of the first connector
 	identity Identity
 	board    board
 	lock     string
@@ -80,7 +84,7 @@ func Open(o Options) (*HAT, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	h := &HAT{lock: o.Lock, delay: o.Delay, log: o.Log, turn: make(chan struct{}, 1)}
+	h := &HAT{first: max(1, o.First), lock: o.Lock, delay: o.Delay, log: o.Log, turn: make(chan struct{}, 1)}
 	var err error
 	if o.Version == "" || o.Version == "auto" {
 		h.identity, err = Detect(o.Root)
@@ -140,11 +144,11 @@ func (h *HAT) Fresh() bool { return h.fresh.Load() }
 
 // Switches says whether a slot's power is the HAT's. Those of boards on other USB
 // hubs are not.
-func (h *HAT) Switches(slot int) bool { return slot >= 1 && slot <= Slots }
+func (h *HAT) Switches(slot int) bool { return slot >= h.first && slot < h.first+Slots }
 
 // On switches a slot on, if it is not. It waits for the others' delay.
 func (h *HAT) On(ctx context.Context, slot int) error {
-	p, err := pinOf(slot)
+	p, err := h.pinOf(slot)
 	if err != nil {
 		return err
 	}
@@ -170,7 +174,7 @@ func (h *HAT) On(ctx context.Context, slot int) error {
 
 // Off cuts a slot's power, without asking what runs there.
 func (h *HAT) Off(ctx context.Context, slot int) error {
-	p, err := pinOf(slot)
+	p, err := h.pinOf(slot)
 	if err != nil {
 		return err
 	}
@@ -192,7 +196,7 @@ func (h *HAT) Cycle(ctx context.Context, slot int, off time.Duration) error {
 
 // Powered says whether a slot has power.
 func (h *HAT) Powered(ctx context.Context, slot int) (bool, error) {
-	p, err := pinOf(slot)
+	p, err := h.pinOf(slot)
 	if err != nil {
 		return false, err
 	}
@@ -203,7 +207,7 @@ func (h *HAT) Powered(ctx context.Context, slot int) (bool, error) {
 // OnAll switches slots on, one after the other with the delay between them;
 // none named are all. The first error ends it.
 func (h *HAT) OnAll(ctx context.Context, slots ...int) error {
-	for _, slot := range all(slots) {
+	for _, slot := range h.all(slots) {
 		if err := h.On(ctx, slot); err != nil {
 			return err
 		}
@@ -215,15 +219,15 @@ func (h *HAT) OnAll(ctx context.Context, slots ...int) error {
 // from the others.
 func (h *HAT) OffAll(ctx context.Context, slots ...int) error {
 	var errs []error
-	for _, slot := range all(slots) {
+	for _, slot := range h.all(slots) {
 		errs = append(errs, h.Off(ctx, slot))
 	}
 	return errors.Join(errs...)
 }
 
-func all(slots []int) []int {
+func (h *HAT) all(slots []int) []int {
 	if len(slots) == 0 {
-		return []int{1, 2, 3, 4}
+		return []int{h.first, h.first + 1, h.first + 2, h.first + 3}
 	}
 	return slots
 }
@@ -256,7 +260,7 @@ type Status struct {
 // Status reads it all, and changes nothing.
 func (h *HAT) Status(ctx context.Context) (Status, error) {
 	s := Status{Version: h.identity.Version.String(), UUID: h.identity.UUID, Slots: make(map[string]bool, Slots)}
-	for slot := 1; slot <= Slots; slot++ {
+	for slot := h.first; slot < h.first+Slots; slot++ {
 		on, err := h.Powered(ctx, slot)
 		if err != nil {
 			return Status{}, err
@@ -278,11 +282,11 @@ func (h *HAT) Status(ctx context.Context) (Status, error) {
 	return s, nil
 }
 
-func pinOf(slot int) (pin, error) {
-	if slot < 1 || slot > Slots {
+func (h *HAT) pinOf(slot int) (pin, error) {
+	if !h.Switches(slot) {
 		return 0, fmt.Errorf("%s: %w", clusterctrl.SlotName(slot), ErrNoSlot)
 	}
-	return pinSlot1 + pin(slot-1), nil
+	return pinSlot1 + pin(slot-h.first), nil
 }
 
 func (h *HAT) set(ctx context.Context, p pin, high bool, what string) (changed bool, err error) {

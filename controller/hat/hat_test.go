@@ -219,6 +219,27 @@ func TestExpander(t *testing.T) {
 
 // TestFresh: who sets a HAT up first, since it got power, knows; who comes later
 // does not, nor does who only looks.
+// TestFirst: where there are several controllers, the slots of a HAT are others.
+func TestFirst(t *testing.T) {
+	chip := used(0x10)
+	h := open(t, hat.Options{Version: "2.6", First: 5, Bus: chip})
+	for _, step := range [][2]string{
+		{"on p5", ""}, {"on p8", ""}, {"off p5", ""}, {"status", "2.6 map[p5:false p6:false p7:false p8:true] alert:false hub:true"},
+	} {
+		if got := do(t.Context(), h, step[0]); got != step[1] {
+			t.Errorf("%s: %s, want %s", step[0], got, step[1])
+		}
+	}
+	if chip.out != 0x18 {
+		t.Errorf("the pins are %02x", chip.out)
+	}
+	for slot, switches := range map[int]bool{1: false, 4: false, 5: true, 8: true, 9: false} {
+		if err := h.On(t.Context(), slot); h.Switches(slot) != switches || errors.Is(err, hat.ErrNoSlot) == switches {
+			t.Errorf("p%d: %v", slot, err)
+		}
+	}
+}
+
 func TestFresh(t *testing.T) {
 	chip := fresh()
 	o := hat.Options{Version: "2.6", Bus: chip, Lock: filepath.Join(t.TempDir(), "lock")}

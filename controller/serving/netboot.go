@@ -102,11 +102,11 @@ func openNetboot(ctx context.Context, o Options, node *nodefile.Node, id *enrol.
 
 // openHAT finds the HAT, and sets it up if nobody has since it got power.
 func (n *netbooting) openHAT(ctx context.Context, o Options, node *nodefile.Node) {
-	version := ""
+	version, first := "", 0
 	if node.HAT != nil {
-		version = node.HAT.Version
+		version, first = node.HAT.Version, node.HAT.First
 	}
-	switch n.hat, n.noHAT = hat.Open(hat.Options{Version: version, Lock: filepath.Join(o.RunDir, "hat.lock"), Bus: o.HAT, Log: o.Log}); {
+	switch n.hat, n.noHAT = hat.Open(hat.Options{Version: version, First: first, Lock: filepath.Join(o.RunDir, "hat.lock"), Bus: o.HAT, Log: o.Log}); {
 	case n.noHAT == nil:
 		// Slots without cards need the HAT's hub, which is off when the HAT gets power.
 		if err := n.hat.Start(ctx); err != nil {

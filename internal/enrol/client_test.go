@@ -476,3 +476,64 @@ func TestLocal(t *testing.T) {
 		t.Errorf("%+v, %v", view, err)
 	}
 }
+
+// TestOthers: a call that the own controller does not answer, or cannot for the
+// moment, is answered by another one; what it refuses is refused.
+func TestOthers(t *testing.T) {
+	homelab := enroltest.NewCluster(t, "homelab")
+	refuses := func(code enrol.Code) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			enrol.WriteError(w, &enrol.Error{Code: code, Detail: "x"})
+		})
+	}
+	answers := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		enrol.WriteJSON(w, http.StatusOK, enrol.ClusterView{Cluster: "other"})
+	})
+	for _, test := range []struct {
+		summary    string
+		own, other http.Handler // nil: nobody listens
+		want       string
+	}{
+		{"the own one is silent", nil, answers, "other"},
+		{"the own one's swarm is not ready", refuses(enrol.SwarmNotReady), answers, "other"},
+		{"the own one's clock is not trusted", refuses(enrol.ClockUntrusted), answers, "other"},
+		{"the own one refuses", refuses(enrol.Revoked), answers, "revoked: x"},
+		{"another one refuses", nil, refuses(enrol.Revoked), "revoked: x"},
+		{"neither is ready", refuses(enrol.SwarmNotReady), refuses(enrol.ClockUntrusted), "swarm-not-ready: x"},
+		{"neither answers", nil, nil, "no answer from the controller at 127.0.0.1:"},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			// Both listen on the same port, of two addresses.
+			own, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			port := own.Addr().(*net.TCPAddr).AddrPort().Port()
+			other, err := net.Listen("tcp", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), port).String())
+			if err != nil {
+				t.Skipf("the port is taken there: %v", err)
+			}
+			for l, handler := range map[net.Listener]http.Handler{own: test.own, other: test.other} {
+				if handler == nil {
+					l.Close()
+					continue
+				}
+				server := enrol.NewServer(homelab.Slot(t, 0), handler, nil)
+				go server.ServeTLS(l, "", "")
+				t.Cleanup(func() { server.Close() })
+			}
+			client := enrol.NewClient(homelab.Slot(t, 2), netip.MustParseAddr("127.0.0.1"), enrol.ClientOptions{Port: port, Others: []netip.Addr{netip.MustParseAddr("127.0.0.2")}})
+			view, err := client.Cluster(background(t))
+			got := ""
+			if view != nil {
+				got = view.Cluster
+			}
+			if err != nil {
+				got = err.Error()
+			}
+			if !strings.Contains(got, test.want) {
+				t.Errorf("%q, want %q", got, test.want)
+			}
+		})
+	}
+}

@@ -107,6 +107,9 @@ const (
 type HAT struct {
 	Version string `json:"version,omitempty"` // 2.6
 	Hub     string `json:"hub,omitempty"`     // the USB path of its hub: 1-1.4
+	// First is the slot of the HAT's first connector, where that is not 1: with
+	// several controllers.
+	First int `json:"first,omitempty"`
 	// PowerOn is PowerOnNone where slots are not switched on when the controller
 	// has booted.
 	PowerOn string `json:"power_on,omitempty"`
