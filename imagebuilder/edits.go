@@ -433,6 +433,11 @@ func overlayData(c *spec.Cluster, t spec.Target, p personality, architecture str
 		}
 		d.Controllers = append(d.Controllers, controller)
 	}
+	if len(all.Controllers) > 0 {
+		if first := all.FirstOf(t.HAT); first != 1 {
+			d.HAT.First = first
+		}
+	}
 	if p.page != nil {
 		d.Identity.PageCertificate, d.Identity.PageKey = p.page.Certificate, p.page.Key
 	}

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -71,6 +72,17 @@ func (c *Cluster) hatOf(slot int) int {
 	return max(c.hat, slices.IndexFunc(c.Controllers, func(o OneController) bool { return slices.Contains(o.Slots, slot) }))
 }
 
+// FirstOf is the slot of the first connector of a controller's HAT: HATs have four
+// each, p1 to p4, p5 to p8 and so on, and boards elsewhere say where (`usb`).
+func (c *Cluster) FirstOf(hat int) int {
+	for _, s := range c.Slots {
+		if slices.Contains(c.Controllers[hat].Slots, s.Number) && s.USB == "" {
+			return (s.Number-1)/defaultSlots*defaultSlots + 1
+		}
+	}
+	return 1
+}
+
 func (c *OneController) keys(name string) []key {
 	return []key{
 		{
@@ -91,7 +103,7 @@ func (c *OneController) keys(name string) []key {
 		},
 		{
 			name: "slots", syntax: "a list of slots and ranges", example: "[p1-p4]", required: "name the slots of this controller's HAT, such as [p1-p4]",
-			about: "The slots of this controller's HAT. Their numbers are the cluster's: each is on one controller only, the first of a HAT need not be p1.",
+			about: "The slots of this controller's HAT. Their numbers are the cluster's: each is on one controller only. A HAT has p1 to p4, p5 to p8 and so on, in the order of its connectors.",
 			items: func(d *decoder, v []item) { c.Slots = d.slotRanges(v) },
 		},
 	}
@@ -100,7 +112,7 @@ func (c *OneController) keys(name string) []key {
 // controllersKey is the key of several controllers.
 func (c *Cluster) controllersKey() key {
 	return key{
-		name: "controllers", elsewise: "one, which `controller` describes", apart: true, unbuilt: "a cluster with several controllers",
+		name: "controllers", elsewise: "one, which `controller` describes", apart: true,
 		about: "Several controllers, each with a HAT: three, five or seven, all managers of the swarm, which goes on while more than half of them are up. Only with `controller: {network: cbridge}`. What `controller` says is said of each of them, but for `hostname` and `address`, which stand here. They are the targets `controller`, `controller2`, `controller3` …, in this order. See docs/controllers.md.",
 		each: func(_ *decoder, index int) key {
 			for len(c.Controllers) <= index { // more, where an entry before was none
@@ -245,9 +257,20 @@ func (d *decoder) checkTheirSlots() {
 			}
 		}
 	}
+	slices.SortFunc(c.Slots, func(a, b Slot) int { return cmp.Compare(a.Number, b.Number) })
 	for _, s := range c.Slots {
-		if _, placed := on[s.Number]; !placed {
-			name := clusterctrl.SlotName(s.Number)
+		name := clusterctrl.SlotName(s.Number)
+		hat, placed := on[s.Number]
+		if placed && s.USB == "" {
+			at := d.at["controllers["+strconv.Itoa(hat)+"].slots"]
+			if first := c.FirstOf(hat); s.Number >= first+defaultSlots {
+				d.problem(at, "%s is not on the HAT whose other slots are p%d to p%d: HATs have p1 to p4, p5 to p8 and so on; of a board on another USB hub say where it hangs, such as `slots: {%s: {usb: 1-1.3}}`",
+					name, first, first+defaultSlots-1, name)
+			} else if s.Root != "card" && s.Number > defaultSlots {
+				d.problem(at, "%s boots without a card, and its number is not one of p1 to p4: say where its board hangs, such as `slots: {%s: {usb: 1-1.3}}`", name, name)
+			}
+		}
+		if !placed {
 			at := d.at["slots."+name]
 			at.path = "slots." + name
 			d.problem(at, "is on no controller: name it under `slots` of one of `controllers`")
