@@ -39,9 +39,3 @@ func (p *pass) targets() []nodefile.Target {
 	}
 	return all
 }
-
-// is says that a node, by its label and its address, is a target. With several
-// controllers the swarm has the LAN's addresses.
-func (p *pass) is(name string, byAddress bool, t nodefile.Target) bool {
-	return byAddress || len(p.s.o.Node.Controllers) > 0 && name == t.Name
-}

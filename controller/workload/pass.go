@@ -221,8 +221,9 @@ func (p *pass) nodesOf(nodes []swarm.Node) {
 
 // missing are the nodes of the cluster that are not Ready.
 func (p *pass) missing() (names []string) {
+	several := len(p.s.o.Node.Controllers) > 0 // then the swarm has the LAN's addresses
 	for _, t := range p.targets() {
-		if !slices.ContainsFunc(p.ready, func(n placement.Node) bool { return p.is(n.Name, n.Addr == t.Address, t) }) {
+		if !slices.ContainsFunc(p.ready, func(n placement.Node) bool { return n.Addr == t.Address || several && n.Name == t.Name }) {
 			names = append(names, t.Name)
 		}
 	}
