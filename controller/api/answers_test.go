@@ -82,6 +82,8 @@ func TestAnswers(t *testing.T) {
 		{door: "agent", method: "POST", path: "/v1/arm", body: `{"operation": "rebuild-1"}`, status: 409},
 		{door: "agent", method: "GET", path: "/v1/kept", status: 200},
 		{door: "agent", method: "POST", path: "/v1/kept/stream", body: `{"roots": [{"name": "no such"}]}`, status: 400},
+		// A slot's certificate is no controller's.
+		{door: "nodes", method: "POST", path: "/v1/generations", body: `{}`, status: 403},
 		{door: "nodes", method: "GET", path: "/v1/kept", status: 200},
 		{door: "nodes", method: "GET", path: "/v1/kept/stream", status: 404},
 		{door: "nodes", method: "POST", path: "/v1/kept/restored", body: `{"digest": "` + backup + `"}`, status: 200},
