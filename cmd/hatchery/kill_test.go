@@ -104,7 +104,11 @@ func TestKilledAnywhere(t *testing.T) {
 // Debian 12's sha256sum, which takes six times as long, judges them in TestChecksums.
 func wrongSums(t *testing.T, dir string) string {
 	t.Helper()
-	want := string(readFile(t, filepath.Join(dir, "SHA256SUMS")))
+	sums, err := os.ReadFile(filepath.Join(dir, "SHA256SUMS"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := string(sums)
 	args := []string{"sha256", "-r"}
 	for line := range strings.Lines(want) {
 		_, name, ok := strings.Cut(strings.TrimSpace(line), "  ")
