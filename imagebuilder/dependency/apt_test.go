@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,8 +42,7 @@ func newAptRoot(t testing.TB, suite string) *aptRoot {
 	}
 	testtool.Need(t, "apt-get")
 	dir := t.TempDir()
-	sources := debianSources(t, suite)
-	for _, name := range []string{"lists/partial", "etc/apt.conf.d", "etc/preferences.d", "etc/trusted.gpg.d", "state", "log", "archives/partial"} {
+	for _, name := range []string{"lists/partial", "etc/apt.conf.d", "etc/preferences.d", "etc/sources.list.d", "etc/trusted.gpg.d", "state", "log", "archives/partial"} {
 		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -59,7 +59,18 @@ func newAptRoot(t testing.TB, suite string) *aptRoot {
 		return path
 	}
 	write("etc/trusted.gpg.d/debian-archive-keyring.gpg", string(keys))
-	root := &aptRoot{status: write("status", statusOf(t, packed))}
+	image := unpacked(t, packed)
+	content := func(name string) string {
+		text, err := diskimage.ReadFile(image, name, 16<<20)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	root := &aptRoot{status: write("status", content(deb822.StatusFile))}
+	// The mirrors are those that the base was made from.
+	write("etc/sources.list", content("etc/apt/sources.list"))
+	write("etc/sources.list.d/debian.sources", content("etc/apt/sources.list.d/debian.sources"))
 	var config strings.Builder
 	for line := range strings.Lines(testtool.Run(t, "apt-config", "dump")) {
 		if regexp.MustCompile(`^Acquire::(http|https|ftp|Retries|Check-Valid-Until)\b`).MatchString(line) {
@@ -73,14 +84,8 @@ Dir::Etc "%[1]s/etc"; Dir::Etc::netrc "/etc/apt/auth.conf"; Dir::Etc::netrcparts
 Dir::State "%[1]s/state"; Dir::State::Lists "%[1]s/lists"; Dir::State::Status "%[1]s/status"; Dir::Cache "%[1]s"; Dir::Log "%[1]s/log";
 `, dir)
 	root.config = write("apt.conf", config.String())
-	write("etc/sources.list", strings.Join(sources, "\n")+"\n")
-	if _, err := root.run("apt-get", "-qq", "update"); err != nil {
-		// A mirror of which only the main suite is whole; so does testdata/base/make.
-		sources = slices.DeleteFunc(sources, func(s string) bool { return strings.Contains(s, " "+suite+"-") })
-		write("etc/sources.list", strings.Join(sources, "\n")+"\n")
-		if out, err := root.run("apt-get", "-qq", "update"); err != nil {
-			testtool.Missing(t, fmt.Sprintf("a mirror that has %s for armel: %v\n%s", suite, err, out))
-		}
+	if out, err := root.run("apt-get", "-qq", "update"); err != nil {
+		testtool.Missing(t, fmt.Sprintf("a mirror that has %s for armel: %v\n%s", suite, err, out))
 	}
 	out, err := root.run("apt-get", "indextargets", "--format", "$(FILENAME)", "Created-By: Packages")
 	if err != nil {
@@ -97,39 +102,17 @@ Dir::State "%[1]s/state"; Dir::State::Lists "%[1]s/lists"; Dir::State::Status "%
 	return root
 }
 
-// debianSources gives the lines of a sources.list, by the machine's mirrors.
-func debianSources(t testing.TB, suite string) []string {
-	main, security := "", ""
-	for line := range strings.Lines(testtool.Run(t, "apt-get", "indextargets", "--format", "$(ORIGIN)|$(CODENAME)|$(REPO_URI)", "Identifier: Packages")) {
-		f := strings.Split(strings.TrimSpace(line), "|")
-		switch {
-		case len(f) != 3 || f[0] != "Debian":
-		case strings.HasSuffix(f[1], "-security"):
-			security = f[2]
-		case !strings.Contains(f[1], "-"):
-			main = f[2]
-		}
-	}
-	if main == "" {
-		testtool.Missing(t, "a Debian mirror in the machine's APT configuration (after apt-get update)")
-	}
-	const components = "main non-free-firmware"
-	sources := []string{fmt.Sprintf("deb %s %s %s", main, suite, components), fmt.Sprintf("deb %s %s-updates %s", main, suite, components)}
-	if security != "" {
-		sources = append(sources, fmt.Sprintf("deb %s %s-security %s", security, suite, components))
-	}
-	return sources
-}
-
-// statusOf reads dpkg's status out of a packed image.
-func statusOf(t testing.TB, packed string) string {
+// unpacked opens a packed image.
+func unpacked(t testing.TB, packed string) diskimage.Tree {
 	t.Helper()
 	raw, err := os.Create(filepath.Join(t.TempDir(), "base.img"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer os.Remove(raw.Name())
-	defer raw.Close()
+	t.Cleanup(func() {
+		raw.Close()
+		os.Remove(raw.Name())
+	})
 	unpack := exec.Command(testtool.Need(t, "xz"), "-dc", packed)
 	unpack.Stdout = raw
 	if err := unpack.Run(); err != nil {
@@ -147,11 +130,7 @@ func statusOf(t testing.TB, packed string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	status, err := diskimage.ReadFile(tree, deb822.StatusFile, 16<<20)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(status)
+	return tree
 }
 
 func (r *aptRoot) run(name string, args ...string) (string, error) {
