@@ -27,6 +27,16 @@ func (k *Keeper) NodeCalls() map[string]func(w http.ResponseWriter, r *http.Requ
 	}
 }
 
+// Unavailable answers nodes in the place of NodeCalls where there is no Keeper: they wait,
+// since what cannot be looked at may well be there.
+func Unavailable(why error) map[string]func(w http.ResponseWriter, r *http.Request, slot int) {
+	calls := (*Keeper)(nil).NodeCalls()
+	for pattern := range calls {
+		calls[pattern] = func(w http.ResponseWriter, _ *http.Request, _ int) { wait(w, why) }
+	}
+	return calls
+}
+
 // waiting is what of a slot's its node has not got back, nil for nothing.
 func (k *Keeper) waiting(slot int) *record {
 	k.mu.Lock()
@@ -42,9 +52,14 @@ func (k *Keeper) waiting(slot int) *record {
 func (k *Keeper) unknown(w http.ResponseWriter, slot int) bool {
 	err := k.known(slot)
 	if err != nil {
-		enrol.WriteError(w, &enrol.Error{Status: http.StatusServiceUnavailable, Code: kept.Failed, Detail: err.Error(), RetryAfterS: retryPersonS})
+		wait(w, err)
 	}
 	return err != nil
+}
+
+// wait asks a node to come back.
+func wait(w http.ResponseWriter, why error) {
+	enrol.WriteError(w, &enrol.Error{Status: http.StatusServiceUnavailable, Code: kept.Failed, Detail: why.Error(), RetryAfterS: retryPersonS})
 }
 
 // retryPersonS is when to come back where a person has to look, in seconds.

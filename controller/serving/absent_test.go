@@ -14,6 +14,7 @@ import (
 	"hatchery/controller/preserve"
 	"hatchery/internal/enrol"
 	"hatchery/internal/identity"
+	"hatchery/internal/kept"
 	"hatchery/internal/nodefile"
 	"hatchery/internal/swarm"
 )
@@ -127,7 +128,24 @@ func TestNothingCanBeKept(t *testing.T) {
 			t.Errorf("with keep %t it is refused with %q", keep, said)
 		}
 	}
+	asked := 0
 	if said := refusal(t, s, preserve.Prefix, http.MethodGet); !strings.Contains(said, folder) {
 		t.Errorf("what is kept is refused with %s", said)
+	}
+	// A node with a new root that heard of nothing would never ask again.
+	for pattern, call := range s.nodeCalls() {
+		method, path, _ := strings.Cut(pattern, " ")
+		if path != kept.Path && !strings.HasPrefix(path, kept.Path+"/") {
+			continue
+		}
+		asked++
+		w := httptest.NewRecorder()
+		call(w, httptest.NewRequest(method, path, nil), 2)
+		if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), folder) {
+			t.Errorf("a node that asks %s is told %d, %s", pattern, w.Code, w.Body)
+		}
+	}
+	if asked != 3 {
+		t.Errorf("nodes have %d calls for what was kept", asked)
 	}
 }

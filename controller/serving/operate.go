@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/http"
 	"path/filepath"
 	"sync"
@@ -278,15 +279,14 @@ func unavailable(why error) http.Handler {
 func (s *operating) nodeCalls() map[string]func(w http.ResponseWriter, r *http.Request, slot int) {
 	calls := map[string]func(w http.ResponseWriter, r *http.Request, slot int){}
 	if s.cards != nil {
-		for pattern, call := range s.cards.Calls() {
-			calls[pattern] = call
-		}
+		maps.Copy(calls, s.cards.Calls())
 	}
+	// A node that is told that nothing is kept for it never asks again.
+	restoring := preserve.Unavailable(s.absent[preserve.Prefix])
 	if s.kept != nil {
-		for pattern, call := range s.kept.NodeCalls() {
-			calls[pattern] = call
-		}
+		restoring = s.kept.NodeCalls()
 	}
+	maps.Copy(calls, restoring)
 	return calls
 }
 
