@@ -241,9 +241,13 @@ func (o *outDir) removeRecord(target string) error {
 }
 
 // pruneLayers removes the target's layers that neither its newest layer nor
-// its image's record names.
+// its image's record names, and with which its card was not flashed.
 func (o *outDir) pruneLayers(target string, newest digest.Digest) error {
-	keep := map[string]bool{o.layer(target, newest): true}
+	keep, err := o.flashed()
+	if err != nil {
+		return err
+	}
+	keep[o.layer(target, newest)] = true
 	if r := o.record(target); r != nil {
 		for _, d := range r.Layers {
 			keep[o.layer(target, d)] = true
@@ -340,9 +344,12 @@ func copyLayer(ctx context.Context, from, to string) error {
 }
 
 // pruneDockerLayers removes Docker layers on which no target of the manifest
-// lies any more.
+// lies any more, and no card's.
 func (o *outDir) pruneDockerLayers(m *Manifest) error {
-	keep := map[string]bool{}
+	keep, err := o.flashed()
+	if err != nil {
+		return err
+	}
 	for _, t := range m.Targets {
 		for _, l := range t.Layers {
 			keep[filepath.Join(o.path, filepath.FromSlash(l.File))] = true

@@ -154,6 +154,11 @@ func (f *flashing) run(ctx context.Context) error {
 		if err != nil {
 			return f.failed(err, job, jobs[i+1:])
 		}
+		if job.built != nil && len(job.built.Layers) > 0 {
+			if err := imagebuilder.NoteFlashed(f.out, job.built); err != nil {
+				f.say("Warning: %v", err) // the card is as it should be all the same
+			}
+		}
 		f.done = append(f.done, *card)
 		f.written = append(f.written, job)
 		if !f.json {

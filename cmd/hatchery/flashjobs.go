@@ -20,6 +20,7 @@ type flashJob struct {
 	name     string // the target's, or the image file's
 	hostname string
 	cluster  string
+	built    *imagebuilder.TargetManifest // nil: an image file
 	open     func(ctx context.Context, f *flashing) (*flashSource, error)
 }
 
@@ -115,6 +116,7 @@ func (f *flashing) jobs(context.Context) ([]*flashJob, []string, error) {
 		if built.before(t.Name, newest, cluster.File, filepath.Join(cluster.Dir(), lockName)) {
 			old = append(old, t.Name)
 		}
+		job.built = entry
 		job.open = targetSource(layer, image)
 		jobs = append(jobs, job)
 	}

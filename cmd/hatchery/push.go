@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -36,15 +38,21 @@ Nothing changes on a node by that. ` + "`hatchery upgrade`" + ` has the slots ta
 one after the other: those with cards write it to their cards, in place. A slot
 without a card (root: netboot or ephemeral) boots it the next time that it boots, too; what
 it had before is kept until its node was seen Ready, and ` + "`hatchery netboot undo p2`" + `
-goes back. ` + "`hatchery rebuild p2`" + ` needs what was pushed as well.`,
+goes back. ` + "`hatchery rebuild p2`" + ` needs what was pushed as well.
+
+A slot that was flashed by hand and never pushed has nothing on the controller that
+` + "`hatchery upgrade --undo`" + ` could give it back. ` + "`hatchery push p2 --flashed`" + ` brings what its card was
+flashed with from this output folder; push what is new after it.`,
 		Example: `  hatchery build && hatchery push           # all slots
   hatchery push p2                          # one slot
+  hatchery push p2 --flashed && hatchery push p2   # what its card holds, then what is new
   hatchery push --on hammond.local`,
 		Args: slotArgs,
 		RunE: func(c *cobra.Command, args []string) error { return p.run(c, args) },
 	}
 	flags := c.Flags()
 	flags.StringVar(&p.station.on, "on", "", "the controller's `HOST` name, as out/ssh_config names it (default: the controller's host name)")
+	flags.BoolVar(&p.flashed, "flashed", false, "push what cards were last flashed with from the output folder, not what was built since")
 	flags.StringVarP(&p.station.out, "output", "o", "out", "the output folder of build")
 	flags.StringVar(&p.images.Cache, "cache", "", "the cache folder (default: hatchery in the user's cache folder)")
 	flags.BoolVar(&p.images.Offline, "offline", false, "fetch nothing: the base must be in the cache, or a file")
@@ -66,6 +74,7 @@ type pushing struct {
 	settings *settings
 	station  station
 	images   imagebuilder.ImageOptions
+	flashed  bool
 }
 
 func (p *pushing) run(c *cobra.Command, slots []string) error {
@@ -165,19 +174,24 @@ func (p *pushing) offer(ctx context.Context, cluster *spec.Cluster, targets []sp
 	var missing, old []string
 	for _, t := range targets {
 		entry := built.target(t.Name)
+		if p.flashed {
+			if entry, err = flashedWith(p.station.out, t); err != nil {
+				return nil, nil, err
+			}
+		}
 		layer := built.layer(entry)
 		if layer == "" {
 			missing = append(missing, t.Name)
 			continue
 		}
-		if built.before(t.Name, layer, cluster.File, filepath.Join(cluster.Dir(), lockName)) {
+		if !p.flashed && built.before(t.Name, layer, cluster.File, filepath.Join(cluster.Dir(), lockName)) {
 			old = append(old, t.Name)
 		}
 		image, err := imagebuilder.OpenImage(ctx, layer, p.images)
 		if err != nil {
 			return nil, nil, err
 		}
-		add(o, cluster, t, built.manifest, image.Parts())
+		add(o, cluster, t, entry.Build, built.manifest.Epoch, image.Parts())
 		image.Close()
 	}
 	if len(missing) > 0 {
@@ -186,18 +200,30 @@ func (p *pushing) offer(ctx context.Context, cluster *spec.Cluster, targets []sp
 	return o, outOfDate(cluster, p.station.out, old), nil
 }
 
+// flashedWith is what a slot's card was last flashed with from an output folder.
+func flashedWith(out string, t spec.Target) (*imagebuilder.TargetManifest, error) {
+	entry, err := imagebuilder.ReadFlashed(out, t.Name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, usageError{fmt.Errorf("no card of %s's was flashed from %s, as far as is noted there: name the folder that it was flashed from with -o, or leave --flashed out to push what was built", t.Name, out)}
+	case err != nil:
+		return nil, err
+	}
+	for _, l := range entry.Layers {
+		if !isFile(filepath.Join(out, filepath.FromSlash(l.File))) {
+			return nil, &imagebuilder.InputError{Err: fmt.Errorf("%s, with which %s's card was flashed, is not in %s any more: build it again (the same cluster.yaml, cluster.lock and identity/ give the same), and push that", l.File, t.Name, out)}
+		}
+	}
+	return entry, nil
+}
+
 // add puts a target's files into an offer, each once.
-func add(o *transfer.Offer, cluster *spec.Cluster, t spec.Target, m imagebuilder.Manifest, parts imagebuilder.Parts) {
+func add(o *transfer.Offer, cluster *spec.Cluster, t spec.Target, build string, epoch time.Time, parts imagebuilder.Parts) {
 	chain := parts.Layers
 	a := transfer.Assignment{
 		Slot: t.Slot, Base: chain.Base.Digest(),
-		Label: store.Label{File: filepath.Base(cluster.File), Cluster: cluster.Name, Epoch: m.Epoch},
-		Size:  cluster.Netboot.Disk, Quota: cluster.Netboot.Quota,
-	}
-	for _, built := range m.Targets {
-		if built.Target == t.Name {
-			a.Build = built.Build
-		}
+		Label: store.Label{File: filepath.Base(cluster.File), Cluster: cluster.Name, Epoch: epoch},
+		Size:  cluster.Netboot.Disk, Quota: cluster.Netboot.Quota, Build: build,
 	}
 	if t.Root == nodefile.RootNetboot || t.Root == nodefile.RootEphemeral {
 		a.Mode = store.Mode(t.Root)

@@ -63,7 +63,7 @@ func noWayBack(st *store.State) string {
 	name := fmt.Sprintf("p%d", st.Slot)
 	switch {
 	case st.Stranger():
-		return fmt.Sprintf("its card holds a build that was never pushed to this controller (%.12s, as manifest.json has it): push that first, from the output folder of the build that the card was flashed with (hatchery push %[2]s --output DIR; the same cluster.yaml, cluster.lock and identity/ give it again), and then push once more what is new",
+		return fmt.Sprintf("its card holds a build that was never pushed to this controller (%.12s, as manifest.json has it): push that first, from the output folder that the card was flashed from (hatchery push %[2]s --flashed), and then push once more what is new (hatchery push %[2]s)",
 			st.Card, name)
 	case st.Current == nil:
 		return "nobody knows what its card holds: its agent did not tell this controller yet, or its image was built before images said what they are"
