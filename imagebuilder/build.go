@@ -102,6 +102,9 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	if err := (&outDir{path: o.Out}).check(c); err != nil {
 		return nil, err
 	}
+	if err := sameKeys(c, o.Out); err != nil {
+		return nil, err
+	}
 	begun := time.Now()
 	ground, err := openGround(ctx, c, targets, o, false)
 	if err != nil {
@@ -303,6 +306,29 @@ func (ids *identitySet) personality(target string, epoch time.Time) personality 
 func openIdentity(c *spec.Cluster) (*identity.Store, error) {
 	store, err := identity.Open(filepath.Join(c.Dir(), identityName), c.Name)
 	return store, identityError(err)
+}
+
+// sameKeys refuses other keys than those with which an output folder was built: to
+// the cluster that runs, everything built with them would be a stranger, and nobody
+// makes a cluster's keys twice on purpose without saying so.
+func sameKeys(c *spec.Cluster, out string) error {
+	earlier, err := readManifest(out)
+	if err != nil || earlier == nil || earlier.Cluster != c.Name || earlier.CA == "" {
+		return err
+	}
+	dir := filepath.Join(c.Dir(), identityName)
+	store, err := identity.Preview(dir, c.Name)
+	if err != nil {
+		return identityError(err)
+	}
+	if store.Fingerprint() == earlier.CA {
+		return nil
+	}
+	what := "holds other keys than"
+	if store.Unwritten() {
+		what = "is not there, or not whole, and has not"
+	}
+	return &InputError{fmt.Errorf("%s %s those with which %s was built (%.16s…): the cluster that runs would take what is built now for strangers. Bring that folder back (from a backup, or from where it was built); to begin anew with new keys and to write every card again, remove %[3]s, or name another folder with -o", dir, what, out, earlier.CA)}
 }
 
 // identityError tells the user's mistakes from failures.
