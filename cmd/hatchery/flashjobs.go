@@ -12,6 +12,7 @@ import (
 	"hatchery/imagebuilder/flash"
 	"hatchery/imagebuilder/imagefile"
 	"hatchery/internal/clusterctrl"
+	"hatchery/internal/nodefile"
 	"hatchery/internal/spec"
 )
 
@@ -89,6 +90,10 @@ func (f *flashing) jobs(context.Context) ([]*flashJob, []string, error) {
 			}
 		}
 	}
+	targets, cardless, err := withCards(targets, len(f.targets) > 0)
+	if err != nil {
+		return nil, nil, err
+	}
 	built, err := readBuilt(cluster, f.out)
 	if err != nil {
 		return nil, nil, err
@@ -123,7 +128,40 @@ func (f *flashing) jobs(context.Context) ([]*flashJob, []string, error) {
 	if len(missing) > 0 {
 		return nil, nil, notBuilt(cluster, f.out, missing)
 	}
+	if len(cardless) > 0 {
+		warnings = append(warnings, fmt.Sprintf("%s without a card (root: netboot or ephemeral): `%s` brings what %s to the controller", left(cardless), onTargets("push", cluster, f.out, cardless), they(cardless)))
+	}
 	return jobs, append(warnings, outOfDate(cluster, f.out, old)...), nil
+}
+
+func left(names []string) string {
+	if len(names) == 1 {
+		return names[0] + " is left out, which boots"
+	}
+	return enumerate(names) + " are left out, which boot"
+}
+
+func they(names []string) string {
+	if len(names) == 1 {
+		return "it boots"
+	}
+	return "they boot"
+}
+
+// withCards are the targets that have cards, and the names of the others. It is a mistake
+// to name one of those: a Zero boots from a card that is in it, whatever it was built for.
+func withCards(targets []spec.Target, named bool) (with []spec.Target, cardless []string, err error) {
+	for _, t := range targets {
+		if t.Slot == 0 || t.Root != nodefile.RootNetboot && t.Root != nodefile.RootEphemeral {
+			with = append(with, t)
+			continue
+		}
+		if named {
+			return nil, nil, usageError{fmt.Errorf("%s has no card: it is to boot from the controller (root: %s), and would boot a card that is in it instead. `hatchery push %[1]s` brings its image there; for a card, take root: %[2]s out of cluster.yaml and build it again", t.Name, t.Root)}
+		}
+		cardless = append(cardless, t.Name)
+	}
+	return with, cardless, nil
 }
 
 // looksLikeFile tells an image's file from a target's name.
