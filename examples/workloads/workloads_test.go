@@ -32,7 +32,7 @@ func cluster(controller string) *stack.Cluster {
 			node("controller", placement.Manager, controller), node("p1", placement.Worker, "armv6"),
 			node("p2", placement.Worker, "armv6"), node("p3", placement.Worker, "armv7"),
 		},
-		Networks: []string{"proxy"}, Secrets: []string{"cf_token", "code_password"},
+		Networks: []string{"proxy"}, Secrets: []string{"cf_token", "code_password"}, Registry: true,
 	}
 }
 

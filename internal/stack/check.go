@@ -3,6 +3,7 @@ package stack
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
@@ -13,6 +14,7 @@ import (
 	"github.com/docker/docker/api/types/mount"
 	"github.com/docker/docker/api/types/swarm"
 
+	"hatchery/internal/clusterctrl"
 	"hatchery/internal/stack/placement"
 )
 
@@ -31,7 +33,7 @@ func (c *conversion) check(s *Stack, cluster *Cluster) {
 		if name := service.Spec.Name; !serviceName.MatchString(name) || len(name) > 63 {
 			c.problem(at, "%s is no name that a service can have: letters, digits, _ and -, at most 63 with the stack's", name)
 		}
-		c.image(at, service.Image())
+		c.image(at, service.Image(), cluster)
 		constraints := c.constraints(at, service.Constraints())
 		candidates := []placement.Node{}
 		if cluster != nil && len(cluster.Nodes) > 0 {
@@ -61,7 +63,10 @@ func (c *conversion) check(s *Stack, cluster *Cluster) {
 	}
 }
 
-func (c *conversion) image(at []string, image string) {
+// ownRegistry is where the controller's registry takes and gives images.
+var ownRegistry = netip.AddrPortFrom(clusterctrl.ControllerAddr(), 5000).String()
+
+func (c *conversion) image(at []string, image string, cluster *Cluster) {
 	at = inService(at, "image")
 	if image == "" {
 		if !c.told(at) {
@@ -73,6 +78,8 @@ func (c *conversion) image(at []string, image string) {
 	switch {
 	case err != nil:
 		c.problem(at, "%q is no name of an image: %v", image, err)
+	case cluster != nil && !cluster.Registry && reference.Domain(named) == ownRegistry:
+		c.problem(at, "the cluster has no registry, of which %s is the address: set `registry: true` in cluster.yaml, or name the image elsewhere", ownRegistry)
 	case reference.IsNameOnly(named):
 		c.warn(at, "it has neither tag nor digest, so that it is :latest, which changes at any time: name a version, %s:VERSION", image)
 	}

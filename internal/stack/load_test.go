@@ -230,6 +230,17 @@ func TestFindings(t *testing.T) {
 	}
 }
 
+// TestNoRegistry: an image of the cluster's registry is only taken where there is one.
+func TestNoRegistry(t *testing.T) {
+	file := written(t, "services: {a: {image: '172.19.181.254:5000/hello:1'}}\n", nil)
+	for _, there := range []bool{true, false} {
+		_, err := stack.Load(t.Context(), file, stack.Options{Cluster: &stack.Cluster{Registry: there}})
+		if said := err != nil && strings.Contains(err.Error(), "set `registry: true` in cluster.yaml"); said == there {
+			t.Errorf("with a registry: %t, the error is %v", there, err)
+		}
+	}
+}
+
 func TestNotThere(t *testing.T) {
 	_, err := stack.Load(t.Context(), filepath.Join(t.TempDir(), "x.yml"), stack.Options{})
 	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "x.yml: it cannot be read: no such file") {
