@@ -8,12 +8,14 @@ import (
 	"slices"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
 	"hatchery/imagebuilder/difference"
 	"hatchery/imagebuilder/diskimage"
 	"hatchery/internal/identity"
 	"hatchery/internal/layer"
+	"hatchery/internal/nodefile"
 	"hatchery/internal/parttable"
 	"hatchery/internal/spec"
 )
@@ -125,6 +127,14 @@ func planTarget(ctx context.Context, on *foundation, t spec.Target, e *edits, ep
 	if err := e.apply(ctx, device, epoch); err != nil {
 		return plan, err
 	}
+	reasons := e.reasons()
+	on.reasons(reasons)
+	if t.Slot != 0 {
+		if _, err := e.stamp(device, func() (digest.Digest, error) { return device.Content(on.Parent) }, epoch); err != nil {
+			return plan, err
+		}
+		reasons[nodefile.BuildFile] = reason{from: stampEntry("").From}
+	}
 	was, err := diskimage.Open(base, base.Size())
 	if err != nil {
 		return plan, err
@@ -137,8 +147,6 @@ func planTarget(ctx context.Context, on *foundation, t spec.Target, e *edits, ep
 	if err != nil {
 		return plan, err
 	}
-	reasons := e.reasons()
-	on.reasons(reasons)
 	plan.Difference, err = difference.Compare(ctx, was, is, difference.Options{
 		WasName: base.image.Source, IsName: t.Name,
 		Reason:  func(path string) string { return reasons[path].from },

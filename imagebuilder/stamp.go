@@ -2,9 +2,11 @@ package imagebuilder
 
 import (
 	"fmt"
+	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"hatchery/internal/ext4"
-	"hatchery/internal/layer"
 	"hatchery/internal/nodefile"
 	"hatchery/internal/parttable"
 	"hatchery/overlays"
@@ -12,26 +14,26 @@ import (
 
 // stamp has an image say what it is: its agent tells the controller, which so knows what
 // a card holds that was flashed by hand. It is called last. The digest of the layer cannot
-// stand in the layer, but that of all else in it can.
-func (b *targetBuild) stamp(l *layer.Layer) error {
-	content, err := l.Content()
+// stand in the layer, but that of all else in it can: content gives that.
+func (e *edits) stamp(d device, content func() (digest.Digest, error), epoch time.Time) (build string, err error) {
+	all, err := content()
 	if err != nil {
-		return err
+		return "", err
 	}
-	b.build = content.Encoded()
-	p := b.edits.table.Partition(parttable.Root)
-	root, err := ext4.Open(p.Device(l), p.Size)
+	build = all.Encoded()
+	p := e.table.Partition(parttable.Root)
+	root, err := ext4.Open(p.Device(d), p.Size)
 	if err == nil {
-		root.SetTime(b.epoch)
-		err = lay(root, stampEntry(b.build), b.epoch)
+		root.SetTime(epoch)
+		err = lay(root, stampEntry(build), epoch)
 	}
 	if err == nil {
 		err = root.Flush()
 	}
 	if err != nil {
-		return fmt.Errorf("cannot write into the image what it is: %w", err)
+		return "", fmt.Errorf("cannot write into the image what it is: %w", err)
 	}
-	return nil
+	return build, nil
 }
 
 // stampEntry is the file that says it.

@@ -55,7 +55,7 @@ func (b *targetBuild) run(ctx context.Context, reporter progress.Reporter) (err 
 		return err
 	}
 	if b.target.Slot != 0 {
-		if err := b.stamp(l); err != nil {
+		if b.build, err = b.edits.stamp(l, l.Content, b.epoch); err != nil {
 			l.Abandon()
 			return err
 		}

@@ -1,12 +1,17 @@
 package layer
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"sync"
+
+	"github.com/opencontainers/go-digest"
+
+	"hatchery/internal/sparse"
 )
 
 // A Volatile is a layer that is kept in memory and has no file: for looking at
@@ -127,4 +132,46 @@ func (v *Volatile) Extents() []Extent {
 		merged = append(merged, e)
 	}
 	return merged
+}
+
+// Content is the digest that a [Layer] over this parent would have, had the same been
+// written to it. The parent is the one that the device was made over.
+func (v *Volatile) Content(parent Parent) (digest.Digest, error) {
+	header, err := newHeader(parent, v.size)
+	if err != nil {
+		return "", err
+	}
+	h := newHasher(&header)
+	defer h.stop()
+	below := make([]byte, chunkBlocks*BlockSize)
+	for _, e := range v.Extents() {
+		for block, end := e.Offset/BlockSize, (e.Offset+e.Length+BlockSize-1)/BlockSize; block < end; {
+			n := min(end-block, chunkBlocks)
+			off, length := block*BlockSize, min(n*BlockSize, v.size-block*BlockSize)
+			own, under := h.buffer()[:n*BlockSize], below[:n*BlockSize]
+			clear(own[length:])
+			clear(under[length:])
+			if _, err := v.ReadAt(own[:length], off); err != nil && !errors.Is(err, io.EOF) {
+				return "", err
+			}
+			if err := v.readBelow(under[:length], off); err != nil {
+				return "", err
+			}
+			kept := 0 // what is kept moves together at the front of own
+			for i := range n {
+				p := own[i*BlockSize : (i+1)*BlockSize]
+				if bytes.Equal(p, under[i*BlockSize:(i+1)*BlockSize]) {
+					continue
+				}
+				data := !sparse.IsZero(p)
+				h.extent(block+i, 1, data)
+				if data {
+					kept += copy(own[kept:], p)
+				}
+			}
+			h.write(own[:kept])
+			block += n
+		}
+	}
+	return bytesDigest(h.sum()), nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -72,6 +73,75 @@ func TestVolatile(t *testing.T) {
 			if !bytes.Equal(parent, before) {
 				t.Error("the parent changed")
 			}
+		})
+	}
+}
+
+// TestVolatileContent: a layer and a device in memory to which the same was written say the
+// same of it: what a plan shows is what a build makes.
+func TestVolatileContent(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	for _, test := range []struct {
+		summary     string
+		below, size int64
+	}{
+		{"as large as the parent", 300 * layer.BlockSize, 300 * layer.BlockSize},
+		{"larger, and ends within a block", 300 * layer.BlockSize, 700*layer.BlockSize + 512},
+		{"the parent ends within a block", 300*layer.BlockSize + 512, 700 * layer.BlockSize},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			content := make([]byte, test.below)
+			for i := range content[:test.below/2] {
+				content[i] = byte(random.Uint32())
+			}
+			parent := baseFile(t, content)
+			l, err := layer.Create(filepath.Join(t.TempDir(), "l"), parent, test.size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Abandon()
+			v, err := layer.NewVolatile(parent, test.below, test.size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			same := func(when string) {
+				t.Helper()
+				want, err := l.Content()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got, err := v.Content(parent); err != nil || got != want {
+					t.Errorf("%s: %s, %v; the layer has %s", when, got, err, want)
+				}
+			}
+			same("empty")
+			write := func(off int64, p []byte) {
+				t.Helper()
+				for _, w := range []io.WriterAt{l, v} {
+					if _, err := w.WriteAt(p, off); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			for range 60 {
+				off := random.Int64N(test.size)
+				p := make([]byte, random.Int64N(min(200*layer.BlockSize, test.size-off))+1)
+				switch random.IntN(3) {
+				case 0: // zeros
+				case 1: // what is there
+					if n := copy(p, content[min(off, test.below):]); n < len(p) {
+						clear(p[n:])
+					}
+				case 2:
+					for i := range p {
+						p[i] = byte(random.Uint32())
+					}
+				}
+				write(off, p)
+			}
+			same("written to at random")
+			write(0, content)
+			same("as the parent, in its length")
 		})
 	}
 }
