@@ -3,6 +3,7 @@ package clustertest_test
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -14,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
 
 	"hatchery/controller/clustertest"
 	"hatchery/firstboot/founding"
@@ -127,7 +130,7 @@ func TestCBRIDGE(t *testing.T) {
 		t.Errorf("%d frames with inner addresses on the LAN, the first: %s", len(leaks), leaks[0])
 	}
 	for _, f := range b.sent.Heard() {
-		if bytes.Contains(f, []byte{0x14, 0xe9, 0x14, 0xe9}) && bytes.Contains(f, []byte{172, 19, 181}) { // from port 5353 to port 5353
+		if announcesInner(f) {
 			t.Errorf("an inner address is announced on the LAN: %x", f)
 		}
 	}
@@ -539,6 +542,45 @@ func (b *bridged) cablePulled(tasks func() error) {
 		netspace.Eventually(b.t, m.Name+"'s way out, the cable being in again", func() error {
 			return b.reaches(b.space(m), outside, outside.LocalAddr().String())
 		})
+	}
+}
+
+// announcesInner says whether a frame of multicast DNS gives somebody an inner address. One
+// that takes an address back (a time to live of 0), as Avahi does with the inner one when the
+// lease comes, gives nobody any.
+func announcesInner(frame []byte) bool {
+	ports := bytes.Index(frame, []byte{0x14, 0xe9, 0x14, 0xe9}) // from port 5353 to port 5353
+	if ports < 0 || !bytes.Contains(frame, []byte{172, 19, 181}) {
+		return false
+	}
+	var m dnsmessage.Message
+	if err := m.Unpack(frame[ports+8:]); err != nil {
+		return true // nobody knows what it says
+	}
+	for _, r := range slices.Concat(m.Answers, m.Authorities, m.Additionals) {
+		a, is := r.Body.(*dnsmessage.AResource)
+		inner := is && clusterctrl.Network.Contains(netip.AddrFrom4(a.A)) || strings.HasSuffix(r.Header.Name.String(), ".181.19.172.in-addr.arpa.")
+		if inner && r.Header.TTL > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// TestAnnouncesInner: with a time to live it would be an announcement.
+func TestAnnouncesInner(t *testing.T) {
+	// Avahi on p1, as its lease came.
+	frame, err := hex.DecodeString("01005e0000fb002282ffff010800450000679d794000ff113ae9c0a8017fe00000fb14e914e90053a3870000840000000002" +
+		"000000000131033138310231390331373207696e2d61646472046172706100000c800100000000000a027031056c6f63616c" +
+		"00c03100018001000000000004ac13b501")
+	must(t, err)
+	if announcesInner(frame) {
+		t.Error("a name that is taken back is one that is given")
+	}
+	ttl := bytes.Index(frame, []byte{0x80, 0x01, 0, 0, 0, 0})
+	frame[ttl+5] = 120
+	if !announcesInner(frame) {
+		t.Error("a name that is given is none")
 	}
 }
 
