@@ -150,6 +150,9 @@ func (cc *consoleCommand) print(ctx context.Context, c *cobra.Command, client co
 			Lines []string `json:"lines"`
 		}{clusterctrl.SlotName(slot), strings.Split(strings.TrimSuffix(text.String(), "\n"), "\n")})
 	}
+	if len(stream.Kept) == 0 && !cc.watch {
+		printLine(c.ErrOrStderr(), "%s has said nothing yet: its console is there once the node is on and its gadget has a serial port (`hatchery console` lists them)", clusterctrl.SlotName(slot))
+	}
 	plain := console.NewPlain(out)
 	if _, err := plain.Write(stream.Kept); err != nil {
 		return err
