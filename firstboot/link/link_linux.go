@@ -266,20 +266,27 @@ func (e *ensuring) networkdHas(index int) bool {
 // route sees to the default route by the controller. One that leads elsewhere
 // stays: somebody made it.
 func (e *ensuring) route(link netlink.Link) error {
-	routes, err := rtnl.DefaultRoutes()
-	if err != nil {
+	name, controller := link.Attrs().Name, e.node.ControllerAddr
+	there := func() (bool, error) {
+		routes, err := rtnl.DefaultRoutes()
+		for _, r := range routes {
+			if r.Link == link.Attrs().Index && r.Gateway == controller {
+				e.status.Gateway = controller
+				return true, nil
+			}
+		}
+		return false, err
+	}
+	if is, err := there(); is || err != nil {
 		return err
 	}
-	name, controller := link.Attrs().Name, e.node.ControllerAddr
-	for _, r := range routes {
-		if r.Link == link.Attrs().Index && r.Gateway == controller {
-			e.status.Gateway = controller
-			return nil
-		}
-	}
-	err = rtnl.AddDefault(link.Attrs().Index, controller)
+	err := rtnl.AddDefault(link.Attrs().Index, controller)
 	switch {
 	case errors.Is(err, unix.EEXIST):
+		// systemd-networkd may have made it meanwhile.
+		if is, err := there(); is || err != nil {
+			return err
+		}
 		e.status.Notes = append(e.status.Notes, "another default route has the place of the controller's")
 		return nil
 	case err != nil:
