@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -16,7 +17,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/distribution/reference"
 	"github.com/docker/docker/api/types/swarm"
 	"golang.org/x/sync/errgroup"
 
@@ -26,6 +26,7 @@ import (
 	"hatchery/internal/atomicfile"
 	"hatchery/internal/clusterctrl"
 	"hatchery/internal/cpu"
+	"hatchery/internal/declared"
 	"hatchery/internal/download"
 	"hatchery/internal/spec"
 	"hatchery/internal/stack"
@@ -155,14 +156,33 @@ func (l *loading) allowed(image, path string) bool {
 	})
 }
 
-// canonical is an image's name in full.
-func canonical(image string) string {
-	named, err := reference.ParseNormalizedNamed(image)
-	if err != nil {
-		return image
+// allowances are what the controller's guard lets pass, which looks at images again.
+func (l *loading) allowances() []declared.Allowance {
+	var all []declared.Allowance
+	for _, e := range l.cluster.CPU.Allow {
+		if e.Package == "" {
+			all = append(all, declared.Allowance{Path: e.Path})
+			continue
+		}
+		// A package of Debian's is no image, and of that name there may be one.
+		names := []string{canonical(e.Package)}
+		if spec.IsLocalImage(e.Package) {
+			names = nil
+			for _, name := range slices.Sorted(maps.Keys(l.archives)) {
+				if l.archives[name] == e.Package {
+					names = append(names, name)
+				}
+			}
+		}
+		for _, name := range names {
+			all = append(all, declared.Allowance{Image: name, Path: e.Path})
+		}
 	}
-	return reference.TagNameOnly(named).String()
+	return all
 }
+
+// canonical is an image's name in full.
+func canonical(image string) string { return declared.InFull(image) }
 
 // An imageReader says what images are for: what lies on the workstation first, then
 // what cluster.lock has, then registries.

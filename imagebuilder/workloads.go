@@ -340,6 +340,9 @@ func (l *loading) settled() (*Workloads, error) {
 	for _, s := range l.stacks {
 		maps.Copy(out.Secrets, out.Declared.Add(s))
 	}
+	if len(l.stacks) > 0 {
+		out.Declared.CPUAllow = l.allowances()
+	}
 	if err := out.Declared.Check(); err != nil {
 		return nil, &InputError{err}
 	}

@@ -91,12 +91,16 @@ func (engine) UpdateService(context.Context, string, uint64, dockerswarm.Service
 	return nil
 }
 
-func (engine) RegistryPlatforms(context.Context, string) ([]swarm.Platform, error) {
-	return nil, swarm.ErrNotFound
+func (engine) RegistryImage(context.Context, string) (swarm.Image, error) {
+	return swarm.Image{}, swarm.ErrNotFound
 }
 
-func (engine) LocalPlatform(context.Context, string) (swarm.Platform, error) {
-	return swarm.Platform{}, swarm.ErrNotFound
+func (engine) LocalImage(context.Context, string) (swarm.Image, error) {
+	return swarm.Image{}, swarm.ErrNotFound
+}
+
+func (engine) SaveImage(context.Context, string) (io.ReadCloser, error) {
+	return nil, swarm.ErrNotFound
 }
 
 func (e engine) Node(ctx context.Context, id string) (swarm.Node, error) {

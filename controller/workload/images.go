@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"hatchery/internal/archguard"
+	"hatchery/internal/archguard/saved"
+	"hatchery/internal/cpu"
 	"hatchery/internal/swarm"
 )
 
@@ -23,6 +26,16 @@ type shelf struct {
 	mu     sync.Mutex
 	images map[string]seen
 	silent map[string]seen // registries that took long to say nothing
+
+	reading  sync.Mutex
+	contents map[string]content // by an image's ID
+}
+
+// content is what came of looking into an image: for good, or an error for a while.
+type content struct {
+	variant archguard.Variant
+	err     error
+	until   time.Time
 }
 
 type seen struct {
@@ -79,25 +92,88 @@ func registryOf(ref string) string {
 
 // look asks the image's registry, by way of the engine. What the engine has itself
 // is for its own machine: if the registry cannot be asked, it says nothing of what
-// others get.
+// others get. If it is what the registry has, its programs are looked at too.
 func (s *shelf) look(ctx context.Context, ref string) (archguard.Image, error) {
-	platforms, err := s.engine.RegistryPlatforms(ctx, ref)
-	if err == nil {
-		image := archguard.Image{Single: len(platforms) == 1}
-		for _, p := range platforms {
-			image.Variants = append(image.Variants, archguard.Variant{Platform: archguard.Platform(p)})
-		}
-		return image, nil
-	}
+	there, err := s.engine.RegistryImage(ctx, ref)
 	if ctx.Err() != nil {
 		return archguard.Image{}, ctx.Err()
 	}
-	local, here := s.engine.LocalPlatform(ctx, ref)
+	local, here := s.engine.LocalImage(ctx, ref)
+	if err == nil {
+		image := archguard.Image{Single: len(there.Platforms) == 1}
+		for _, p := range there.Platforms {
+			v := archguard.Variant{Platform: archguard.Platform(p)}
+			same := here == nil && slices.ContainsFunc(there.Digests, func(d string) bool { return slices.Contains(local.Digests, d) })
+			if same && (image.Single || slices.Contains(local.Platforms, p)) {
+				v.Programs = s.programs(ref, local.ID)
+			}
+			image.Variants = append(image.Variants, v)
+		}
+		return image, nil
+	}
 	switch {
 	case here == nil:
-		return archguard.Image{}, fmt.Errorf("no registry tells of it, and the one that the controller has, for %s, says nothing of what other nodes have: %w", archguard.Platform(local), err)
+		return archguard.Image{}, fmt.Errorf("no registry tells of it, and the one that the controller has, for %s, says nothing of what other nodes have: %w", archguard.Platform(local.Platforms[0]), err)
 	case errors.Is(here, swarm.ErrNotFound):
 		return archguard.Image{}, err
 	}
 	return archguard.Image{}, errors.Join(err, here)
 }
+
+// readFor is how long the engine may take to write an image: a large one takes a Zero
+// minutes.
+const readFor = 10 * time.Minute
+
+// programs gives the programs of an image that the engine has. It writes them once,
+// when somebody asks, and what was seen is known by the image's ID.
+func (s *shelf) programs(ref, id string) func(context.Context, func(string, cpu.Program) error) error {
+	return func(ctx context.Context, visit func(string, cpu.Program) error) error {
+		variant, err := s.read(ctx, ref, id)
+		if err != nil {
+			return err
+		}
+		return variant.Programs(ctx, visit)
+	}
+}
+
+// read looks into an image.
+func (s *shelf) read(ctx context.Context, ref, id string) (archguard.Variant, error) {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	if c, ok := s.contents[id]; ok && (c.err == nil || time.Now().Before(c.until)) {
+		return c.variant, c.err
+	}
+	limited, cancel := context.WithTimeout(ctx, readFor)
+	defer cancel()
+	c := content{until: time.Now().Add(known)}
+	c.variant, c.err = s.unpack(limited, ref)
+	if ctx.Err() != nil {
+		return c.variant, ctx.Err()
+	}
+	if s.contents == nil || len(s.contents) >= mostContents {
+		s.contents = map[string]content{}
+	}
+	s.contents[id] = c
+	return c.variant, c.err
+}
+
+// unpack has the engine write an image, and looks at what comes.
+func (s *shelf) unpack(ctx context.Context, ref string) (archguard.Variant, error) {
+	stream, err := s.engine.SaveImage(ctx, ref)
+	if err != nil {
+		return archguard.Variant{}, err
+	}
+	defer stream.Close()
+	archive, err := saved.Read(ctx, stream, "")
+	if err != nil {
+		return archguard.Variant{}, err
+	}
+	image, err := archive.Image(ctx, ref)
+	if err != nil {
+		return archguard.Variant{}, fmt.Errorf("the engine wrote another image: %w", err)
+	}
+	return image.Variants[0], nil
+}
+
+// mostContents bounds of how many images is remembered what is in them.
+const mostContents = 64

@@ -1,9 +1,11 @@
 package workload_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/netip"
 	"os"
@@ -33,6 +35,9 @@ type played struct {
 	contents  map[string]string // of secrets, by name
 	services  map[string]swarm.ServiceEntry
 	platforms map[string][]swarm.Platform
+	local     map[string]swarm.Image
+	saved     map[string][]byte // as docker save writes it
+	saves     int
 	ready     bool
 
 	calls   int
@@ -217,15 +222,23 @@ func (p *played) RemoveService(_ context.Context, id string) error {
 	})
 }
 
-func (p *played) RegistryPlatforms(_ context.Context, ref string) ([]swarm.Platform, error) {
+func (p *played) RegistryImage(_ context.Context, ref string) (swarm.Image, error) {
 	if platforms, ok := p.platforms[ref]; ok {
-		return platforms, nil
+		return swarm.Image{Platforms: platforms, Digests: []string{"sha256:" + ref}}, nil
 	}
-	return nil, errors.New("the registry does not answer")
+	return swarm.Image{}, errors.New("the registry does not answer")
 }
 
-func (p *played) LocalPlatform(context.Context, string) (swarm.Platform, error) {
-	return swarm.Platform{}, swarm.ErrNotFound
+func (p *played) LocalImage(_ context.Context, ref string) (swarm.Image, error) {
+	if image, ok := p.local[ref]; ok {
+		return image, nil
+	}
+	return swarm.Image{}, swarm.ErrNotFound
+}
+
+func (p *played) SaveImage(_ context.Context, ref string) (io.ReadCloser, error) {
+	p.saves++
+	return io.NopCloser(bytes.NewReader(p.saved[ref])), nil
 }
 
 // state is all that the swarm has, without what differs from one time to the next.

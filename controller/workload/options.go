@@ -3,6 +3,7 @@ package workload
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"time"
 
@@ -36,8 +37,9 @@ type Engine interface {
 	UpdateService(ctx context.Context, id string, version uint64, spec dockerswarm.ServiceSpec) error
 	RemoveService(ctx context.Context, id string) error
 
-	RegistryPlatforms(ctx context.Context, ref string) ([]swarm.Platform, error)
-	LocalPlatform(ctx context.Context, ref string) (swarm.Platform, error)
+	RegistryImage(ctx context.Context, ref string) (swarm.Image, error)
+	LocalImage(ctx context.Context, ref string) (swarm.Image, error)
+	SaveImage(ctx context.Context, ref string) (io.ReadCloser, error)
 }
 
 // Options are what a [Service] works with.

@@ -165,7 +165,7 @@ func (p *pass) guard(ctx context.Context, s *stack.Stack) (added map[string][]st
 	if p.w.ArchGuard == declared.GuardOff {
 		return nil, nil, nil
 	}
-	report, err := archguard.Check(ctx, s.Services, archguard.Options{Mode: archguard.Mode(p.w.ArchGuard), Nodes: p.nodes, Read: &p.s.images})
+	report, err := archguard.Check(ctx, s.Services, archguard.Options{Mode: archguard.Mode(p.w.ArchGuard), Nodes: p.nodes, Read: &p.s.images, Allowed: p.w.Allows})
 	if err != nil {
 		return nil, nil, err
 	}

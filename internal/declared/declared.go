@@ -12,7 +12,10 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+
+	"github.com/distribution/reference"
 
 	"hatchery/internal/stack"
 )
@@ -54,6 +57,32 @@ type Workloads struct {
 	// Stacks are in the order in which they are applied. Their own secrets have no
 	// content: see Add.
 	Stacks []*stack.Stack `json:"stacks,omitempty"`
+	// CPUAllow are programs that the architecture guard lets pass.
+	CPUAllow []Allowance `json:"cpu_allow,omitempty"`
+}
+
+// An Allowance is a program that may be in an image, whatever processor it is for.
+type Allowance struct {
+	Image string `json:"image,omitempty"` // as a service names it, in full; "": any
+	Path  string `json:"path"`            // a * at its end stands for whatever follows
+}
+
+// Allows says whether the guard lets a program of an image pass, which a service names.
+func (w *Workloads) Allows(image, path string) bool {
+	image = InFull(image)
+	return slices.ContainsFunc(w.CPUAllow, func(a Allowance) bool {
+		prefix, open := strings.CutSuffix(a.Path, "*")
+		return (a.Image == "" || a.Image == image) && (a.Path == path || open && strings.HasPrefix(path, prefix))
+	})
+}
+
+// InFull is an image's name with its registry and its tag.
+func InFull(image string) string {
+	named, err := reference.ParseNormalizedNamed(image)
+	if err != nil {
+		return image
+	}
+	return reference.TagNameOnly(named).String()
 }
 
 // A Network is made once, for stacks to share.
@@ -214,8 +243,8 @@ func (w *Workloads) Check() error {
 		return fmt.Errorf("wait_for is %s or %s, not %.40q", WaitForNodes, WaitForAll, w.WaitFor)
 	case w.ArchGuard != GuardError && w.ArchGuard != GuardFix && w.ArchGuard != GuardOff:
 		return fmt.Errorf("arch_guard is %s, %s or %s, not %.40q", GuardError, GuardFix, GuardOff, w.ArchGuard)
-	case len(w.Networks) > maxEach || len(w.Secrets) > maxEach || len(w.Configs) > maxEach || len(w.Stacks) > maxEach:
-		return fmt.Errorf("there are more than %d networks, secrets, configs or stacks", maxEach)
+	case len(w.Networks) > maxEach || len(w.Secrets) > maxEach || len(w.Configs) > maxEach || len(w.Stacks) > maxEach || len(w.CPUAllow) > 10*maxEach:
+		return fmt.Errorf("there are more than %d networks, secrets, configs or stacks, or of what cpu.allow names ten times as many", maxEach)
 	}
 	names := map[string]bool{}
 	once := func(kind, name string, longest int) error {

@@ -3,10 +3,13 @@
 package swarm_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -120,13 +123,30 @@ func TestObjects(t *testing.T) {
 	_, err = worker.ServiceEntries(ctx)
 	is("a worker's services", err, swarm.ErrNotManager)
 
-	_, err = e.LocalPlatform(ctx, "hatchery.test/hello:1")
+	_, err = e.LocalImage(ctx, "hatchery.test/hello:1")
 	is("no image", err, swarm.ErrNotFound)
+	_, err = e.SaveImage(ctx, "hatchery.test/hello:1")
+	is("no image to write", err, swarm.ErrNotFound)
 	must(t, e.LoadImages(ctx, bytes.NewReader(archive(t, "hatchery.test/hello:1"))))
-	if p, err := e.LocalPlatform(ctx, "hatchery.test/hello:1"); err != nil || p.OS != "linux" {
-		t.Errorf("%+v, %v", p, err)
+	if i, err := e.LocalImage(ctx, "hatchery.test/hello:1"); err != nil || len(i.Platforms) != 1 || i.Platforms[0].OS != "linux" || !strings.HasPrefix(i.ID, "sha256:") {
+		t.Errorf("%+v, %v", i, err)
 	}
-	if p, err := e.RegistryPlatforms(ctx, "hatchery.test/hello:1"); err == nil {
-		t.Errorf("a registry that is not there says %+v", p)
+	stream, err := e.SaveImage(ctx, "hatchery.test/hello:1")
+	must(t, err)
+	names := map[string]bool{}
+	for r := tar.NewReader(stream); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		must(t, err)
+		names[h.Name] = true
+	}
+	must(t, stream.Close())
+	if !names["manifest.json"] {
+		t.Errorf("what is written of it has %v", names)
+	}
+	if i, err := e.RegistryImage(ctx, "hatchery.test/hello:1"); err == nil {
+		t.Errorf("a registry that is not there says %+v", i)
 	}
 }
