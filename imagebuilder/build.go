@@ -204,6 +204,11 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 		entry := b.manifest()
 		if b.target.Slot == 0 {
 			entry.Workloads = workloads.entry
+			for _, t := range c.Targets() {
+				if t.Slot != 0 {
+					entry.Slots = append(entry.Slots, t.Slot)
+				}
+			}
 		}
 		r := TargetResult{
 			Target: b.target.Name, Hostname: b.target.Hostname, State: ImageNone, Size: b.top.Size(),
@@ -218,6 +223,13 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 		result.Warnings = append(result.Warnings, b.edits.warnings...)
 	}
 	result.Docker = ground.dockerResults(out, targets)
+	earlier, err := readManifest(o.Out)
+	if err != nil {
+		return nil, err
+	}
+	if strangers := earlier.unknown(targets); len(strangers) > 0 {
+		result.Warnings = append(result.Warnings, fmt.Sprintf("the controller was built before there was %s, and lets in only whom it knows: build it too, and have it take that (docs/rebuild.md)", strings.Join(strangers, ", ")))
+	}
 	result.Warnings = unique(result.Warnings)
 	if err := writeDocuments(c, out, manifest, access, ids); err != nil {
 		return nil, err

@@ -7,11 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"hatchery/internal/atomicfile"
+	"hatchery/internal/spec"
 )
 
 // manifestName is the name of the manifest in the output folder.
@@ -44,6 +46,8 @@ type TargetManifest struct {
 	// Packages and Containers are what the Docker layer has.
 	Packages   []PackageEntry   `json:"packages,omitempty"`
 	Containers []ContainerEntry `json:"containers,omitempty"`
+	// Slots are those that a controller lets in.
+	Slots []int `json:"slots,omitempty"`
 	// Workloads are what the controller was told to run.
 	Workloads *WorkloadsEntry `json:"workloads,omitempty"`
 	Files     []FileEntry     `json:"files"`
@@ -134,6 +138,24 @@ func (m *Manifest) merge(earlier *Manifest, order []string) {
 			m.Targets = append(m.Targets, t)
 		}
 	}
+}
+
+// unknown are the slots of a build without the controllers that none which was built
+// before knows.
+func (m *Manifest) unknown(targets []spec.Target) (names []string) {
+	if m == nil || hasController(targets) {
+		return nil
+	}
+	var known []int
+	for _, t := range m.Targets {
+		known = append(known, t.Slots...)
+	}
+	for _, t := range targets {
+		if len(known) > 0 && !slices.Contains(known, t.Slot) {
+			names = append(names, t.Name)
+		}
+	}
+	return names
 }
 
 func (m *Manifest) write(dir string) error {
