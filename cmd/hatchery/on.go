@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -157,6 +158,16 @@ func (st *station) ended(err error, said string) error {
 		if _, err := os.Stat(st.config()); err != nil {
 			return fmt.Errorf("cannot reach %s by ssh: there is no %s here, so ssh went by your own configuration; run this beside cluster.yaml, or name the output folder with -o", st.on, st.config())
 		}
+		_, host, user := strings.Cut(st.on, "@")
+		if !user {
+			host = st.on
+		}
+		if known := st.hosts(); len(known) > 0 && !slices.Contains(known, host) {
+			if most := 12; len(known) > most {
+				known = append(known[:most], "others")
+			}
+			return fmt.Errorf("cannot reach %s by ssh (what ssh says stands above): %s knows %s, and no %s", st.on, st.config(), enumerate(known), host)
+		}
 		return fmt.Errorf("cannot reach %s by ssh (what ssh says stands above): is it up, and is %s of this cluster's last build?", st.on, st.config())
 	case errors.As(err, &exit) && exit.ExitCode() == exitUsage:
 		return usageError{errReported}
@@ -168,6 +179,20 @@ func (st *station) ended(err error, said string) error {
 		return errors.New("there is no ssh on this machine: install OpenSSH's client")
 	}
 	return err
+}
+
+// hosts are those that the ssh_config of the last build names.
+func (st *station) hosts() (names []string) {
+	config, err := os.ReadFile(st.config())
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(string(config)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "Host" && !strings.ContainsAny(line, "*?!") {
+			names = append(names, f[1:]...)
+		}
+	}
+	return names
 }
 
 // quoteShell makes one word of a text, for the shell at the other end.

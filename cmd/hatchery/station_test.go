@@ -125,7 +125,7 @@ func TestOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	config := filepath.Join(out, "ssh_config")
-	if err := os.WriteFile(config, nil, 0o644); err != nil {
+	if err := os.WriteFile(config, []byte("Host hammond controller\n  User pi\nHost p1\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", dir+string(os.PathListSeparator)+os.Getenv("PATH"))
@@ -142,7 +142,8 @@ func TestOn(t *testing.T) {
 		{args: []string{"revoke", "p2", "--on", "hammond"}, stdout: "<'revoke'><'p2'>\n"},
 		{args: []string{"backup", "-", "--on", "hammond"}, stdout: "<'backup'><'-'>\n"},
 		{args: []string{"events", "--follow", "--on", "hammond"}, stdout: "<'events'><'--follow'>\n"},
-		{args: []string{"status", "--on", "unreachable"}, code: exitFailed, stderr: "cannot reach unreachable by ssh"},
+		{args: []string{"status", "--on", "unreachable"}, code: exitFailed, stderr: "ssh_config knows hammond, controller and p1, and no unreachable\n"},
+		{args: []string{"status", "--on", "root@unreachable"}, code: exitFailed, stderr: "ssh_config knows hammond, controller and p1, and no unreachable\n"},
 		{args: []string{"revoke", "p9", "--on", "hammond"}, code: exitUsage, stderr: "no p9\n"},
 		{args: []string{"backup", "-", "--on", "hammond", "--json"}, stdout: "<'backup'><'-'><'--json'>\n"},
 		{args: []string{"status", "--on", "pi@hammond.local"}, stdout: "<pi@hammond.local><--><sudo><-n><hatchery><'status'>\n"},
