@@ -299,6 +299,7 @@ type identitySet struct {
 	hostKeys   map[string]string         // of all the cluster's targets
 	pages      map[string]*identity.Page // the controllers', none where no browser reaches them
 	workloads  []overlays.Entry          // what the controllers are told to run
+	versions   []byte                    // the key of secrets' versions, where there are several controllers
 	notices    []string
 }
 
@@ -308,7 +309,7 @@ func (ids *identitySet) personality(target string, epoch time.Time) personality 
 		p.generations[name] = id.Generation
 	}
 	if p.identity.Slot == 0 {
-		p.page, p.workloads = ids.pages[target], ids.workloads
+		p.page, p.workloads, p.versions = ids.pages[target], ids.workloads, ids.versions
 	}
 	return p
 }
@@ -377,6 +378,9 @@ func identities(store *identity.Store, c *spec.Cluster, targets []spec.Target, r
 	ids := &identitySet{
 		ca: store.Fingerprint(), byName: map[string]*identity.Identity{}, machineIDs: map[string]string{},
 		diskIDs: map[string]uint32{}, hostKeys: map[string]string{}, pages: map[string]*identity.Page{}, notices: store.Notices(),
+	}
+	if len(c.Controllers) > 0 {
+		ids.versions = store.VersionsKey()
 	}
 	// Of every target: known_hosts covers the whole cluster.
 	for _, t := range c.Targets() {

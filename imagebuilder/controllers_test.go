@@ -1,6 +1,7 @@
 package imagebuilder
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -100,6 +101,18 @@ func TestControllersAreTold(t *testing.T) {
 		if diff := cmp.Diff(test.hosts, hosts); test.hosts != nil && diff != "" {
 			t.Errorf("%s: %s", test.target, diff)
 		}
+	}
+	// The controllers have one key in common, the nodes none of it.
+	for target, has := range map[string]bool{"controller": true, "controller2": true, "controller3": true, "p5": false} {
+		key := ids.personality(target, time.Unix(0, 0)).versions
+		if has != bytes.Equal(key, store.VersionsKey()) || !has && key != nil {
+			t.Errorf("%s has the key %x", target, key)
+		}
+	}
+	alone := *c
+	alone.Controllers = nil
+	if one, err := identities(store, &alone, nil, false); err != nil || one.versions != nil {
+		t.Errorf("the only controller has the key %x, %v", one.versions, err)
 	}
 	if at := ids.byName["controller2"]; !strings.Contains(fmt.Sprint(at), "controller2, generation 1") {
 		t.Errorf("%v", at)

@@ -28,6 +28,7 @@ import (
 type personality struct {
 	identity  *identity.Identity
 	page      *identity.Page // of the controller, nil where no browser reaches it
+	versions  []byte         // the key that several controllers have in common, nil for others
 	machineID string
 	diskID    uint32
 	epoch     time.Time
@@ -441,6 +442,7 @@ func overlayData(c *spec.Cluster, t spec.Target, p personality, architecture str
 	if p.page != nil {
 		d.Identity.PageCertificate, d.Identity.PageKey = p.page.Certificate, p.page.Key
 	}
+	d.Identity.VersionsKey = p.versions
 	if w := c.Controller.Wifi; w != nil {
 		d.Wifi = &overlays.Wifi{SSID: w.SSID, PSK: w.PSK, Country: w.Country}
 	}

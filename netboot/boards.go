@@ -101,7 +101,7 @@ func (s *Service) learn(d usbhost.Device) (*slot, bool) {
 
 // learnOf takes the HAT's wiring from where the board of a slot is. The lock is held.
 func (s *Service) learnOf(n int, d usbhost.Device) bool {
-	wiring, err := usbhost.Learn(n, d.Path)
+	wiring, err := s.search().Learn(n, d.Path)
 	if err != nil {
 		s.o.Log.Warn("cannot learn the HAT's wiring", "error", err)
 		return false
@@ -120,11 +120,11 @@ func (s *Service) learnOf(n int, d usbhost.Device) bool {
 func (s *Service) search() usbhost.Search {
 	search := usbhost.Search{Cache: s.o.Wiring}
 	if hat := s.o.Node.HAT; hat != nil {
-		search.Version, search.Hub = hat.Version, hat.Hub
+		search.Version, search.Hub, search.First = hat.Version, hat.Hub, hat.First
 	}
 	if s.o.Node.Netboot != nil {
 		for _, n := range slices.Sorted(maps.Keys(s.o.Node.Netboot.Ports)) {
-			if n > usbhost.Slots {
+			if !search.OnHAT(n) {
 				search.Elsewhere = append(search.Elsewhere, s.o.Node.Netboot.Ports[n])
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -74,6 +75,32 @@ func TestElsewhere(t *testing.T) {
 				if err := w.service.Reset(t.Context(), n); err != nil {
 					t.Error(err)
 				}
+			}
+		})
+	}
+}
+
+// TestSecondHAT boots slot 5 from the first connector of the HAT that the second of
+// several controllers has, whether the HAT's wiring is found or learned from the board.
+func TestSecondHAT(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		t.Run(fmt.Sprintf("wiring lost: %v", lost), func(t *testing.T) {
+			w := newWorld(t)
+			state, err := w.store.State(1)
+			if err != nil || state.Next == nil {
+				t.Fatal(state, err)
+			}
+			w.hat.lost, w.hat.first, w.node.HAT = lost, 5, &nodefile.HAT{First: 5}
+			w.node.Targets = slices.DeleteFunc(w.node.Targets, func(t nodefile.Target) bool { return t.Slot != 0 })
+			w.node.Targets = append(w.node.Targets, nodefile.Target{Name: "p5", Slot: 5, Hostname: "carter", Model: "zero", Root: nodefile.RootNetboot})
+			w.assign(5, state.Next.Base)
+			w.serve()
+			if err := w.hat.On(t.Context(), 5); err != nil {
+				t.Fatal(err)
+			}
+			boot := w.hasFiles(5)
+			if line := string(w.hat.boards[5].Received()[boot.Cmdline]); !strings.Contains(line, "hatchery.slot=5 ") {
+				t.Errorf("p5 has the command line %q", line)
 			}
 		})
 	}

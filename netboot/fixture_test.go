@@ -54,6 +54,7 @@ type hat struct {
 	mute    map[int]bool // whose board is not on the bus
 	cuts    map[int]int  // how often a slot's power was cut
 	lost    bool         // nobody knows which port is which slot's
+	first   int          // the slot of its first connector, where that is not 1
 	shown   []usbhost.Device
 }
 
@@ -75,6 +76,14 @@ func path(n int) string {
 		return fmt.Sprintf("1-2.%d", n)
 	}
 	return fmt.Sprintf("1-1.%d", 5-n)
+}
+
+// path is where a slot's board hangs on this HAT, which may be another controller's.
+func (h *hat) path(n int) string {
+	if h.first == 0 {
+		return path(n)
+	}
+	return path(n - h.first + 1)
 }
 
 func (h *hat) On(_ context.Context, n int) error {
@@ -99,7 +108,7 @@ func (h *hat) Off(_ context.Context, n int) error {
 		return err
 	}
 	if h.lost && h.powered[n] {
-		h.shown = slices.DeleteFunc(h.shown, func(d usbhost.Device) bool { return d.Path == path(n) })
+		h.shown = slices.DeleteFunc(h.shown, func(d usbhost.Device) bool { return d.Path == h.path(n) })
 		select {
 		case h.changed <- struct{}{}:
 		default:
@@ -156,7 +165,7 @@ func (h *hat) Attend(ctx context.Context, seen func([]usbhost.Device), serve fun
 						return
 					}
 					at = number
-					device := usbhost.Device{Path: path(n), Vendor: usbboot.Vendor, Product: usbboot.ProductBCM2708, Interfaces: d.Interfaces, Address: number}
+					device := usbhost.Device{Path: h.path(n), Vendor: usbboot.Vendor, Product: usbboot.ProductBCM2708, Interfaces: d.Interfaces, Address: number}
 					if d.Stage == usbboot.StageFiles {
 						device.SerialIndex = 1
 					}
@@ -187,11 +196,11 @@ func (h *hat) Open(d usbhost.Device) (usbboot.Transport, error) {
 	return h.open[d.Path].Transport, nil
 }
 
-func (h *hat) FindWiring(usbhost.Search, []usbhost.Device) (usbhost.Wiring, error) {
+func (h *hat) FindWiring(s usbhost.Search, _ []usbhost.Device) (usbhost.Wiring, error) {
 	if h.lost {
 		return usbhost.Wiring{}, usbhost.ErrUnknownWiring
 	}
-	return usbhost.Wiring{Hub: "1-1"}, nil
+	return usbhost.Wiring{Hub: "1-1", First: s.First}, nil
 }
 
 func (h *hat) Rivals() ([]usbhost.Process, error) {

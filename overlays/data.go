@@ -133,6 +133,9 @@ type Identity struct {
 	// What the controller shows to browsers; nil where they do not reach it.
 	PageCertificate []byte
 	PageKey         []byte
+	// VersionsKey is what controllers name the versions of secrets with, where there
+	// are several.
+	VersionsKey []byte
 }
 
 // Controller says whether the target is the controller.

@@ -2,8 +2,10 @@ package serving
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"hatchery/controller/workload"
@@ -66,15 +68,37 @@ func TestWorkloads(t *testing.T) {
 	if s.local()[workload.Prefix] == nil {
 		t.Error("nobody answers its calls")
 	}
-	keys := make([][]byte, 0, 3)
-	for _, id := range []*enrol.Identity{all[0], all[0], all[1]} {
-		key, err := versionKey(id)
+	keyOf := func(id *enrol.Identity, dir string) []byte {
+		t.Helper()
+		key, err := versionKey(id, dir)
 		if err != nil {
 			t.Fatal(err)
 		}
-		keys = append(keys, key)
+		return key
 	}
-	if !bytes.Equal(keys[0], keys[1]) || bytes.Equal(keys[0], keys[2]) || len(keys[0]) != 32 {
-		t.Errorf("the keys are %x", keys)
+	none := t.TempDir()
+	own := keyOf(all[0], none)
+	if !bytes.Equal(own, keyOf(all[0], none)) || bytes.Equal(own, keyOf(all[1], none)) || len(own) != 32 {
+		t.Errorf("the key is %x", own)
+	}
+	// Where there are several controllers all of them have the builder's.
+	common := t.TempDir()
+	file := filepath.Join(common, versionsFile)
+	for _, c := range []struct{ summary, content, refused string }{
+		{"as it is laid", fmt.Sprintf("%x\n", ids.VersionsKey()), ""},
+		{"cut off", fmt.Sprintf("%x", ids.VersionsKey()[:16]), "build the controller's image again"},
+		{"empty", "", "build the controller's image again"},
+		{"no digits", strings.Repeat("x", 64), "build the controller's image again"},
+	} {
+		if err := os.WriteFile(file, []byte(c.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if c.refused == "" {
+			if !bytes.Equal(keyOf(all[0], common), ids.VersionsKey()) || !bytes.Equal(keyOf(all[1], common), ids.VersionsKey()) {
+				t.Errorf("%s: it is not the common one", c.summary)
+			}
+		} else if key, err := versionKey(all[0], common); err == nil || !strings.Contains(err.Error(), c.refused) {
+			t.Errorf("%s: %x, %v", c.summary, key, err)
+		}
 	}
 }

@@ -632,3 +632,17 @@ func TestControllers(t *testing.T) {
 		}
 	}
 }
+
+// TestVersionsKey: it is the cluster's, the same at every build, and another one in
+// another folder.
+func TestVersionsKey(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "identity")
+	s := open(t, dir)
+	key := s.VersionsKey()
+	if len(key) != 32 || !bytes.Equal(key, open(t, dir).VersionsKey()) {
+		t.Errorf("it is %d bytes, or another the second time", len(key))
+	}
+	if bytes.Equal(key, open(t, filepath.Join(t.TempDir(), "identity")).VersionsKey()) {
+		t.Error("another cluster has the same")
+	}
+}

@@ -63,6 +63,12 @@ func (s *Store) diskID(name string, try int) uint32 {
 	return binary.BigEndian.Uint32(s.derive(use, name))
 }
 
+// VersionsKey is what several controllers name the versions of secrets with, so that
+// whichever of them leads the swarm knows those that another made: 32 bytes, derived
+// from the cluster's secret and of no other use. It is as secret as a controller's own
+// key.
+func (s *Store) VersionsKey() []byte { return s.derive("versions of secrets", "") }
+
 // derive makes 32 bytes for one use and one target out of the secret.
 func (s *Store) derive(use, name string) []byte {
 	mac := hmac.New(sha256.New, s.root.Secret)

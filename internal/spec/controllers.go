@@ -266,8 +266,6 @@ func (d *decoder) checkTheirSlots() {
 			if first := c.FirstOf(hat); s.Number >= first+defaultSlots {
 				d.problem(at, "%s is not on the HAT whose other slots are p%d to p%d: HATs have p1 to p4, p5 to p8 and so on; of a board on another USB hub say where it hangs, such as `slots: {%s: {usb: 1-1.3}}`",
 					name, first, first+defaultSlots-1, name)
-			} else if s.Root != "card" && s.Number > defaultSlots {
-				d.problem(at, "%s boots without a card, and its number is not one of p1 to p4: say where its board hangs, such as `slots: {%s: {usb: 1-1.3}}`", name, name)
 			}
 		}
 		if !placed {

@@ -20,6 +20,33 @@ controllers:
 slots: {p5: {hostname: carter}, p1: {labels: {disk: ssd}}}
 `
 
+// TestControllersNetboot: a slot that boots without a card is on its HAT's connector,
+// whatever its number; one on no HAT says where it hangs.
+func TestControllersNetboot(t *testing.T) {
+	content := strings.Replace(threeControllers, "[p9]", "[p9, p20]", 1)
+	content = strings.Replace(content, "p5: {hostname: carter}", "p5: {root: netboot}, p9: {root: ephemeral}, p20: {root: netboot, usb: 1-1.3}", 1)
+	c, err := load(t, home(t), content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, s := range c.Slots {
+		if s.Root != "card" {
+			got = append(got, fmt.Sprintf("p%d %s %q", s.Number, s.Root, s.USB))
+		}
+	}
+	if diff := cmp.Diff([]string{`p5 netboot ""`, `p9 ephemeral ""`, `p20 netboot "1-1.3"`}, got); diff != "" {
+		t.Error(diff)
+	}
+	if first := fmt.Sprint(c.FirstOf(0), c.FirstOf(1), c.FirstOf(2)); first != "1 5 9" {
+		t.Errorf("the HATs begin with %s", first)
+	}
+	_, err = load(t, home(t), strings.Replace(content, ", usb: 1-1.3", "", 1))
+	if err == nil || !strings.Contains(err.Error(), "p20 is not on the HAT whose other slots are p9 to p12") {
+		t.Errorf("p20, which hangs nowhere: %v", err)
+	}
+}
+
 func TestControllers(t *testing.T) {
 	c, err := load(t, home(t), threeControllers)
 	if err != nil {
@@ -88,8 +115,6 @@ func TestControllersProblems(t *testing.T) {
 				`7:46: controllers[1].slots[2]: "p4-p1" ends before`, "8:38: controllers[2].slots: names no slot", "9:9: slots.p7: is on no controller"}},
 		{"more slots than a HAT has", bridged + one("11", "p1-p5") + one("12", "p6") + one("13", "p9, p70"),
 			[]string{"6:38: controllers[0].slots: p5 is not on the HAT whose other slots are p1 to p4", "8:38: controllers[2].slots: p70 is not on the HAT whose other slots are p9 to p12"}},
-		{"without a card, on another HAT", bridged + one("11", "p1") + one("12", "p6") + one("13", "p9") + "slots: {p6: {root: netboot}, p9: {root: netboot, usb: 1-1.3}}\n",
-			[]string{"7:38: controllers[1].slots: p6 boots without a card, and its number is not one of p1 to p4"}},
 		{"names of others", bridged + "- {hostname: controller3, address: 192.168.42.11/24, slots: [p1]}\n- {hostname: p3, address: 192.168.42.12/24, slots: [p2]}\n- {hostnam: a, address: 192.168.42.13/24, slots: [p3]}\nslots: {p1: {hostname: Controller2}}\n",
 			[]string{`6:14: controllers[0].hostname: "controller3" is the name of another target`, `7:14: controllers[1].hostname: "p3" is the name of another target`, `8:4: controllers[2].hostnam: is not a known key: did you mean hostname?`, `9:24: slots.p1.hostname: "Controller2" is the name of another target`}},
 		{"no list", threeLines + "controllers: {hostname: a}\n", []string{"4:14: controllers: wants a list"}},

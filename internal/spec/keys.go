@@ -361,8 +361,8 @@ func (s *Slot) keys(hostname string) []key {
 			text:  func(_ *decoder, v item) { s.Root = v.text },
 		},
 		{
-			name: "usb", syntax: "a USB path", example: "1-1.3", elsewise: "for `p1` to `p4` the HAT's port; for others none, and a board with a card tells its slot by itself",
-			about: "Where the slot's board hangs. A slot above `p4` is on no HAT but on a USB hub: it needs this where it boots without a card, and its power cannot be switched. It is the port as the kernel names it: `dmesg` has `usb 1-1.3: new …` when the board is plugged in.",
+			name: "usb", syntax: "a USB path", example: "1-1.3", elsewise: "for `p1` to `p4`, and with several controllers for the slots of each HAT, the HAT's port; for others none, and a board with a card tells its slot by itself",
+			about: "Where the slot's board hangs. A slot above `p4` (with several controllers: beyond the four of its HAT) is on no HAT but on a USB hub: it needs this where it boots without a card, and its power cannot be switched. It is the port as the kernel names it: `dmesg` has `usb 1-1.3: new …` when the board is plugged in.",
 			text:  func(d *decoder, v item) { s.USB = d.usb(v) },
 		},
 		labelsKey(&s.Labels, "Labels of the node in the swarm, for placing services."),

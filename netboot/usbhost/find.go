@@ -34,6 +34,9 @@ type Search struct {
 	Version string // of the HAT, "2.6"; "" or auto: as its EEPROM says
 	Hub     string // USB path of its hub; "" or auto: found
 	Cache   string // file that keeps what was found; "": none
+	// First is the slot of the HAT's first connector; 0 is 1. It is cluster.yaml's to
+	// say, and in no cache: the HAT of another controller has p5 to p8.
+	First int
 	// Elsewhere are the USB paths of boards that hang on no HAT: the hubs that they
 	// are plugged into are not the HAT's.
 	Elsewhere []string
@@ -50,7 +53,7 @@ func notAuto(s string) string {
 }
 
 // FindWiring finds out which USB path is which slot's. The order of the ports comes
-// from the configuration, the HAT's EEPROM or what was learned ([Learn]); the hub
+// from the configuration, the HAT's EEPROM or what was learned ([Search.Learn]); the hub
 // from the configuration, or it is the one hub that can be the HAT's: of a known
 // make with four ports, ClusterCTRL's own before others, one with boards or nodes
 // on it before others, the one in the cache before others. What was found is kept
@@ -66,7 +69,7 @@ func (h *Host) FindWiring(s Search, devices []Device) (Wiring, error) {
 		haveCache = false // of another HAT, or another place
 	}
 
-	w := Wiring{Version: s.version()}
+	w := Wiring{Version: s.version(), First: s.First}
 	var how []string
 	switch {
 	case w.Version != "":
@@ -183,18 +186,27 @@ func findHub(devices []Device, remembered string) (hub, how string, err error) {
 // Learn tells the wiring from one board: the slot whose power was switched on, and
 // the path at which a board then showed up. No port is the same slot's in both
 // orders, so that one is enough.
-func Learn(slot int, path string) (Wiring, error) {
+func (s Search) Learn(slot int, path string) (Wiring, error) {
 	hub, port := parentOf(path)
-	w := Wiring{Hub: hub, How: fmt.Sprintf("learned from slot p%d at %s", slot, path)}
+	n, ok := connector(s.First, slot)
+	w := Wiring{Hub: hub, First: s.First, How: fmt.Sprintf("learned from slot p%d at %s", slot, path)}
 	switch {
-	case hub == "" || slot < 1 || slot > Slots:
-	case port == slot:
+	case !ok:
+		return Wiring{}, fmt.Errorf("a board at %s cannot be slot p%d: that is on no connector of this HAT", path, slot)
+	case hub == "":
+	case port == n:
 		w.Straight = true
 		return w, nil
-	case port == Slots+1-slot:
+	case port == Slots+1-n:
 		return w, nil
 	}
-	return Wiring{}, fmt.Errorf("a board at %s cannot be slot p%d: on every HAT that is port %d or %d of the HAT's hub", path, slot, slot, Slots+1-slot)
+	return Wiring{}, fmt.Errorf("a board at %s cannot be slot p%d: on every HAT that is port %d or %d of the HAT's hub", path, slot, n, Slots+1-n)
+}
+
+// OnHAT says whether a slot is one of the HAT's connectors.
+func (s Search) OnHAT(slot int) bool {
+	_, ok := connector(s.First, slot)
+	return ok
 }
 
 // Keep puts a wiring that was learned into the cache that [Host.FindWiring] reads.

@@ -13,8 +13,9 @@ const Slots = 4
 // A Wiring says which port of the HAT's hub is which slot's.
 type Wiring struct {
 	Hub      string // the USB path of the HAT's hub: "1-1.4"
-	Straight bool   // slot N is port N; otherwise port 5-N
+	Straight bool   // connector N is port N; otherwise port 5-N
 	Version  string // of the HAT, "2.6"; "" where the order was learned
+	First    int    // the slot of the first connector; 0 is 1
 	How      string // where this is known from, for people
 }
 
@@ -25,21 +26,28 @@ func (w Wiring) Slot(path string) (int, bool) {
 	if hub == "" || hub != w.Hub || port < 1 || port > Slots {
 		return 0, false
 	}
-	if w.Straight {
-		return port, true
+	if !w.Straight {
+		port = Slots + 1 - port
 	}
-	return Slots + 1 - port, true
+	return max(1, w.First) - 1 + port, true
 }
 
 // Path gives the USB path of a slot's board, "" for a slot that a HAT has not.
 func (w Wiring) Path(slot int) string {
-	if slot < 1 || slot > Slots || w.Hub == "" {
+	port, ok := connector(w.First, slot)
+	if !ok || w.Hub == "" {
 		return ""
 	}
 	if !w.Straight {
-		slot = Slots + 1 - slot
+		port = Slots + 1 - port
 	}
-	return w.Hub + "." + strconv.Itoa(slot)
+	return w.Hub + "." + strconv.Itoa(port)
+}
+
+// connector is the place of a slot on the HAT whose first slot is first.
+func connector(first, slot int) (n int, ok bool) {
+	n = slot - max(1, first) + 1
+	return n, n >= 1 && n <= Slots
 }
 
 // String says the wiring in one line.
@@ -47,6 +55,9 @@ func (w Wiring) String() string {
 	order := "port 5-N is slot N"
 	if w.Straight {
 		order = "port N is slot N"
+	}
+	if w.First > 1 {
+		order += fmt.Sprintf(", counted from slot %d", w.First)
 	}
 	return fmt.Sprintf("hub %s, %s (%s)", w.Hub, order, w.How)
 }

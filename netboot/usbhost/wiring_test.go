@@ -27,6 +27,10 @@ func TestWiring(t *testing.T) {
 		{"a path that begins alike", usbhost.Wiring{Hub: "1-1.4"}, "1-1.44.1", 0},
 		{"behind a slot", usbhost.Wiring{Hub: "1-1.4"}, "1-1.4.2.1", 0},
 		{"a fifth port", usbhost.Wiring{Hub: "1-1.4"}, "1-1.4.5", 0},
+		{"the HAT of the second controller", usbhost.Wiring{Hub: "1-1.4", First: 5}, "1-1.4.4", 5},
+		{"its last", usbhost.Wiring{Hub: "1-1.4", First: 5}, "1-1.4.1", 8},
+		{"straight, of the third", usbhost.Wiring{Hub: "1-1.4", Straight: true, First: 9}, "1-1.4.2", 10},
+		{"a fifth port there", usbhost.Wiring{Hub: "1-1.4", Straight: true, First: 5}, "1-1.4.5", 0},
 		{"no wiring", usbhost.Wiring{}, "1-1", 0},
 		{"garbage", usbhost.Wiring{Hub: "1-1.4"}, "1-1.4.", 0},
 	} {
@@ -42,8 +46,10 @@ func TestWiring(t *testing.T) {
 			}
 		})
 	}
-	if path := (usbhost.Wiring{Hub: "1-1"}).Path(5); path != "" {
-		t.Errorf("slot 5 is at %q", path)
+	for first, slot := range map[int]int{0: 5, 1: 5, 5: 4, 9: 13} {
+		if path := (usbhost.Wiring{Hub: "1-1", First: first}).Path(slot); path != "" {
+			t.Errorf("slot %d is at %q of the HAT that begins with %d", slot, path, first)
+		}
 	}
 }
 
@@ -190,22 +196,29 @@ func TestUnknownWiringIsTyped(t *testing.T) {
 func TestLearn(t *testing.T) {
 	for _, test := range []struct {
 		summary  string
+		first    int
 		slot     int
 		path     string
 		hub      string
 		straight bool
 	}{
-		{"crossed", 1, "1-1.4.4", "1-1.4", false},
-		{"crossed, slot 3", 3, "1-1.2", "1-1", false},
-		{"straight", 1, "1-1.4.1", "1-1.4", true},
-		{"straight, slot 3", 3, "1-1.4.3", "1-1.4", true},
-		{"neither", 1, "1-1.4.2", "", false},
-		{"on the bus itself", 1, "1-1", "", false},
-		{"no slot", 0, "1-1.1", "", false},
-		{"garbage", 1, "x", "", false},
+		{"crossed", 0, 1, "1-1.4.4", "1-1.4", false},
+		{"crossed, slot 3", 0, 3, "1-1.2", "1-1", false},
+		{"straight", 1, 1, "1-1.4.1", "1-1.4", true},
+		{"straight, slot 3", 0, 3, "1-1.4.3", "1-1.4", true},
+		{"crossed, on the second controller", 5, 5, "1-1.4.4", "1-1.4", false},
+		{"straight, on the second controller", 5, 8, "1-1.4.4", "1-1.4", true},
+		{"neither", 0, 1, "1-1.4.2", "", false},
+		{"neither, on the second controller", 5, 5, "1-1.4.2", "", false},
+		{"on the bus itself", 0, 1, "1-1", "", false},
+		{"no slot", 0, 0, "1-1.1", "", false},
+		{"a slot of another HAT", 5, 1, "1-1.4.1", "", false},
+		{"a slot of a HAT that comes later", 0, 5, "1-1.4.1", "", false},
+		{"garbage", 0, 1, "x", "", false},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
-			w, err := usbhost.Learn(test.slot, test.path)
+			search := usbhost.Search{First: test.first, Cache: filepath.Join(t.TempDir(), "hat.json")}
+			w, err := search.Learn(test.slot, test.path)
 			if w.Hub != test.hub || w.Straight != test.straight || (err == nil) != (test.hub != "") {
 				t.Fatalf("%v, %v", w, err)
 			}
@@ -216,7 +229,6 @@ func TestLearn(t *testing.T) {
 				t.Errorf("by what was learned, %s is slot %d", test.path, slot)
 			}
 			// It is kept, and used where no version is known.
-			search := usbhost.Search{Cache: filepath.Join(t.TempDir(), "hat.json")}
 			if err := search.Keep(w); err != nil {
 				t.Fatal(err)
 			}
@@ -224,7 +236,40 @@ func TestLearn(t *testing.T) {
 			if err != nil || got.Path(test.slot) != test.path {
 				t.Errorf("%v, %v", got, err)
 			}
+			// The numbers are cluster.yaml's: with others, the cache is as good.
+			search.First = 13
+			got, err = newMachine(t).host().FindWiring(search, nil)
+			if want := 13 + test.slot - max(1, test.first); err != nil || got.Path(want) != test.path {
+				t.Errorf("as slot %d: %v, %v", want, got, err)
+			}
 		})
+	}
+}
+
+// TestSecondHAT: p5 to p8 of the second controller's HAT are its hub's ports, found
+// and found again.
+func TestSecondHAT(t *testing.T) {
+	search := usbhost.Search{Version: "2.6", First: 5, Cache: filepath.Join(t.TempDir(), "hat.json")}
+	for _, devices := range [][]usbhost.Device{{rootHub("1-1", 2), hatHub("1-1.4", 3)}, nil} {
+		w, err := newMachine(t).host().FindWiring(search, devices)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var paths []string
+		for slot := 4; slot <= 9; slot++ {
+			paths = append(paths, w.Path(slot))
+		}
+		if got, want := strings.Join(paths, " "), " 1-1.4.1 1-1.4.2 1-1.4.3 1-1.4.4 "; got != want {
+			t.Errorf("p4 to p9 are at %q, not %q", got, want)
+		}
+		if want := "counted from slot 5"; !strings.Contains(w.String(), want) {
+			t.Errorf("%v does not say %q", w, want)
+		}
+	}
+	for slot, on := range map[int]bool{4: false, 5: true, 8: true, 9: false} {
+		if search.OnHAT(slot) != on {
+			t.Errorf("p%d is on this HAT: %v", slot, !on)
+		}
 	}
 }
 
