@@ -359,7 +359,7 @@ func TestWorkloadGuard(t *testing.T) {
 	if err != nil || len(w.Warnings) != 1 || !strings.Contains(w.Warnings[0].String(), "web.yml:3:5: services.web.image: "+host+"/other:1 cannot be read") || !strings.Contains(w.Warnings[0].Message, "the controller looks again") {
 		t.Errorf("of an image that nobody knows: %v, %v", w, err)
 	}
-	w, err = read("172.19.181.254:5000/hello:1", "", false)
+	w, err = read("172.19.181.254:5000/hello:1", "registry: true\n", false)
 	if err != nil || len(w.Warnings) != 1 || !strings.Contains(w.Warnings[0].Message, "the cluster's own") {
 		t.Errorf("of one in the cluster's registry: %v, %v", w, err)
 	}
