@@ -545,9 +545,10 @@ func (b *bridged) cablePulled(tasks func() error) {
 	}
 }
 
-// announcesInner says whether a frame of multicast DNS gives somebody an inner address. One
-// that takes an address back (a time to live of 0), as Avahi does with the inner one when the
-// lease comes, gives nobody any.
+// announcesInner says whether a frame of multicast DNS gives somebody an inner address. As
+// leases come and go, Avahi asks whether somebody else has the inner one, with itself in the
+// authority section (a probe, RFC 6762, section 8.1), and takes it back (a time to live of 0):
+// neither gives anybody an address.
 func announcesInner(frame []byte) bool {
 	ports := bytes.Index(frame, []byte{0x14, 0xe9, 0x14, 0xe9}) // from port 5353 to port 5353
 	if ports < 0 || !bytes.Contains(frame, []byte{172, 19, 181}) {
@@ -556,6 +557,9 @@ func announcesInner(frame []byte) bool {
 	var m dnsmessage.Message
 	if err := m.Unpack(frame[ports+8:]); err != nil {
 		return true // nobody knows what it says
+	}
+	if !m.Response {
+		return false
 	}
 	for _, r := range slices.Concat(m.Answers, m.Authorities, m.Additionals) {
 		a, is := r.Body.(*dnsmessage.AResource)
@@ -576,6 +580,15 @@ func TestAnnouncesInner(t *testing.T) {
 	must(t, err)
 	if announcesInner(frame) {
 		t.Error("a name that is taken back is one that is given")
+	}
+	// Avahi on the controller, as its lease changed.
+	probe, err := hex.DecodeString("01005e0000fb0200000000010800450000af947c4000ff114355c0a801c8e00000fb14e914e9009ba4180000000000030000" +
+		"0004000003323534033138310231390331373207696e2d6164647204617270610000ff00010a636f6e74726f6c6c6572056c" +
+		"6f63616c0000ff00010332303001310331363803313932c01b00ff0001c02d00010001000000780004c0a801c8c043000c00" +
+		"01000000780002c02dc02d00010001000000780004ac13b5fec00c000c0001000000780002c02d")
+	must(t, err)
+	if announcesInner(probe) {
+		t.Error("a probe is an announcement")
 	}
 	ttl := bytes.Index(frame, []byte{0x80, 0x01, 0, 0, 0, 0})
 	frame[ttl+5] = 120
