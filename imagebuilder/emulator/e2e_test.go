@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -648,14 +649,21 @@ func (s *scenario) clocks(t *testing.T) {
 // analyse asks systemd what took long; last, since that takes the guests long
 // as well.
 func (s *scenario) analyse(t *testing.T) {
-	for _, guest := range []*guestShell{s.controller, s.p1} {
-		out, err := guest.run(s.ctx, "systemd-analyze --no-pager; systemd-analyze --no-pager blame | head -n 15")
-		if err != nil {
-			// It is for people to read, and takes a guest a minute or more.
-			out += fmt.Sprintf("(no answer: %v)\n", err)
-		}
-		s.analysis += fmt.Sprintf("\n%s: systemd-analyze\n\n%s", guest.name, out)
+	guests := []*guestShell{s.controller, s.p1}
+	said := make([]string, len(guests))
+	var both sync.WaitGroup // each has a core
+	for i, guest := range guests {
+		both.Go(func() {
+			out, err := guest.run(s.ctx, "systemd-analyze --no-pager; systemd-analyze --no-pager blame | head -n 15")
+			if err != nil {
+				// It is for people to read, and takes a guest a minute or more.
+				out += fmt.Sprintf("(no answer: %v)\n", err)
+			}
+			said[i] = fmt.Sprintf("\n%s: systemd-analyze\n\n%s", guest.name, out)
+		})
 	}
+	both.Wait()
+	s.analysis = strings.Join(said, "")
 	t.Logf("time line\n%s%s", s.line.String(), s.analysis)
 	for _, status := range s.rig.Status() {
 		t.Logf("%s: %d timer events given back, %d reboots, %d retries; %d frames and %d bytes on its cable", status.Target, status.Rearmed, status.Reboots, status.Retries, status.Frames, status.Bytes)
