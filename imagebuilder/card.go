@@ -12,7 +12,6 @@ import (
 	"hatchery/firstboot/arm"
 	"hatchery/internal/bootpart"
 	"hatchery/internal/clusterctrl"
-	"hatchery/internal/nodefile"
 	"hatchery/internal/parttable"
 	"hatchery/internal/spec"
 	"hatchery/netboot/bootfiles"
@@ -21,7 +20,7 @@ import (
 
 // card is how a slot's card is written anew, in place; nil where the slot has none.
 func (w ways) card(t spec.Target, cache *bootfiles.Cache) *bootfiles.Options {
-	if w.programs == nil || t.Root == nodefile.RootNetboot || t.Root == nodefile.RootEphemeral {
+	if w.programs == nil || t.Cardless() {
 		return nil
 	}
 	program := func(name string) func(string) ([]byte, error) {

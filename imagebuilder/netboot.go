@@ -118,7 +118,7 @@ func firmwareEntries(files []firmware) []overlays.Entry {
 // netboot is how a slot's image boots without a card, nil where it boots from
 // one.
 func (w ways) netboot(t spec.Target, files []firmware, cache *bootfiles.Cache) *bootfiles.Options {
-	if w.programs == nil || t.Root != nodefile.RootNetboot && t.Root != nodefile.RootEphemeral {
+	if w.programs == nil || !t.Cardless() {
 		return nil
 	}
 	o := &bootfiles.Options{

@@ -14,7 +14,6 @@ import (
 
 	"hatchery/imagebuilder"
 	"hatchery/imagebuilder/release"
-	"hatchery/internal/nodefile"
 	"hatchery/internal/spec"
 )
 
@@ -134,7 +133,7 @@ func printBuild(w io.Writer, result *imagebuilder.Result, took time.Duration) {
 func nextStep(cluster *spec.Cluster, out string, targets []imagebuilder.TargetResult) string {
 	cardless := map[string]bool{}
 	for _, t := range cluster.Targets() {
-		cardless[t.Name] = t.Root == nodefile.RootNetboot || t.Root == nodefile.RootEphemeral
+		cardless[t.Name] = t.Cardless()
 	}
 	var cards []imagebuilder.TargetResult
 	var pushed []string

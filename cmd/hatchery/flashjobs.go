@@ -12,7 +12,6 @@ import (
 	"hatchery/imagebuilder/flash"
 	"hatchery/imagebuilder/imagefile"
 	"hatchery/internal/clusterctrl"
-	"hatchery/internal/nodefile"
 	"hatchery/internal/spec"
 )
 
@@ -129,30 +128,16 @@ func (f *flashing) jobs(context.Context) ([]*flashJob, []string, error) {
 		return nil, nil, notBuilt(cluster, f.out, missing)
 	}
 	if len(cardless) > 0 {
-		warnings = append(warnings, fmt.Sprintf("%s without a card (root: netboot or ephemeral): `%s` brings what %s to the controller", left(cardless), onTargets("push", cluster, f.out, cardless), they(cardless)))
+		warnings = append(warnings, fmt.Sprintf("left out, to boot from the controller (root: netboot or ephemeral): %s; `%s` brings the images there", enumerate(cardless), onTargets("push", cluster, f.out, cardless)))
 	}
 	return jobs, append(warnings, outOfDate(cluster, f.out, old)...), nil
-}
-
-func left(names []string) string {
-	if len(names) == 1 {
-		return names[0] + " is left out, which boots"
-	}
-	return enumerate(names) + " are left out, which boot"
-}
-
-func they(names []string) string {
-	if len(names) == 1 {
-		return "it boots"
-	}
-	return "they boot"
 }
 
 // withCards are the targets that have cards, and the names of the others. It is a mistake
 // to name one of those: a Zero boots from a card that is in it, whatever it was built for.
 func withCards(targets []spec.Target, named bool) (with []spec.Target, cardless []string, err error) {
 	for _, t := range targets {
-		if t.Slot == 0 || t.Root != nodefile.RootNetboot && t.Root != nodefile.RootEphemeral {
+		if !t.Cardless() {
 			with = append(with, t)
 			continue
 		}

@@ -18,7 +18,6 @@ import (
 	"hatchery/imagebuilder"
 	"hatchery/internal/capacity"
 	"hatchery/internal/clusterctrl"
-	"hatchery/internal/nodefile"
 	"hatchery/internal/progress"
 	"hatchery/internal/spec"
 	"hatchery/netboot/store"
@@ -225,7 +224,7 @@ func add(o *transfer.Offer, cluster *spec.Cluster, t spec.Target, build string, 
 		Label: store.Label{File: filepath.Base(cluster.File), Cluster: cluster.Name, Epoch: epoch},
 		Size:  cluster.Netboot.Disk, Quota: cluster.Netboot.Quota, Build: build,
 	}
-	if t.Root == nodefile.RootNetboot || t.Root == nodefile.RootEphemeral {
+	if t.Cardless() {
 		a.Mode = store.Mode(t.Root)
 	}
 	have := map[string]bool{}

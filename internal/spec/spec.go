@@ -240,6 +240,12 @@ func (e CPUException) Covers(from, path string) bool {
 	return e.Path == path
 }
 
+// Cardless says that a slot boots from its controller: a card in it would be booted in
+// the place of that.
+func (t Target) Cardless() bool {
+	return t.Root == "netboot" || t.Root == "ephemeral"
+}
+
 // ControllerName is the controller's name as a target.
 const ControllerName = "controller"
 
