@@ -253,12 +253,16 @@ func Build(ctx context.Context, c *spec.Cluster, o Options) (*Result, error) {
 	if len(strangers) > 0 {
 		result.Warnings = append(result.Warnings, fmt.Sprintf("of slots that the cluster has no more, but with keys in them; remove what you do not need: %s", strings.Join(strangers, ", ")))
 	}
+	flashed, err := out.flashed()
+	if err != nil {
+		return nil, fmt.Errorf("cannot tell with what cards were flashed: %w", err)
+	}
 	for _, b := range builds {
-		if err := out.pruneLayers(b.target.Name, b.top.Digest()); err != nil {
+		if err := out.pruneLayers(b.target.Name, b.top.Digest(), flashed); err != nil {
 			return nil, fmt.Errorf("cannot remove an old layer: %w", err)
 		}
 	}
-	if err := out.pruneDockerLayers(manifest); err != nil {
+	if err := out.pruneDockerLayers(manifest, flashed); err != nil {
 		return nil, fmt.Errorf("cannot remove an old layer: %w", err)
 	}
 	return result, nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -242,11 +243,8 @@ func (o *outDir) removeRecord(target string) error {
 
 // pruneLayers removes the target's layers that neither its newest layer nor
 // its image's record names, and with which its card was not flashed.
-func (o *outDir) pruneLayers(target string, newest digest.Digest) error {
-	keep, err := o.flashed()
-	if err != nil {
-		return err
-	}
+func (o *outDir) pruneLayers(target string, newest digest.Digest, flashed map[string]bool) error {
+	keep := maps.Clone(flashed)
 	keep[o.layer(target, newest)] = true
 	if r := o.record(target); r != nil {
 		for _, d := range r.Layers {
@@ -345,11 +343,8 @@ func copyLayer(ctx context.Context, from, to string) error {
 
 // pruneDockerLayers removes Docker layers on which no target of the manifest
 // lies any more, and no card's.
-func (o *outDir) pruneDockerLayers(m *Manifest) error {
-	keep, err := o.flashed()
-	if err != nil {
-		return err
-	}
+func (o *outDir) pruneDockerLayers(m *Manifest, flashed map[string]bool) error {
+	keep := maps.Clone(flashed)
 	for _, t := range m.Targets {
 		for _, l := range t.Layers {
 			keep[filepath.Join(o.path, filepath.FromSlash(l.File))] = true
