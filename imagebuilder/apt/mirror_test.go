@@ -44,16 +44,17 @@ func aptRoots(t *testing.T, mirror, suite string) (lists, source string) {
 	for _, name := range []string{suite, "stable", "oldstable"} {
 		source = fmt.Sprintf("deb [signed-by=%s] %s %s main\n", debianKeyring, mirror, name)
 		lists, failure := aptRoot(t, source)
-		if failure == "" && strings.Contains(string(second(one(t, lists, "_InRelease"))), "\nCodename: "+suite+"\n") {
+		if failure != "" {
+			last += failure
+			continue
+		}
+		if _, release := one(t, lists, "_InRelease"); bytes.Contains(release, []byte("\nCodename: "+suite+"\n")) {
 			return lists, source
 		}
-		last += failure
 	}
 	testtool.Missing(t, "a mirror that has the suite: "+last)
 	return "", ""
 }
-
-func second(_ string, content []byte) []byte { return content }
 
 // aptRoot lets apt fetch a source's lists. failure is what it says where it cannot.
 func aptRoot(t *testing.T, source string) (lists, failure string) {
