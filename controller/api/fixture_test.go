@@ -319,7 +319,8 @@ func (c *cluster) metrics() http.Handler {
 	return s.Calls()
 }
 
-// A renewer renews nothing: what it is asked for waits until it is cancelled.
+// A renewer renews nothing: what it is asked for waits until it is cancelled, which it
+// can be at any point, so that whoever cancels an operation sees it end.
 type renewer struct{}
 
 func (renewer) Kind() string                     { return "card" }
@@ -336,6 +337,8 @@ func (renewer) Renew(ctx context.Context, _ int, _ operation.Tell) error {
 func (r renewer) Undo(ctx context.Context, slot int, _ string, tell operation.Tell) error {
 	return r.Renew(ctx, slot, tell)
 }
+
+func (renewer) Cancel(context.Context, int) error { return nil }
 
 func (c *cluster) operations(state string) http.Handler {
 	c.t.Helper()
