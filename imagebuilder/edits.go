@@ -409,7 +409,7 @@ func overlayData(c *spec.Cluster, t spec.Target, p personality, architecture str
 		Network: c.Controller.Network, Address: c.Controller.Address, Gateway: c.Controller.Gateway, DNS: c.DNS,
 		Timezone: c.Timezone, Locale: c.Locale,
 		MachineID: p.machineID, Epoch: p.epoch,
-		Swarm:  overlays.Swarm{CertExpiry: c.Swarm.CertExpiry, Offline: c.Swarm.Offline, AddressPool: c.Swarm.AddressPool},
+		Swarm:  overlays.Swarm{CertExpiry: c.Swarm.CertExpiry, Heartbeat: c.Swarm.Heartbeat, Offline: c.Swarm.Offline, AddressPool: c.Swarm.AddressPool},
 		Gadget: c.Gadget, HAT: hatOf(c), Netboot: netbootOf(c), Keep: c.Keep, Registry: c.Workloads.Registry, Serve: serveOf(c),
 		Identity: overlays.Identity{
 			Generation: p.identity.Generation, Certificate: p.identity.Certificate, Key: p.identity.Key, CA: p.identity.CA,

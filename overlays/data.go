@@ -93,6 +93,7 @@ type Host struct {
 // Swarm is how the controller makes the swarm.
 type Swarm struct {
 	CertExpiry  time.Duration // 0 for Docker's own setting
+	Heartbeat   time.Duration // 0 for Docker's own setting
 	Offline     bool          // the controller's clock is trusted without NTP
 	AddressPool netip.Prefix  // of overlay networks; zero for Docker's own setting
 }
@@ -297,6 +298,9 @@ func (d *Data) NodeJSON() (string, error) {
 		n.Swarm = &nodefile.Swarm{Offline: d.Swarm.Offline}
 		if d.Swarm.CertExpiry > 0 {
 			n.Swarm.CertExpiry = d.Swarm.CertExpiry.String()
+		}
+		if d.Swarm.Heartbeat > 0 {
+			n.Swarm.Heartbeat = d.Swarm.Heartbeat.String()
 		}
 		if d.Swarm.AddressPool.IsValid() {
 			n.Swarm.AddressPool = d.Swarm.AddressPool.String()

@@ -233,7 +233,7 @@ func TestEngineMade(t *testing.T) {
 	}
 	cluster, err := b.Controller.Engine().Cluster(t.Context())
 	b.must(err)
-	if cluster.CertExpiry != 8760*time.Hour || len(cluster.AddressPool) != 1 || cluster.AddressPool[0].String() != "10.181.0.0/16" {
+	if cluster.CertExpiry != 8760*time.Hour || cluster.Heartbeat != 8*time.Second || len(cluster.AddressPool) != 1 || cluster.AddressPool[0].String() != "10.181.0.0/16" {
 		t.Errorf("the swarm is %+v, want it as node.json says", cluster)
 	}
 	info, err := b.Controller.Engine().Info(t.Context())
@@ -257,13 +257,16 @@ func TestEngineMade(t *testing.T) {
 		}
 		b.complete()
 	})
-	t.Run("with another life of certificates", func(t *testing.T) {
-		b.must(b.Controller.Engine().SetCertExpiry(t.Context(), 2000*time.Hour))
+	t.Run("with other settings", func(t *testing.T) {
+		b.must(b.Controller.Engine().Set(t.Context(), swarm.Settings{CertExpiry: 2000 * time.Hour, Heartbeat: 30 * time.Second}))
 		b.settle()
 		cluster, err := b.Controller.Engine().Cluster(t.Context())
 		b.must(err)
 		if cluster.CertExpiry != 8760*time.Hour {
 			t.Errorf("certificates live for %v", cluster.CertExpiry)
+		}
+		if cluster.Heartbeat != 8*time.Second {
+			t.Errorf("the nodes' hearts beat every %v", cluster.Heartbeat)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package founding_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -52,14 +53,15 @@ type machine struct {
 	state string // hatchery's
 	log   []string
 
-	running bool
-	service bool // the service runs
-	info    swarm.Info
-	expiry  time.Duration
-	signs   time.Duration // the life of the certificates that it really gives
-	deaf    bool          // its overlay networks do not work
-	nodes   []swarm.Node
-	made    int
+	running   bool
+	service   bool // the service runs
+	info      swarm.Info
+	expiry    time.Duration
+	heartbeat time.Duration
+	signs     time.Duration // the life of the certificates that it really gives
+	deaf      bool          // its overlay networks do not work
+	nodes     []swarm.Node
+	made      int
 
 	// The agent is killed at a call: the n-th, before or after it had its effect.
 	calls    int
@@ -227,7 +229,7 @@ func (m *machine) Init(_ context.Context, o swarm.InitOptions) (string, error) {
 		}
 		m.made++
 		m.put(fmt.Sprintf("good new%d", m.made))
-		m.expiry, m.signs = o.CertExpiry, 90*24*time.Hour
+		m.expiry, m.heartbeat, m.signs = o.CertExpiry, cmp.Or(o.Heartbeat, 5*time.Second), 90*24*time.Hour
 	}
 	m.write("docker-state.json", "{}")
 	info := m.opened(o.ForceNewCluster)
@@ -242,12 +244,12 @@ func (m *machine) Init(_ context.Context, o swarm.InitOptions) (string, error) {
 }
 
 func (m *machine) Cluster(context.Context) (swarm.Cluster, error) {
-	return swarm.Cluster{ID: m.info.ClusterID, CertExpiry: m.expiry}, nil
+	return swarm.Cluster{ID: m.info.ClusterID, Settings: swarm.Settings{CertExpiry: m.expiry, Heartbeat: m.heartbeat}}, nil
 }
 
-func (m *machine) SetCertExpiry(_ context.Context, life time.Duration) error {
-	defer m.call("set the certificates' life to %v", life)()
-	m.expiry = life
+func (m *machine) Set(_ context.Context, o swarm.Settings) error {
+	defer m.call("set the certificates' life to %v, the heartbeat to %v", o.CertExpiry, o.Heartbeat)()
+	m.expiry, m.heartbeat = cmp.Or(o.CertExpiry, m.expiry), cmp.Or(o.Heartbeat, m.heartbeat)
 	return nil
 }
 
@@ -337,7 +339,7 @@ func (k *keepers) Offers(_ context.Context, nodes []nodefile.Target) ([]founding
 func nodeFile(slots ...int) *nodefile.Node {
 	n := &nodefile.Node{Cluster: "homelab", Name: "controller", Role: nodefile.Controller, Hostname: "hammond", Network: "cnat",
 		Address: netip.PrefixFrom(controllerAddr, 24), ControllerAddr: controllerAddr, Docker: true,
-		Swarm:   &nodefile.Swarm{CertExpiry: "8760h", AddressPool: "10.181.0.0/16"},
+		Swarm:   &nodefile.Swarm{CertExpiry: "8760h", Heartbeat: "8s", AddressPool: "10.181.0.0/16"},
 		Targets: []nodefile.Target{{Name: "controller", Hostname: "hammond", Address: controllerAddr}}}
 	for _, slot := range slots {
 		n.Targets = append(n.Targets, nodefile.Target{Name: fmt.Sprintf("p%d", slot), Slot: slot, Hostname: fmt.Sprintf("p%d", slot), Address: clusterctrl.SlotAddr(slot)})

@@ -13,6 +13,7 @@
 package founding
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,7 +36,7 @@ type Engine interface {
 	Init(ctx context.Context, o swarm.InitOptions) (nodeID string, err error)
 	Join(ctx context.Context, o swarm.JoinOptions) error
 	Cluster(ctx context.Context) (swarm.Cluster, error)
-	SetCertExpiry(ctx context.Context, life time.Duration) error
+	Set(ctx context.Context, o swarm.Settings) error
 	Nodes(ctx context.Context) ([]swarm.Node, error)
 }
 
@@ -351,32 +352,43 @@ func (g *going) changing() bool { return g.plan.Stage == stageInit || g.plan.Sta
 
 // checkSettings gives the swarm what node.json says of it.
 func (g *going) checkSettings(ctx context.Context) error {
-	var life time.Duration
-	if g.node.Swarm != nil {
-		var err error
-		if life, err = g.node.Swarm.Expiry(); err != nil {
-			return err
-		}
+	wanted, err := g.settings()
+	if err != nil {
+		return err
 	}
-	if life == 0 && !g.changing() {
+	if wanted == (swarm.Settings{}) && !g.changing() {
 		return nil
 	}
 	cluster, err := g.Engine.Cluster(ctx)
 	if err != nil {
 		return err
 	}
-	if life == 0 {
-		life = cluster.CertExpiry
-	}
+	there := cluster.Settings
+	wanted.CertExpiry, wanted.Heartbeat = cmp.Or(wanted.CertExpiry, there.CertExpiry), cmp.Or(wanted.Heartbeat, there.Heartbeat)
 	// Setting what is set tells whether the swarm has the key of its CA, which
 	// one does not that the engine was killed over.
-	if cluster.CertExpiry == life && !g.changing() {
+	if there == wanted && !g.changing() {
 		return nil
 	}
-	if cluster.CertExpiry != life {
-		g.tell("setting the life of the nodes' swarm certificates to %v", life)
+	if there.CertExpiry != wanted.CertExpiry {
+		g.tell("setting the life of the nodes' swarm certificates to %v", wanted.CertExpiry)
 	}
-	return g.Engine.SetCertExpiry(ctx, life)
+	if there.Heartbeat != wanted.Heartbeat {
+		g.tell("setting the heartbeat of the swarm's nodes to %v", wanted.Heartbeat)
+	}
+	return g.Engine.Set(ctx, wanted)
+}
+
+// settings is what node.json says of the swarm's settings.
+func (g *going) settings() (o swarm.Settings, err error) {
+	if g.node.Swarm == nil {
+		return o, nil
+	}
+	if o.CertExpiry, err = g.node.Swarm.Expiry(); err != nil {
+		return o, err
+	}
+	o.Heartbeat, err = g.node.Swarm.Beat()
+	return o, err
 }
 
 // activeWorker looks at an engine that is no manager. One that has just been
@@ -509,17 +521,17 @@ const maxForce = 2
 
 // init makes a swarm, or opens by force the one that lies in Docker's folder.
 func (g *going) init(ctx context.Context, force bool) error {
-	o := swarm.InitOptions{Addr: g.node.SwarmAddr(), ForceNewCluster: force}
+	set, err := g.settings()
+	if err != nil {
+		return err
+	}
+	o := swarm.InitOptions{Addr: g.node.SwarmAddr(), ForceNewCluster: force, CertExpiry: set.CertExpiry, Heartbeat: set.Heartbeat}
 	if s := g.node.Swarm; s != nil {
-		var err error
-		if o.CertExpiry, err = s.Expiry(); err != nil {
-			return err
-		}
 		if o.AddressPool, err = s.Pool(); err != nil {
 			return err
 		}
 	}
-	_, err := g.Engine.Init(ctx, o)
+	_, err = g.Engine.Init(ctx, o)
 	if errors.Is(err, swarm.ErrAlreadyMember) {
 		return nil // it was quicker; the next look tells
 	}

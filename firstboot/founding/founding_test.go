@@ -59,7 +59,7 @@ func TestReconcile(t *testing.T) {
 		},
 		{
 			summary: "a swarm that runs is left alone",
-			setup:   func(m *machine) { m.put("good c1"); m.expiry = 8760 * time.Hour },
+			setup:   func(m *machine) { m.put("good c1"); m.expiry, m.heartbeat = 8760*time.Hour, 8*time.Second },
 			how:     founding.Kept, wal: "good c1",
 			not: []string{"init", "stop", "ask", "set"},
 		},
@@ -67,7 +67,13 @@ func TestReconcile(t *testing.T) {
 			summary: "the life of certificates is another one now",
 			setup:   func(m *machine) { m.put("good c1") },
 			how:     founding.Kept, wal: "good c1",
-			did: []string{"set the certificates' life to 8760h0m0s"}, not: []string{"init", "stop"},
+			did: []string{"set the certificates' life to 8760h0m0s, the heartbeat to 8s"}, not: []string{"init", "stop"},
+		},
+		{
+			summary: "the heartbeat is another one now",
+			setup:   func(m *machine) { m.put("good c1"); m.expiry, m.heartbeat = 8760*time.Hour, 5*time.Second },
+			how:     founding.Kept, wal: "good c1",
+			did: []string{"set the certificates' life to 8760h0m0s, the heartbeat to 8s"}, not: []string{"init", "stop"},
 		},
 		{
 			summary: "a card that was flashed anew, and nodes have a backup",

@@ -28,7 +28,7 @@ func TestEngineKilledOverInit(t *testing.T) {
 		for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 			cluster, err := c.Engine().Cluster(t.Context())
 			if err == nil {
-				err = c.Engine().SetCertExpiry(t.Context(), cluster.CertExpiry)
+				err = c.Engine().Set(t.Context(), cluster.Settings)
 			}
 			if errors.Is(err, swarm.ErrNoSigner) {
 				return cluster.ID

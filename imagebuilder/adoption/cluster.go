@@ -28,6 +28,7 @@ type Cluster struct {
 	Locale     string
 	DNS        []string
 	CertExpiry string
+	Heartbeat  string // swarm.heartbeat
 	Pool       string // swarm.address_pool
 	Networks   []Network
 	Secrets    []string // by name: their content is the swarm's alone
@@ -160,6 +161,7 @@ func (c *Cluster) document() *mapping {
 	m.some("locale", c.Locale)
 	swarm := &mapping{}
 	swarm.some("cert_expiry", c.CertExpiry)
+	swarm.some("heartbeat", c.Heartbeat)
 	swarm.some("address_pool", c.Pool)
 	if len(swarm.entries) > 0 {
 		part(m.set("swarm", swarm))

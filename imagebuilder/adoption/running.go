@@ -20,6 +20,7 @@ import (
 	"github.com/docker/docker/api/types/system"
 
 	"hatchery/internal/clusterctrl"
+	"hatchery/internal/nodefile"
 )
 
 // ErrNoDocker is a controller whose engine could not be asked.
@@ -381,7 +382,10 @@ func (v *visit) slot(number int, n swarm.Node) Slot {
 }
 
 // The swarm's own settings, where Docker's are not hatchery's anyway.
-const dockersExpiry = 90 * 24 * time.Hour
+const (
+	dockersExpiry    = 90 * 24 * time.Hour
+	dockersHeartbeat = 5 * time.Second
+)
 
 var dockersPool = netip.MustParsePrefix("10.0.0.0/8")
 
@@ -393,6 +397,9 @@ func (v *visit) swarm() {
 	}
 	if d := c.Spec.CAConfig.NodeCertExpiry; d != 0 && d != dockersExpiry {
 		v.CertExpiry = d.String()
+	}
+	if d := c.Spec.Dispatcher.HeartbeatPeriod; d != dockersHeartbeat && d >= nodefile.MinHeartbeat && d <= nodefile.MaxHeartbeat {
+		v.Heartbeat = d.String()
 	}
 	for _, text := range c.DefaultAddrPool {
 		if pool, err := netip.ParsePrefix(text); err == nil && pool != dockersPool {

@@ -150,6 +150,7 @@ func CardWriter(architecture string) string {
 // A Swarm is how the controller makes the swarm.
 type Swarm struct {
 	CertExpiry  string `json:"cert_expiry,omitempty"`  // life of a node's certificate, as time.ParseDuration reads it
+	Heartbeat   string `json:"heartbeat,omitempty"`    // between two signs of life of a node, as time.ParseDuration reads it
 	Offline     bool   `json:"offline,omitempty"`      // the controller's clock is trusted without NTP
 	AddressPool string `json:"address_pool,omitempty"` // overlay networks are cut from it: 10.181.0.0/16
 }
@@ -247,6 +248,9 @@ func (n *Node) check() error {
 		return errors.New("does not say where the controller is")
 	}
 	if s := n.Swarm; s != nil {
+		if _, err := s.Beat(); err != nil {
+			return err
+		}
 		if _, err := s.Expiry(); err != nil {
 			return err
 		}
@@ -337,6 +341,26 @@ func (s *Swarm) Expiry() (time.Duration, error) {
 	}
 	return d, nil
 }
+
+// Beat is the time between two signs of life that a node gives the swarm, 0 for
+// Docker's own setting.
+func (s *Swarm) Beat() (time.Duration, error) {
+	if s.Heartbeat == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(s.Heartbeat)
+	if err != nil || d < MinHeartbeat || d > MaxHeartbeat {
+		return 0, fmt.Errorf("swarm.heartbeat %q is not a duration from %v to %v", s.Heartbeat, MinHeartbeat, MaxHeartbeat)
+	}
+	return d, nil
+}
+
+// MinHeartbeat and MaxHeartbeat bound the time between two signs of life of a node. A
+// node that is gone is missed after three.
+const (
+	MinHeartbeat = time.Second
+	MaxHeartbeat = 2 * time.Minute
+)
 
 // Pool is what overlay networks are cut from, the zero prefix for Docker's own
 // setting.

@@ -69,6 +69,8 @@ func TestRefused(t *testing.T) {
 		{"no address", func(n *nodefile.Node) { n.Address = netip.Prefix{} }, "no IPv4 address"},
 		{"no controller", func(n *nodefile.Node) { n.ControllerAddr = netip.MustParseAddr("::1") }, "where the controller is"},
 		{"too short a life", func(n *nodefile.Node) { n.Swarm.CertExpiry = "5m" }, "at least 1h"},
+		{"too quick a heart", func(n *nodefile.Node) { n.Swarm.Heartbeat = "5ms" }, "from 1s to 2m"},
+		{"a heartbeat that is none", func(n *nodefile.Node) { n.Swarm.Heartbeat = "often" }, `swarm.heartbeat "often"`},
 		{"a small pool", func(n *nodefile.Node) { n.Swarm.AddressPool = "10.0.0.0/25" }, "not an IPv4 network of /24"},
 		{"a slot too far", func(n *nodefile.Node) { n.Targets[1].Slot = 253 }, `target "p1"`},
 	} {

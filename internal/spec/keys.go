@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"hatchery/internal/clusterctrl"
+	"hatchery/internal/nodefile"
 )
 
 // The models of a controller and of a slot.
@@ -197,6 +198,11 @@ func (c *Cluster) keys() []key {
 					name: "cert_expiry", syntax: "a duration", example: "8760h", initial: "8760h",
 					about: "How long a node's swarm certificate is valid: at least `1h`. A node that is off for longer than that has to join anew, which it does by itself.",
 					text:  func(d *decoder, v item) { c.Swarm.CertExpiry = d.certExpiry(v) },
+				},
+				{
+					name: "heartbeat", syntax: "a duration", example: "15s", elsewise: "Docker's own, `5s`",
+					about: "How often a node tells the swarm that it is there: `1s` to `2m`. After three that do not come it counts as lost, and its tasks are begun elsewhere. Where nodes are so busy that they come late, and are shown as down while they run, a longer one helps; a node that is really gone is then missed later.",
+					text:  func(d *decoder, v item) { c.Swarm.Heartbeat = d.heartbeat(v) },
 				},
 				{
 					name: "offline", syntax: "true or false", example: "false", elsewise: "`false`",
@@ -474,6 +480,17 @@ func (d *decoder) certExpiry(v item) time.Duration {
 		d.problem(v, "%s is too short: Docker wants at least 1h", quote(v.text))
 	}
 	return expiry
+}
+
+func (d *decoder) heartbeat(v item) time.Duration {
+	beat, err := time.ParseDuration(v.text)
+	switch {
+	case err != nil:
+		d.problem(v, "%s is not a duration: write one such as 15s", quote(v.text))
+	case beat < nodefile.MinHeartbeat || beat > nodefile.MaxHeartbeat:
+		d.problem(v, "%s is out of range: 1s to 2m", quote(v.text))
+	}
+	return beat
 }
 
 // addressPool reads what overlay networks are cut from. Docker cuts networks of

@@ -212,8 +212,9 @@ type CPUException struct {
 type Swarm struct {
 	Labels      map[string]string // of every node
 	CertExpiry  time.Duration
-	Offline     bool         // the controller's clock is trusted without NTP
-	AddressPool netip.Prefix // overlay networks are cut from it
+	Heartbeat   time.Duration // 0: Docker's
+	Offline     bool          // the controller's clock is trusted without NTP
+	AddressPool netip.Prefix  // overlay networks are cut from it
 }
 
 // A Target is one image to be built: a controller or a slot.

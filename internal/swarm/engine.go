@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -117,6 +118,7 @@ func (e *Engine) Init(ctx context.Context, o InitOptions) (string, error) {
 		Availability:    swarm.NodeAvailabilityActive,
 	}
 	r.Spec.CAConfig.NodeCertExpiry = o.CertExpiry
+	r.Spec.Dispatcher.HeartbeatPeriod = o.Heartbeat
 	if o.AddressPool.IsValid() {
 		r.DefaultAddrPool, r.SubnetSize = []string{o.AddressPool.String()}, subnetSize
 	}
@@ -180,7 +182,7 @@ func (e *Engine) Cluster(ctx context.Context) (Cluster, error) {
 		Version:      s.Version.Index,
 		WorkerToken:  s.JoinTokens.Worker,
 		ManagerToken: s.JoinTokens.Manager,
-		CertExpiry:   s.Spec.CAConfig.NodeCertExpiry,
+		Settings:     Settings{CertExpiry: s.Spec.CAConfig.NodeCertExpiry, Heartbeat: s.Spec.Dispatcher.HeartbeatPeriod},
 		Created:      s.CreatedAt,
 		Updated:      s.UpdatedAt,
 	}
@@ -200,12 +202,12 @@ func (e *Engine) RotateWorkerToken(ctx context.Context) error {
 	})
 }
 
-// SetCertExpiry sets how long the certificates are valid that nodes get. The
-// manager signs with it from its engine's next start on, so not before the
-// next boot.
-func (e *Engine) SetCertExpiry(ctx context.Context, life time.Duration) error {
-	return e.updateCluster(ctx, "setting the life of the nodes' swarm certificates", func(s *swarm.Spec) swarm.UpdateFlags {
-		s.CAConfig.NodeCertExpiry = life
+// Set gives the swarm settings. The manager signs with another life of certificates
+// from its engine's next start on, so not before the next boot.
+func (e *Engine) Set(ctx context.Context, o Settings) error {
+	return e.updateCluster(ctx, "setting the life of the nodes' swarm certificates and their heartbeat", func(s *swarm.Spec) swarm.UpdateFlags {
+		s.CAConfig.NodeCertExpiry = cmp.Or(o.CertExpiry, s.CAConfig.NodeCertExpiry)
+		s.Dispatcher.HeartbeatPeriod = cmp.Or(o.Heartbeat, s.Dispatcher.HeartbeatPeriod)
 		return swarm.UpdateFlags{}
 	})
 }

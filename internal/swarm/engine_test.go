@@ -88,7 +88,7 @@ func TestLife(t *testing.T) {
 	}
 
 	pool := netip.MustParsePrefix("10.181.0.0/16")
-	id, err := c.Engine().Init(ctx, swarm.InitOptions{Addr: c.Addr, CertExpiry: 9000 * time.Hour, AddressPool: pool})
+	id, err := c.Engine().Init(ctx, swarm.InitOptions{Addr: c.Addr, CertExpiry: 9000 * time.Hour, Heartbeat: 15 * time.Second, AddressPool: pool})
 	must(t, err)
 	// What it takes for the life of certificates to count.
 	must(t, c.RestartEngine(ctx))
@@ -98,7 +98,7 @@ func TestLife(t *testing.T) {
 	if i := info(t, c); i.State != swarm.Active || !i.Manager || i.NodeID != id || i.NodeAddr != c.Addr || i.ClusterID != cluster.ID || i.Err() != nil {
 		t.Errorf("the manager of swarm %s: %+v", cluster.ID, i)
 	}
-	if cluster.CertExpiry != 9000*time.Hour || !cmp.Equal(cluster.AddressPool, []netip.Prefix{pool}, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })) ||
+	if cluster.CertExpiry != 9000*time.Hour || cluster.Heartbeat != 15*time.Second || !cmp.Equal(cluster.AddressPool, []netip.Prefix{pool}, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })) ||
 		!strings.HasPrefix(cluster.WorkerToken, "SWMTKN-") || cluster.Created.IsZero() {
 		t.Errorf("the swarm: %+v", cluster)
 	}
@@ -148,11 +148,11 @@ func TestLife(t *testing.T) {
 		t.Errorf("p1's entry, changed: %+v, %v", n, err)
 	}
 
-	must(t, c.Engine().SetCertExpiry(ctx, 5000*time.Hour))
+	must(t, c.Engine().Set(ctx, swarm.Settings{CertExpiry: 5000 * time.Hour}))
 	must(t, c.Engine().RotateWorkerToken(ctx))
 	rotated, err := c.Engine().Cluster(ctx)
 	must(t, err)
-	if rotated.WorkerToken == cluster.WorkerToken || rotated.CertExpiry != 5000*time.Hour || rotated.Version <= cluster.Version || rotated.ID != cluster.ID {
+	if rotated.WorkerToken == cluster.WorkerToken || rotated.CertExpiry != 5000*time.Hour || rotated.Heartbeat != 15*time.Second || rotated.Version <= cluster.Version || rotated.ID != cluster.ID {
 		t.Errorf("rotated: %+v, was %+v", rotated, cluster)
 	}
 

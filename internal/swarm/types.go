@@ -37,6 +37,7 @@ type Info struct {
 type InitOptions struct {
 	Addr            netip.Addr    // advertised, listened on, and the data path's
 	CertExpiry      time.Duration // life of a node's certificate; 0: Docker's
+	Heartbeat       time.Duration // between two signs of life that a node gives; 0: Docker's
 	AddressPool     netip.Prefix  // overlay networks are cut from it, /24 each; zero: Docker's
 	ForceNewCluster bool          // recover what lies in Docker's folder
 }
@@ -49,16 +50,24 @@ type JoinOptions struct {
 	Availability string     // active, pause or drain
 }
 
+// Settings are what a swarm can be told at any time. Of one that is 0, nothing is said.
+type Settings struct {
+	CertExpiry time.Duration // life of the certificates that it gives to nodes
+	// Heartbeat is the time between two signs of life that a node gives. After three that
+	// do not come it is taken for lost (swarmkit manager/dispatcher/dispatcher.go).
+	Heartbeat time.Duration
+}
+
 // A Cluster is the swarm itself, as a manager sees it.
 type Cluster struct {
 	ID           string
 	Version      uint64 // rises with every change, a rotated token's too
 	WorkerToken  string
 	ManagerToken string
-	CertExpiry   time.Duration // life of the certificates that it gives to nodes
-	AddressPool  []netip.Prefix
-	Created      time.Time
-	Updated      time.Time
+	Settings
+	AddressPool []netip.Prefix
+	Created     time.Time
+	Updated     time.Time
 }
 
 // A Node is a node's entry in the list, as a manager sees it.
