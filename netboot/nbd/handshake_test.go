@@ -253,8 +253,8 @@ func TestRefusalsAreFew(t *testing.T) {
 		}
 		p.ends()
 	}
-	most := int64(time.Since(began)/time.Second) + 1
-	if n := log.n.Load(); n < 1 || n > most {
+	n := log.n.Load() // before the time is taken: more may come
+	if most := int64(time.Since(began)/time.Second) + 1; n < 1 || n > most {
 		t.Errorf("%d lines, want up to %d", n, most)
 	}
 	if n := log.longest.Load(); n > 400 {

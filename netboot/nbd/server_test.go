@@ -198,7 +198,9 @@ func TestLimits(t *testing.T) {
 	})
 	t.Run("a handshake", func(t *testing.T) {
 		s := newSite(t, &nbd.Server{Handshake: 50 * time.Millisecond}, exports{"p1": {Name: "p1", Device: newRAM(mib)}})
-		s.dial().ends()
+		p := s.dialRaw() // what it says could come too late
+		p.get(18)
+		p.ends()
 	})
 	t.Run("answers that nobody takes", func(t *testing.T) {
 		s := newSite(t, &nbd.Server{Stall: 50 * time.Millisecond}, exports{"p1": {Name: "p1", Device: newRAM(32 * mib)}})
@@ -223,13 +225,15 @@ func TestLimits(t *testing.T) {
 		}
 	})
 	t.Run("but silence is no stall", func(t *testing.T) {
-		s := newSite(t, &nbd.Server{Stall: 20 * time.Millisecond, Handshake: 40 * time.Millisecond}, exports{"p1": {Name: "p1", Device: newRAM(mib)}})
+		// Long enough for a handshake on a machine that does much else.
+		const limit = 2 * time.Second
+		s := newSite(t, &nbd.Server{Stall: limit, Handshake: limit}, exports{"p1": {Name: "p1", Device: newRAM(mib)}})
 		p := s.dial()
 		p.enter("p1")
 		if e := p.do(0, write, 0, mib, make([]byte, mib)); e != 0 {
 			t.Errorf("error %d", e)
 		}
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(limit + limit/4)
 		if e := p.do(0, read, 0, 512); e != 0 {
 			t.Errorf("error %d", e)
 		}

@@ -384,8 +384,11 @@ func TestBlockStatus(t *testing.T) {
 func TestBesides(t *testing.T) {
 	device := newRAM(mib)
 	gate, flushGate := make(chan struct{}), make(chan struct{})
-	var flushing atomic.Int32
+	var flushing, writing atomic.Int32
 	device.fail = func(what string, off int64) error {
+		if what == "write" {
+			writing.Add(1)
+		}
 		switch {
 		case what == "flush":
 			flushing.Add(1)
@@ -428,6 +431,11 @@ func TestBesides(t *testing.T) {
 	for began := time.Now(); s.server.Counters()["p1"].InFlight < 21; time.Sleep(time.Millisecond) {
 		if time.Since(began) > patience {
 			t.Fatalf("in flight: %d", s.server.Counters()["p1"].InFlight)
+		}
+	}
+	for began := time.Now(); writing.Load() < 21; time.Sleep(time.Millisecond) {
+		if time.Since(began) > patience {
+			t.Fatalf("%d writes", writing.Load())
 		}
 	}
 	time.Sleep(50 * time.Millisecond) // for the writes to come to wait; more flushes are no error
