@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"hatchery/controller/operation"
@@ -30,7 +31,7 @@ func TestEndless(t *testing.T) {
 		{"going back", operation.Undo, same, operation.Limits{Still: 50 * time.Millisecond}, false, "p1 did not get on within 50ms"},
 		{"an upgrade, and going back from it", operation.Upgrade, same, operation.Limits{Still: 50 * time.Millisecond}, false, "; and it does not go back: p1 did not get on within 50ms"},
 	} {
-		t.Run(test.summary, func(t *testing.T) {
+		t.Run(test.summary, timeless(func(t *testing.T) {
 			w := newWorld(t, 1)
 			w.previous[1], w.next = "older", map[int]string{1: "new"}
 			w.limits.Still, w.limits.Work = test.limits.Still, test.limits.Work
@@ -71,24 +72,26 @@ func TestEndless(t *testing.T) {
 			if n, _ := w.Node(t.Context(), id); n.Availability != "active" {
 				t.Errorf("its node is %s", n.Availability)
 			}
-		})
+		}))
 	}
 }
 
 // TestSlow: who gets on may take longer than nobody may stand still.
 func TestSlow(t *testing.T) {
-	w := newWorld(t, 1)
-	w.limits.Still = 4 * time.Second
-	w.works = func(ctx context.Context, tell operation.Tell) error {
-		for n := range 50 {
-			tell("write", fmt.Sprintf("writing %d of 50 MiB", n))
-			time.Sleep(100 * time.Millisecond)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.limits.Still = 4 * time.Second
+		w.works = func(ctx context.Context, tell operation.Tell) error {
+			for n := range 50 {
+				tell("write", fmt.Sprintf("writing %d of 50 MiB", n))
+				time.Sleep(100 * time.Millisecond)
+			}
+			return ctx.Err()
 		}
-		return ctx.Err()
-	}
-	if op := w.do(operation.Request{Kind: operation.Rebuild, Slots: []int{1}}); op.State != operation.Done {
-		t.Errorf("it is %s: %s", op.State, op.Error)
-	}
+		if op := w.do(operation.Request{Kind: operation.Rebuild, Slots: []int{1}}); op.State != operation.Done {
+			t.Errorf("it is %s: %s", op.State, op.Error)
+		}
+	})
 }
 
 // TestAnotherClock: how long a node is silent does not hang on what the clock says now: it

@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"hatchery/controller/operation"
@@ -177,10 +178,14 @@ func TestWhatIsKept(t *testing.T) {
 			state:   operation.Done, kept: "data 1",
 		},
 	} {
-		t.Run(test.summary, func(t *testing.T) {
+		t.Run(test.summary, timeless(func(t *testing.T) {
 			w := newWorld(t, 1)
 			test.prepare(w)
 			s := w.run()
+			begun := make(chan string, 1)
+			if test.at != "" {
+				w.onDone(test.at, sync.OnceFunc(func() { _, _ = s.Cancel(<-begun) }))
+			}
 			op, err := s.Start(t.Context(), test.request)
 			if err != nil {
 				if test.state != "" || test.err == "" || !strings.Contains(err.Error(), test.err) {
@@ -191,9 +196,7 @@ func TestWhatIsKept(t *testing.T) {
 				}
 				return
 			}
-			if test.at != "" {
-				w.onDone(test.at, func() { _, _ = s.Cancel(op.ID) })
-			}
+			begun <- op.ID
 			op = w.over(s, op.ID)
 			if op.State != test.state || !strings.Contains(op.Error, test.err) {
 				t.Errorf("it is %s: %s", op.State, op.Error)
@@ -207,7 +210,7 @@ func TestWhatIsKept(t *testing.T) {
 			if notes := fmt.Sprint(op.Slots[0].Notes); !strings.Contains(notes, test.note) {
 				t.Errorf("the notes are %s", notes)
 			}
-		})
+		}))
 	}
 }
 
@@ -220,48 +223,47 @@ func (w *world) onDone(what string, then func()) {
 			then()
 		}
 	}
-	if slices.Contains(w.log, what) {
-		w.t.Fatalf("%s was done before", what)
-	}
 }
 
 // TestNewCardKept: what was saved for a new card waits for it, though nobody waits any more.
 func TestNewCardKept(t *testing.T) {
-	for _, swapped := range []bool{false, true} {
-		w := newWorld(t, 1)
-		s := w.run()
-		op, err := s.Start(t.Context(), operation.Request{Kind: operation.Rebuild, Slots: []int{1}, Wait: true, Keep: true})
-		if err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		for _, swapped := range []bool{false, true} {
+			w := newWorld(t, 1)
+			s := w.run()
+			op, err := s.Start(t.Context(), operation.Request{Kind: operation.Rebuild, Slots: []int{1}, Wait: true, Keep: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.says(s, "put the new card into p1")
+			if swapped {
+				w.broken(1, "card")
+				w.says(s, "it does not start")
+			}
+			if _, err := s.Cancel(op.ID); err != nil {
+				t.Fatal(err)
+			}
+			if op = w.over(s, op.ID); op.State != operation.Cancelled {
+				t.Errorf("%+v", op)
+			}
+			want := "data 1" // and nothing waits: the card that it had goes on
+			if swapped {
+				want = "nothing yet, data 1 waits"
+			}
+			if got := w.outlived(); got != want {
+				t.Errorf("swapped %v: kept is %s", swapped, got)
+			}
+			if !swapped {
+				continue
+			}
+			w.mu.Lock()
+			w.restored(1)
+			w.mu.Unlock()
+			if got := w.outlived(); got != "data 1" {
+				t.Errorf("kept is %s", got)
+			}
 		}
-		w.says(s, "put the new card into p1")
-		if swapped {
-			w.broken(1, "card")
-			w.says(s, "it does not start")
-		}
-		if _, err := s.Cancel(op.ID); err != nil {
-			t.Fatal(err)
-		}
-		if op = w.over(s, op.ID); op.State != operation.Cancelled {
-			t.Errorf("%+v", op)
-		}
-		want := "data 1" // and nothing waits: the card that it had goes on
-		if swapped {
-			want = "nothing yet, data 1 waits"
-		}
-		if got := w.outlived(); got != want {
-			t.Errorf("swapped %v: kept is %s", swapped, got)
-		}
-		if !swapped {
-			continue
-		}
-		w.mu.Lock()
-		w.restored(1)
-		w.mu.Unlock()
-		if got := w.outlived(); got != "data 1" {
-			t.Errorf("kept is %s", got)
-		}
-	}
+	})
 }
 
 // says waits until a slot's operation says something.
@@ -290,7 +292,7 @@ func TestPatience(t *testing.T) {
 		{"it does not", 1 << 30, false, operation.Failed},
 		{"it boots when it is to be asked", 5, true, operation.Done},
 	} {
-		t.Run(test.summary, func(t *testing.T) {
+		t.Run(test.summary, timeless(func(t *testing.T) {
 			w := newWorld(t, 1)
 			w.limits.Reach = 30 * time.Second
 			if test.state == operation.Failed {
@@ -333,7 +335,7 @@ func TestPatience(t *testing.T) {
 			if got := w.outlived(); got != "data 1" {
 				t.Errorf("kept is %s", got)
 			}
-		})
+		}))
 	}
 }
 
@@ -355,154 +357,162 @@ func TestCancelledAnywhere(t *testing.T) {
 	} {
 		t.Run(kind.summary, func(t *testing.T) {
 			t.Parallel()
-			for at := 1; ; at++ {
-				w := newWorld(t, 1)
-				w.previous[1], w.next = "older", map[int]string{1: "new"}
-				w.limits.Settle = 50 * time.Millisecond
-				if kind.leaves {
-					// As far as nothing is written yet.
-					root := w.roots[1]
-					w.cancel = func(int) error {
-						w.mu.Lock()
-						defer w.mu.Unlock()
-						if w.roots[1] != root {
-							return errors.New("it is written")
+			timeless(func(t *testing.T) {
+				for at := 1; ; at++ {
+					w := newWorld(t, 1)
+					w.previous[1], w.next = "older", map[int]string{1: "new"}
+					w.limits.Settle = 50 * time.Millisecond
+					if kind.leaves {
+						// As far as nothing is written yet.
+						root := w.roots[1]
+						w.cancel = func(int) error {
+							w.mu.Lock()
+							defer w.mu.Unlock()
+							if w.roots[1] != root {
+								return errors.New("it is written")
+							}
+							return nil
 						}
-						return nil
+					}
+					kind.request.Slots = []int{1}
+					beginner, cancel := context.WithCancel(t.Context())
+					cancel()
+					s, ended := w.service(beginner)
+					<-ended
+					op, err := s.Start(t.Context(), kind.request)
+					if err != nil {
+						t.Fatal(err)
+					}
+					ctx, die := context.WithCancel(t.Context())
+					s, ended = w.service2(ctx, func(s *operation.Service) {
+						w.at, w.atCall = w.calls+at, func() { _, _ = s.Cancel(op.ID) }
+						if kind.killed {
+							w.crash, w.dead = w.calls+at, die
+						}
+					})
+					for over := false; !over; {
+						select {
+						case <-ended:
+							over = true
+						case <-time.After(time.Millisecond):
+							o, _ := s.Get(op.ID)
+							over = o.Over()
+						}
+					}
+					die()
+					<-ended
+					cancelled := w.calls >= w.at
+					w.crash = 0
+					o := w.over(w.run(), op.ID)
+					if o.State != operation.Done && (!cancelled || o.State != operation.Cancelled) {
+						t.Errorf("cancelled at call %d: it is %s: %s", at, o.State, o.Error)
+					}
+					if got := w.outlived(); got != "data 1" {
+						t.Errorf("cancelled at call %d: kept is %s after %q", at, got, w.did())
+					}
+					if state := w.state(); !strings.HasSuffix(state, " active, 1 entries\n") {
+						t.Errorf("cancelled at call %d: the cluster is %s after %q", at, state, w.did())
+					}
+					if t.Failed() {
+						return
+					}
+					if !cancelled {
+						t.Logf("cancelled at %d calls", at-1)
+						return
 					}
 				}
-				kind.request.Slots = []int{1}
-				beginner, cancel := context.WithCancel(t.Context())
-				cancel()
-				s, ended := w.service(beginner)
-				<-ended
-				op, err := s.Start(t.Context(), kind.request)
-				if err != nil {
-					t.Fatal(err)
-				}
-				ctx, die := context.WithCancel(t.Context())
-				s, ended = w.service2(ctx, func(s *operation.Service) {
-					w.at, w.atCall = w.calls+at, func() { _, _ = s.Cancel(op.ID) }
-					if kind.killed {
-						w.crash, w.dead = w.calls+at, die
-					}
-				})
-				for over := false; !over; {
-					select {
-					case <-ended:
-						over = true
-					case <-time.After(time.Millisecond):
-						o, _ := s.Get(op.ID)
-						over = o.Over()
-					}
-				}
-				die()
-				<-ended
-				cancelled := w.calls >= w.at
-				w.crash = 0
-				o := w.over(w.run(), op.ID)
-				if o.State != operation.Done && (!cancelled || o.State != operation.Cancelled) {
-					t.Errorf("cancelled at call %d: it is %s: %s", at, o.State, o.Error)
-				}
-				if got := w.outlived(); got != "data 1" {
-					t.Errorf("cancelled at call %d: kept is %s after %q", at, got, w.did())
-				}
-				if state := w.state(); !strings.HasSuffix(state, " active, 1 entries\n") {
-					t.Errorf("cancelled at call %d: the cluster is %s after %q", at, state, w.did())
-				}
-				if t.Failed() {
-					return
-				}
-				if !cancelled {
-					t.Logf("cancelled at %d calls", at-1)
-					return
-				}
-			}
+			})(t)
 		})
 	}
 }
 
 // TestLetGoAgain: what could not be let go of is let go of by the next service.
 func TestLetGoAgain(t *testing.T) {
-	w := newWorld(t, 1)
-	w.next, w.stuck = map[int]string{1: "new"}, true
-	ctx, cancel := context.WithCancel(t.Context())
-	s, ended := w.service(ctx)
-	op, err := s.Start(t.Context(), operation.Request{Kind: operation.Upgrade, Slots: []int{1}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	op = w.over(s, op.ID)
-	cancel()
-	<-ended
-	whose := func() string {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		return w.archives[1].operation
-	}
-	if op.State != operation.Done || whose() != op.ID || !strings.Contains(fmt.Sprint(op.Slots[0].Notes), "what was kept of it stays: the card is full") {
-		t.Fatalf("it is %s, and what was kept is of %q: %q", op.State, whose(), op.Slots[0].Notes)
-	}
-	w.mu.Lock()
-	w.stuck = false
-	w.mu.Unlock()
-	w.run()
-	for began := time.Now(); whose() != ""; time.Sleep(time.Millisecond) {
-		if time.Since(began) > 30*time.Second {
-			t.Fatalf("it is %s's for ever", whose())
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.next, w.stuck = map[int]string{1: "new"}, true
+		ctx, cancel := context.WithCancel(t.Context())
+		s, ended := w.service(ctx)
+		op, err := s.Start(t.Context(), operation.Request{Kind: operation.Upgrade, Slots: []int{1}})
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
+		op = w.over(s, op.ID)
+		cancel()
+		<-ended
+		whose := func() string {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return w.archives[1].operation
+		}
+		if op.State != operation.Done || whose() != op.ID || !strings.Contains(fmt.Sprint(op.Slots[0].Notes), "what was kept of it stays: the card is full") {
+			t.Fatalf("it is %s, and what was kept is of %q: %q", op.State, whose(), op.Slots[0].Notes)
+		}
+		w.mu.Lock()
+		w.stuck = false
+		w.mu.Unlock()
+		w.run()
+		for began := time.Now(); whose() != ""; time.Sleep(time.Millisecond) {
+			if time.Since(began) > 30*time.Second {
+				t.Fatalf("it is %s's for ever", whose())
+			}
+		}
+	})
 }
 
 // TestUnkept: where nothing can be kept, what is to keep something is refused, and nothing
 // is lost without being told.
 func TestUnkept(t *testing.T) {
-	for _, test := range []struct {
-		request operation.Request
-		state   string // "": it is not begun
-	}{
-		{operation.Request{Kind: operation.Upgrade}, ""},
-		{operation.Request{Kind: operation.Undo}, ""},
-		{operation.Request{Kind: operation.Undo, Now: true}, operation.Failed},
-		{operation.Request{Kind: operation.Rebuild, Keep: true}, ""},
-		{operation.Request{Kind: operation.Rebuild}, operation.Done},
-	} {
-		w := newWorld(t, 1)
-		w.previous[1], w.next, w.unkept = "older", map[int]string{1: "new"}, errors.New("what outlives a root cannot be kept: the card is full")
-		test.request.Slots = []int{1}
-		s := w.run()
-		op, err := s.Start(t.Context(), test.request)
-		if (err == nil) != (test.state != "") || err != nil && !strings.Contains(err.Error(), "the card is full") {
-			t.Errorf("%+v: %v", test.request, err)
-		}
-		if err == nil {
-			op = w.over(s, op.ID)
-			if op.State != test.state || test.state == operation.Failed && !strings.Contains(op.Error, "the card is full") {
-				t.Errorf("%+v: it is %s: %s", test.request, op.State, op.Error)
+	synctest.Test(t, func(t *testing.T) {
+		for _, test := range []struct {
+			request operation.Request
+			state   string // "": it is not begun
+		}{
+			{operation.Request{Kind: operation.Upgrade}, ""},
+			{operation.Request{Kind: operation.Undo}, ""},
+			{operation.Request{Kind: operation.Undo, Now: true}, operation.Failed},
+			{operation.Request{Kind: operation.Rebuild, Keep: true}, ""},
+			{operation.Request{Kind: operation.Rebuild}, operation.Done},
+		} {
+			w := newWorld(t, 1)
+			w.previous[1], w.next, w.unkept = "older", map[int]string{1: "new"}, errors.New("what outlives a root cannot be kept: the card is full")
+			test.request.Slots = []int{1}
+			s := w.run()
+			op, err := s.Start(t.Context(), test.request)
+			if (err == nil) != (test.state != "") || err != nil && !strings.Contains(err.Error(), "the card is full") {
+				t.Errorf("%+v: %v", test.request, err)
+			}
+			if err == nil {
+				op = w.over(s, op.ID)
+				if op.State != test.state || test.state == operation.Failed && !strings.Contains(op.Error, "the card is full") {
+					t.Errorf("%+v: it is %s: %s", test.request, op.State, op.Error)
+				}
+			}
+			if test.state != operation.Done && w.outlived() != "data 1" {
+				t.Errorf("%+v: kept is %s", test.request, w.outlived())
 			}
 		}
-		if test.state != operation.Done && w.outlived() != "data 1" {
-			t.Errorf("%+v: kept is %s", test.request, w.outlived())
-		}
-	}
+	})
 }
 
 // TestMissing: an upgrade whose root has not what was saved says so.
 func TestMissing(t *testing.T) {
-	for _, test := range []struct {
-		prepare func(w *world)
-		note    string
-	}{
-		{func(*world) {}, "[]"},
-		{func(w *world) { w.forgetful = true }, "`hatchery rebuild --kept p1 --to FILE` fetches it"},
-		{func(w *world) { w.lacks = "/srv (not named)" }, "did not take back all that was saved of it"},
-	} {
-		w := newWorld(t, 1)
-		w.next = map[int]string{1: "new"}
-		test.prepare(w)
-		op := w.do(operation.Request{Kind: operation.Upgrade, Slots: []int{1}})
-		if notes := fmt.Sprint(op.Slots[0].Notes); op.State != operation.Done || !strings.Contains(notes, test.note) {
-			t.Errorf("it is %s with the notes %s, want %s", op.State, notes, test.note)
+	synctest.Test(t, func(t *testing.T) {
+		for _, test := range []struct {
+			prepare func(w *world)
+			note    string
+		}{
+			{func(*world) {}, "[]"},
+			{func(w *world) { w.forgetful = true }, "`hatchery rebuild --kept p1 --to FILE` fetches it"},
+			{func(w *world) { w.lacks = "/srv (not named)" }, "did not take back all that was saved of it"},
+		} {
+			w := newWorld(t, 1)
+			w.next = map[int]string{1: "new"}
+			test.prepare(w)
+			op := w.do(operation.Request{Kind: operation.Upgrade, Slots: []int{1}})
+			if notes := fmt.Sprint(op.Slots[0].Notes); op.State != operation.Done || !strings.Contains(notes, test.note) {
+				t.Errorf("it is %s with the notes %s, want %s", op.State, notes, test.note)
+			}
 		}
-	}
+	})
 }

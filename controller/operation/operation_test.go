@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"hatchery/controller/operation"
@@ -284,7 +285,7 @@ func TestOperations(t *testing.T) {
 		{summary: "no slots", request: operation.Request{Kind: operation.Rebuild}, err: "say which slots"},
 		{summary: "another kind", request: operation.Request{Kind: "explode", Slots: []int{1}}, err: `"explode" is no operation`},
 	} {
-		t.Run(test.summary, func(t *testing.T) {
+		t.Run(test.summary, timeless(func(t *testing.T) {
 			w := newWorld(t, 1, 2)
 			if test.prepare != nil {
 				test.prepare(w)
@@ -316,7 +317,7 @@ func TestOperations(t *testing.T) {
 			if v := s.View(1); v != nil {
 				t.Errorf("p1 is at %+v still", v)
 			}
-		})
+		}))
 	}
 }
 
@@ -397,182 +398,190 @@ func TestKilled(t *testing.T) {
 	} {
 		t.Run(kind.summary, func(t *testing.T) {
 			t.Parallel()
-			points := 0
-			for crash := 1; ; crash++ {
-				whole := 0
-				for _, after := range []bool{false, true} {
-					w := newWorld(t, 1, 2)
-					kind.prepare(w)
-					// Whoever begins it is gone before it is done.
-					beginner, cancel := context.WithCancel(t.Context())
-					cancel()
-					s, ended := w.service(beginner)
-					<-ended
-					op, err := s.Start(t.Context(), kind.request)
-					if err != nil {
-						t.Fatal(err)
-					}
-					ctx, die := context.WithCancel(t.Context())
-					w.crash, w.after, w.dead = w.calls+crash, after, die
-					s, ended = w.service(ctx)
-					for over := false; !over; {
-						select {
-						case <-ended:
-							over = true
-						case <-time.After(time.Millisecond):
-							if o, _ := s.Get(op.ID); o.Over() {
-								die()
-								<-ended
+			timeless(func(t *testing.T) {
+				points := 0
+				for crash := 1; ; crash++ {
+					whole := 0
+					for _, after := range []bool{false, true} {
+						w := newWorld(t, 1, 2)
+						kind.prepare(w)
+						// Whoever begins it is gone before it is done.
+						beginner, cancel := context.WithCancel(t.Context())
+						cancel()
+						s, ended := w.service(beginner)
+						<-ended
+						op, err := s.Start(t.Context(), kind.request)
+						if err != nil {
+							t.Fatal(err)
+						}
+						ctx, die := context.WithCancel(t.Context())
+						w.crash, w.after, w.dead = w.calls+crash, after, die
+						s, ended = w.service(ctx)
+						for over := false; !over; {
+							select {
+							case <-ended:
 								over = true
+							case <-time.After(time.Millisecond):
+								if o, _ := s.Get(op.ID); o.Over() {
+									die()
+									<-ended
+									over = true
+								}
 							}
 						}
-					}
-					if w.calls < w.crash {
-						whole++
-					} else {
-						points++
-					}
-					w.crash = 0
-					s = w.run()
-					o := w.over(s, op.ID)
-					if o.State != kind.state {
-						t.Errorf("killed at call %d (after it: %v): it is %s: %s", crash, after, o.State, o.Error)
-					}
-					if state := w.state(); state != kind.world {
-						t.Errorf("killed at call %d (after it: %v): the cluster is\n%swant\n%s", crash, after, state, kind.world)
-					}
-					if got := w.outlived(); got != kind.kept {
-						t.Errorf("killed at call %d (after it: %v): kept is %s, want %s: %q", crash, after, got, kind.kept, w.did())
-					}
-					for _, what := range kind.once {
-						n := 0
-						for _, did := range w.did() {
-							if did == what {
-								n++
+						if w.calls < w.crash {
+							whole++
+						} else {
+							points++
+						}
+						w.crash = 0
+						s = w.run()
+						o := w.over(s, op.ID)
+						if o.State != kind.state {
+							t.Errorf("killed at call %d (after it: %v): it is %s: %s", crash, after, o.State, o.Error)
+						}
+						if state := w.state(); state != kind.world {
+							t.Errorf("killed at call %d (after it: %v): the cluster is\n%swant\n%s", crash, after, state, kind.world)
+						}
+						if got := w.outlived(); got != kind.kept {
+							t.Errorf("killed at call %d (after it: %v): kept is %s, want %s: %q", crash, after, got, kind.kept, w.did())
+						}
+						for _, what := range kind.once {
+							n := 0
+							for _, did := range w.did() {
+								if did == what {
+									n++
+								}
+							}
+							if n != 1 {
+								t.Errorf("killed at call %d (after it: %v): %q was done %d times: %q", crash, after, what, n, w.did())
 							}
 						}
-						if n != 1 {
-							t.Errorf("killed at call %d (after it: %v): %q was done %d times: %q", crash, after, what, n, w.did())
+						if t.Failed() {
+							return
 						}
 					}
-					if t.Failed() {
+					if whole == 2 {
+						t.Logf("killed at %d points", points)
 						return
 					}
 				}
-				if whole == 2 {
-					t.Logf("killed at %d points", points)
-					return
-				}
-			}
+			})(t)
 		})
 	}
 }
 
 func TestTwoOperators(t *testing.T) {
-	w := newWorld(t, 1, 2, 3)
-	w.hold, w.held = make(chan struct{}), make(chan int, 4)
-	s := w.run()
-	first, err := s.Start(t.Context(), operation.Request{Kind: operation.Rebuild, Slots: []int{1, 2}, By: "sam@hammond"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	<-w.held
-	_, err = s.Start(t.Context(), operation.Request{Kind: operation.Rebuild, Slots: []int{3, 2}, By: "daniel"})
-	var busy *operation.BusyError
-	if !errors.Is(err, operation.ErrBusy) || !errors.As(err, &busy) || busy.Slot != "p2" || busy.By != "sam@hammond" ||
-		!strings.Contains(err.Error(), "p2 is busy: the rebuild rebuild-1 by sam@hammond is at work on it since") {
-		t.Errorf("the second is told %v", err)
-	}
-	if v := s.View(1); v == nil || v.Kind != "rebuild" || v.Step != "write" && v.Step != "renew" || v.ID != first.ID {
-		t.Errorf("p1 is at %+v", v)
-	}
-	if !s.Busy(2) || s.Busy(3) {
-		t.Error("p2 waits for its turn, and p3 for nothing")
-	}
-	// Another slot has nothing to do with it.
-	other, err := s.Start(t.Context(), operation.Request{Kind: operation.Rebuild, Slots: []int{3}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	close(w.hold)
-	for _, id := range []string{first.ID, other.ID} {
-		if op := w.over(s, id); op.State != operation.Done {
-			t.Errorf("%s is %s: %s", id, op.State, op.Error)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 2, 3)
+		w.hold, w.held = make(chan struct{}), make(chan int, 4)
+		s := w.run()
+		first, err := s.Start(t.Context(), operation.Request{Kind: operation.Rebuild, Slots: []int{1, 2}, By: "sam@hammond"})
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	if list := s.List(); len(list) != 2 || list[0].ID != other.ID {
-		t.Errorf("the list is %+v", list)
-	}
+		<-w.held
+		_, err = s.Start(t.Context(), operation.Request{Kind: operation.Rebuild, Slots: []int{3, 2}, By: "daniel"})
+		var busy *operation.BusyError
+		if !errors.Is(err, operation.ErrBusy) || !errors.As(err, &busy) || busy.Slot != "p2" || busy.By != "sam@hammond" ||
+			!strings.Contains(err.Error(), "p2 is busy: the rebuild rebuild-1 by sam@hammond is at work on it since") {
+			t.Errorf("the second is told %v", err)
+		}
+		if v := s.View(1); v == nil || v.Kind != "rebuild" || v.Step != "write" && v.Step != "renew" || v.ID != first.ID {
+			t.Errorf("p1 is at %+v", v)
+		}
+		if !s.Busy(2) || s.Busy(3) {
+			t.Error("p2 waits for its turn, and p3 for nothing")
+		}
+		// Another slot has nothing to do with it.
+		other, err := s.Start(t.Context(), operation.Request{Kind: operation.Rebuild, Slots: []int{3}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		close(w.hold)
+		for _, id := range []string{first.ID, other.ID} {
+			if op := w.over(s, id); op.State != operation.Done {
+				t.Errorf("%s is %s: %s", id, op.State, op.Error)
+			}
+		}
+		if list := s.List(); len(list) != 2 || list[0].ID != other.ID {
+			t.Errorf("the list is %+v", list)
+		}
+	})
 }
 
 // TestSideBySide: two slots may be away, and two are.
 func TestSideBySide(t *testing.T) {
-	w := newWorld(t, 1, 2, 3)
-	w.serve(3)
-	w.hold, w.held = make(chan struct{}), make(chan int, 4)
-	s := w.run()
-	op, err := s.Start(t.Context(), operation.Request{Kind: operation.Rebuild, All: true, MaxUnavailable: 2})
-	if err != nil {
-		t.Fatal(err)
-	}
-	away := []int{<-w.held, <-w.held}
-	slices.Sort(away)
-	if !slices.Equal(away, []int{1, 2}) {
-		t.Errorf("%v are away", away)
-	}
-	if v := s.View(3); v == nil || v.Step != operation.StepQueued {
-		t.Errorf("p3 is at %+v", v)
-	}
-	close(w.hold)
-	if op := w.over(s, op.ID); op.State != operation.Done {
-		t.Errorf("it is %s: %s", op.State, op.Error)
-	}
-	if state := w.state(); state != "p1 old active, 1 entries\np2 old active, 1 entries\np3 old active, 1 entries\n" {
-		t.Error(state)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 2, 3)
+		w.serve(3)
+		w.hold, w.held = make(chan struct{}), make(chan int, 4)
+		s := w.run()
+		op, err := s.Start(t.Context(), operation.Request{Kind: operation.Rebuild, All: true, MaxUnavailable: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		away := []int{<-w.held, <-w.held}
+		slices.Sort(away)
+		if !slices.Equal(away, []int{1, 2}) {
+			t.Errorf("%v are away", away)
+		}
+		if v := s.View(3); v == nil || v.Step != operation.StepQueued {
+			t.Errorf("p3 is at %+v", v)
+		}
+		close(w.hold)
+		if op := w.over(s, op.ID); op.State != operation.Done {
+			t.Errorf("it is %s: %s", op.State, op.Error)
+		}
+		if state := w.state(); state != "p1 old active, 1 entries\np2 old active, 1 entries\np3 old active, 1 entries\n" {
+			t.Error(state)
+		}
+	})
 }
 
 // TestSideBySideHealth: what a slot that is away takes with it is not held against the
 // one that is back.
 func TestSideBySideHealth(t *testing.T) {
-	w := newWorld(t, 1, 2)
-	w.limits.Health = 10 * time.Millisecond
-	w.services = []swarm.Service{{ID: "db", Name: "db", Mode: swarm.Global, Running: 2, Desired: 2}}
-	hold := make(chan struct{})
-	w.renewed = func(slot int, root string) {
-		w.mu.Lock()
-		w.services[0].Running = 1
-		w.mu.Unlock()
-		if slot == 2 {
-			<-hold
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 2)
+		w.limits.Health = 10 * time.Millisecond
+		w.services = []swarm.Service{{ID: "db", Name: "db", Mode: swarm.Global, Running: 2, Desired: 2}}
+		hold := make(chan struct{})
+		w.renewed = func(slot int, root string) {
+			w.mu.Lock()
+			w.services[0].Running = 1
+			w.mu.Unlock()
+			if slot == 2 {
+				<-hold
+			}
+			w.reborn(slot, root)
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if slot == 2 {
+				w.services[0].Running = 2
+			}
 		}
-		w.reborn(slot, root)
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if slot == 2 {
-			w.services[0].Running = 2
+		s := w.run()
+		op, err := s.Start(t.Context(), operation.Request{Kind: operation.Rebuild, All: true, MaxUnavailable: 2})
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	s := w.run()
-	op, err := s.Start(t.Context(), operation.Request{Kind: operation.Rebuild, All: true, MaxUnavailable: 2})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for v := s.View(1); v == nil || v.Detail != "db has 1 of 2"; v = s.View(1) {
-		time.Sleep(time.Millisecond)
-	}
-	time.Sleep(10 * w.limits.Health) // it has had its time
-	if v := s.View(1); v == nil || v.Step != operation.StepHealth {
-		t.Errorf("p1 is at %+v", v)
-	}
-	close(hold)
-	if op := w.over(s, op.ID); op.State != operation.Done {
-		t.Errorf("it is %s: %s", op.State, op.Error)
-	}
+		for v := s.View(1); v == nil || v.Detail != "db has 1 of 2"; v = s.View(1) {
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(10 * w.limits.Health) // it has had its time
+		if v := s.View(1); v == nil || v.Step != operation.StepHealth {
+			t.Errorf("p1 is at %+v", v)
+		}
+		close(hold)
+		if op := w.over(s, op.ID); op.State != operation.Done {
+			t.Errorf("it is %s: %s", op.State, op.Error)
+		}
+	})
 }
 
 func TestCancel(t *testing.T) {
-	t.Run("while a root is renewed", func(t *testing.T) {
+	t.Run("while a root is renewed", timeless(func(t *testing.T) {
 		w := newWorld(t, 1, 2)
 		w.hold, w.held = make(chan struct{}), make(chan int, 4)
 		s := w.run()
@@ -600,8 +609,8 @@ func TestCancel(t *testing.T) {
 		if op = w.over(s, op.ID); op.State != operation.Done {
 			t.Errorf("%+v", op)
 		}
-	})
-	t.Run("while it is drained, over a restart", func(t *testing.T) {
+	}))
+	t.Run("while it is drained, over a restart", timeless(func(t *testing.T) {
 		w := newWorld(t, 1)
 		w.tasks = []swarm.Task{{ID: "t", ServiceID: "db", NodeID: w.slots[1].NodeID, State: "running"}}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -625,73 +634,77 @@ func TestCancel(t *testing.T) {
 		if did := strings.Join(w.did(), "; "); did != "drain p1; active p1" {
 			t.Errorf("it did %s", did)
 		}
-	})
-	t.Run("what nobody knows", func(t *testing.T) {
+	}))
+	t.Run("what nobody knows", timeless(func(t *testing.T) {
 		if _, err := newWorld(t, 1).run().Cancel("rebuild-7"); !errors.Is(err, operation.ErrUnknown) {
 			t.Error(err)
 		}
-	})
+	}))
 }
 
 // TestNewCard: nobody renews the root, and what comes is waited for as long as it
 // takes. The card that was in it does not count.
 func TestNewCard(t *testing.T) {
-	w := newWorld(t, 1)
-	w.limits.Boot, w.limits.Settle = time.Nanosecond, 10*time.Millisecond
-	w.slots[1].MinGeneration = 2 // revoked
-	s := w.run()
-	op, err := s.Start(t.Context(), operation.Request{Kind: operation.Rebuild, Slots: []int{1}, Wait: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	says := func(text string) {
-		t.Helper()
-		for began := time.Now(); ; time.Sleep(time.Millisecond) {
-			if v := s.View(1); v != nil && strings.Contains(v.Detail, text) {
-				return
-			}
-			if time.Since(began) > 10*time.Second {
-				t.Fatalf("it never says %q: %+v", text, s.View(1))
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.limits.Boot, w.limits.Settle = time.Nanosecond, 10*time.Millisecond
+		w.slots[1].MinGeneration = 2 // revoked
+		s := w.run()
+		op, err := s.Start(t.Context(), operation.Request{Kind: operation.Rebuild, Slots: []int{1}, Wait: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		says := func(text string) {
+			t.Helper()
+			for began := time.Now(); ; time.Sleep(time.Millisecond) {
+				if v := s.View(1); v != nil && strings.Contains(v.Detail, text) {
+					return
+				}
+				if time.Since(began) > 10*time.Second {
+					t.Fatalf("it never says %q: %+v", text, s.View(1))
+				}
 			}
 		}
-	}
-	says("put the new card into p1")
-	w.mu.Lock()
-	w.slots[1].BootID = "the old card's"
-	w.mu.Unlock()
-	says("it is back with the card that it had")
-	w.mu.Lock()
-	w.slots[1].Refused = "stale-generation: flash the latest"
-	w.mu.Unlock()
-	says("refused: stale-generation")
-	w.mu.Lock()
-	w.slots[1].Refused = ""
-	w.mu.Unlock()
-	w.reborn(1, "card")
-	if op = w.over(s, op.ID); op.State != operation.Done {
-		t.Errorf("%+v", op)
-	}
-	if state := w.state(); state != "p1 card active, 1 entries\n" {
-		t.Error(state)
-	}
-	if did := w.did(); slices.Contains(did, "renew p1") || !slices.Contains(did, "forget p1") {
-		t.Errorf("it did %q", did)
-	}
+		says("put the new card into p1")
+		w.mu.Lock()
+		w.slots[1].BootID = "the old card's"
+		w.mu.Unlock()
+		says("it is back with the card that it had")
+		w.mu.Lock()
+		w.slots[1].Refused = "stale-generation: flash the latest"
+		w.mu.Unlock()
+		says("refused: stale-generation")
+		w.mu.Lock()
+		w.slots[1].Refused = ""
+		w.mu.Unlock()
+		w.reborn(1, "card")
+		if op = w.over(s, op.ID); op.State != operation.Done {
+			t.Errorf("%+v", op)
+		}
+		if state := w.state(); state != "p1 card active, 1 entries\n" {
+			t.Error(state)
+		}
+		if did := w.did(); slices.Contains(did, "renew p1") || !slices.Contains(did, "forget p1") {
+			t.Errorf("it did %q", did)
+		}
+	})
 }
 
 // TestUndoOfTheLast: going back without names is the last upgrade's.
 func TestUndoOfTheLast(t *testing.T) {
-	w := newWorld(t, 1, 2)
-	w.next = map[int]string{1: "new", 2: "old"}
-	if op := w.do(operation.Request{Kind: operation.Upgrade}); op.State != operation.Done {
-		t.Fatalf("%+v", op)
-	}
-	if op := w.do(operation.Request{Kind: operation.Undo}); op.State != operation.Done || len(op.Slots) != 1 || op.Slots[0].Slot != 1 {
-		t.Fatalf("%+v", op)
-	}
-	if state := w.state(); state != "p1 old active, 1 entries\np2 old active, 1 entries\n" {
-		t.Error(state)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 2)
+		w.next = map[int]string{1: "new", 2: "old"}
+		if op := w.do(operation.Request{Kind: operation.Upgrade}); op.State != operation.Done {
+			t.Fatalf("%+v", op)
+		}
+		if op := w.do(operation.Request{Kind: operation.Undo}); op.State != operation.Done || len(op.Slots) != 1 || op.Slots[0].Slot != 1 {
+			t.Fatalf("%+v", op)
+		}
+		if state := w.state(); state != "p1 old active, 1 entries\np2 old active, 1 entries\n" {
+			t.Error(state)
+		}
+	})
 }
 
 func TestPlans(t *testing.T) {
@@ -719,24 +732,26 @@ func TestPlans(t *testing.T) {
 
 // TestRemembered: the last fifty are known, of whatever service.
 func TestRemembered(t *testing.T) {
-	w := newWorld(t, 1)
-	ctx, cancel := context.WithCancel(t.Context())
-	s, ended := w.service(ctx)
-	for i := range 53 {
-		op, err := s.Start(t.Context(), operation.Request{Kind: operation.Rebuild, Slots: []int{1}})
-		if err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		s, ended := w.service(ctx)
+		for i := range 53 {
+			op, err := s.Start(t.Context(), operation.Request{Kind: operation.Rebuild, Slots: []int{1}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if op.ID != fmt.Sprintf("rebuild-%d", i+1) {
+				t.Fatalf("it is %s", op.ID)
+			}
+			w.over(s, op.ID)
 		}
-		if op.ID != fmt.Sprintf("rebuild-%d", i+1) {
-			t.Fatalf("it is %s", op.ID)
+		cancel()
+		<-ended
+		if list := w.run().List(); len(list) != 50 || list[0].ID != "rebuild-53" || list[49].ID != "rebuild-4" {
+			t.Errorf("%d are known, from %s", len(list), list[0].ID)
 		}
-		w.over(s, op.ID)
-	}
-	cancel()
-	<-ended
-	if list := w.run().List(); len(list) != 50 || list[0].ID != "rebuild-53" || list[49].ID != "rebuild-4" {
-		t.Errorf("%d are known, from %s", len(list), list[0].ID)
-	}
+	})
 }
 
 func TestDamagedRecord(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"hatchery/controller/operation"
@@ -15,62 +16,66 @@ import (
 
 // TestBack: a slot goes back to the very root that it had, and once.
 func TestBack(t *testing.T) {
-	w := newWorld(t, 1)
-	w.previous[1], w.next = "oldest", map[int]string{1: "new"}
-	s := w.run()
-	do := func(r operation.Request) *operation.Operation {
-		t.Helper()
-		op, err := s.Start(t.Context(), r)
-		if err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.previous[1], w.next = "oldest", map[int]string{1: "new"}
+		s := w.run()
+		do := func(r operation.Request) *operation.Operation {
+			t.Helper()
+			op, err := s.Start(t.Context(), r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return w.over(s, op.ID)
 		}
-		return w.over(s, op.ID)
-	}
-	op := do(operation.Request{Kind: operation.Upgrade})
-	if sl := op.Slots[0]; sl.Had != "old" || sl.To != "new" || sl.Back != "old" {
-		t.Errorf("it is written down as %+v", sl)
-	}
-	op = do(operation.Request{Kind: operation.Undo})
-	if sl := op.Slots[0]; op.State != operation.Done || sl.Had != "new" || sl.To != "old" || sl.From != "new" || w.roots[1] != "old" {
-		t.Errorf("it runs %s: %+v", w.roots[1], sl)
-	}
-	// Once more is no way to anywhere, named or not.
-	for _, r := range []operation.Request{{Kind: operation.Undo}, {Kind: operation.Undo, Slots: []int{1}}} {
-		if _, err := s.Start(t.Context(), r); !errors.Is(err, operation.ErrNothing) || !strings.Contains(err.Error(), "went back already") {
-			t.Error(err)
+		op := do(operation.Request{Kind: operation.Upgrade})
+		if sl := op.Slots[0]; sl.Had != "old" || sl.To != "new" || sl.Back != "old" {
+			t.Errorf("it is written down as %+v", sl)
 		}
-	}
-	// Forward again, and back again, is.
-	do(operation.Request{Kind: operation.Upgrade})
-	if op := do(operation.Request{Kind: operation.Undo}); op.State != operation.Done || w.roots[1] != "old" {
-		t.Errorf("it runs %s: %+v", w.roots[1], op)
-	}
+		op = do(operation.Request{Kind: operation.Undo})
+		if sl := op.Slots[0]; op.State != operation.Done || sl.Had != "new" || sl.To != "old" || sl.From != "new" || w.roots[1] != "old" {
+			t.Errorf("it runs %s: %+v", w.roots[1], sl)
+		}
+		// Once more is no way to anywhere, named or not.
+		for _, r := range []operation.Request{{Kind: operation.Undo}, {Kind: operation.Undo, Slots: []int{1}}} {
+			if _, err := s.Start(t.Context(), r); !errors.Is(err, operation.ErrNothing) || !strings.Contains(err.Error(), "went back already") {
+				t.Error(err)
+			}
+		}
+		// Forward again, and back again, is.
+		do(operation.Request{Kind: operation.Upgrade})
+		if op := do(operation.Request{Kind: operation.Undo}); op.State != operation.Done || w.roots[1] != "old" {
+			t.Errorf("it runs %s: %+v", w.roots[1], op)
+		}
+	})
 }
 
 // TestNothingWritten: a slot that has the root still which it goes back to gets its place
 // back at once, and no boot is waited for.
 func TestNothingWritten(t *testing.T) {
-	w := newWorld(t, 1)
-	w.previous[1] = "old" // begun to be renewed, and not written
-	op := w.do(operation.Request{Kind: operation.Undo, Slots: []int{1}})
-	if op.State != operation.Done || !op.Slots[0].Left {
-		t.Errorf("%+v", op)
-	}
-	if did := strings.Join(w.did(), "; "); did != "drain p1; save p1; undo p1; active p1" || w.outlived() != "data 1" {
-		t.Errorf("it did %s; kept is %s", did, w.outlived())
-	}
-	// An upgrade that did not begin to write goes back in the same way, and has failed.
-	w = newWorld(t, 1)
-	w.next = map[int]string{1: "new"}
-	w.limits.Boot = 20 * time.Millisecond
-	w.renewed = func(int, string) {}
-	op = w.do(operation.Request{Kind: operation.Upgrade})
-	if op.State != operation.Failed || !op.Slots[0].Left || !op.Slots[0].Returned {
-		t.Errorf("%+v", op)
-	}
-	if state := w.state(); state != "p1 old active, 1 entries\n" || w.outlived() != "data 1" {
-		t.Errorf("%s; kept is %s", state, w.outlived())
-	}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.previous[1] = "old" // begun to be renewed, and not written
+		op := w.do(operation.Request{Kind: operation.Undo, Slots: []int{1}})
+		if op.State != operation.Done || !op.Slots[0].Left {
+			t.Errorf("%+v", op)
+		}
+		if did := strings.Join(w.did(), "; "); did != "drain p1; save p1; undo p1; active p1" || w.outlived() != "data 1" {
+			t.Errorf("it did %s; kept is %s", did, w.outlived())
+		}
+		// An upgrade that did not begin to write goes back in the same way, and has failed.
+		w = newWorld(t, 1)
+		w.next = map[int]string{1: "new"}
+		w.limits.Boot = 20 * time.Millisecond
+		w.renewed = func(int, string) {}
+		op = w.do(operation.Request{Kind: operation.Upgrade})
+		if op.State != operation.Failed || !op.Slots[0].Left || !op.Slots[0].Returned {
+			t.Errorf("%+v", op)
+		}
+		if state := w.state(); state != "p1 old active, 1 entries\n" || w.outlived() != "data 1" {
+			t.Errorf("%s; kept is %s", state, w.outlived())
+		}
+	})
 }
 
 // TestCertificates: a root whose certificate would be refused is not gone to, nor back to.
@@ -140,7 +145,7 @@ func TestLeft(t *testing.T) {
 		{"an undoing, over a restart", operation.Undo, false, true, operation.Cancelled, "drain p1; save p1; leave p1; active p1"},
 		{"an undoing that writes", operation.Undo, true, false, operation.Done, "drain p1; save p1; leave p1; undo p1; active p1"},
 	} {
-		t.Run(test.summary, func(t *testing.T) {
+		t.Run(test.summary, timeless(func(t *testing.T) {
 			w := newWorld(t, 1)
 			w.previous[1], w.next = "older", map[int]string{1: "new"}
 			w.hold, w.held, w.holdUndo = make(chan struct{}), make(chan int, 4), make(chan struct{})
@@ -189,7 +194,7 @@ func TestLeft(t *testing.T) {
 			if test.state == operation.Cancelled && (op.Slots[0].Renewed || op.Slots[0].Undone || w.roots[1] != "old" || w.outlived() != "data 1") {
 				t.Errorf("%+v; kept is %s", op.Slots[0], w.outlived())
 			}
-		})
+		}))
 	}
 }
 
@@ -209,7 +214,7 @@ func TestContinue(t *testing.T) {
 		{"some are said to be off", operation.Request{Anew: []string{"now", "keep"}, MaxUnavailable: 1},
 			operation.Request{DrainTimeout: time.Hour, MaxUnavailable: 1}, "rebuild-1 --drain-timeout 1h0m0s"},
 	} {
-		t.Run(test.summary, func(t *testing.T) {
+		t.Run(test.summary, timeless(func(t *testing.T) {
 			w := newWorld(t, 1, 2)
 			w.save = func(int) error { return errors.New("5 GB are too much") }
 			s := w.run()
@@ -235,65 +240,80 @@ func TestContinue(t *testing.T) {
 			if !reflect.DeepEqual(op.Request, test.is) {
 				t.Errorf("it is %+v, want %+v", op.Request, test.is)
 			}
-		})
+		}))
 	}
 }
 
 // TestHolds: the root before is held on to for a day after an upgrade, over restarts, and
 // not longer, nor after something else.
 func TestHolds(t *testing.T) {
-	w := newWorld(t, 1, 2)
-	var later time.Duration
-	w.now = func() time.Time { return time.Now().Add(later) }
-	w.next = map[int]string{1: "new", 2: "old"}
-	var s *operation.Service
-	end := func() {}
-	begin := func() {
-		end()
-		ctx, cancel := context.WithCancel(t.Context())
-		var ended <-chan struct{}
-		s, ended = w.service(ctx)
-		end = func() { cancel(); <-ended }
-	}
-	begin()
-	defer func() { end() }()
-	holds := func(summary string, want bool) {
-		t.Helper()
-		if s.Holds(1) != want || s.Holds(2) {
-			t.Errorf("%s: p1 is held on to: %v, p2: %v", summary, s.Holds(1), s.Holds(2))
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, 2)
+		var later time.Duration
+		w.now = func() time.Time { return time.Now().Add(later) }
+		w.next = map[int]string{1: "new", 2: "old"}
+		var s *operation.Service
+		end := func() {}
+		begin := func() {
+			end()
+			ctx, cancel := context.WithCancel(t.Context())
+			var ended <-chan struct{}
+			s, ended = w.service(ctx)
+			end = func() { cancel(); <-ended }
 		}
-	}
-	do := func(r operation.Request) {
-		t.Helper()
-		op, err := s.Start(t.Context(), r)
-		if err != nil {
-			t.Fatal(err)
+		begin()
+		defer func() { end() }()
+		// A root is renewed when it was looked at what is held on to meanwhile.
+		looked := make(chan struct{})
+		w.works = func(ctx context.Context, _ operation.Tell) error {
+			select {
+			case <-looked:
+			case <-ctx.Done():
+			}
+			return ctx.Err()
 		}
-		holds("at "+op.ID, r.Kind != operation.Rebuild || s.Holds(1))
-		w.over(s, op.ID)
-	}
-	holds("at first", false)
-	do(operation.Request{Kind: operation.Upgrade})
-	holds("upgraded", true)
-	begin()
-	holds("after a restart", true)
-	later = 23 * time.Hour
-	holds("within the day", true)
-	later = 25 * time.Hour
-	holds("after the day", false)
-	later = 0
-	do(operation.Request{Kind: operation.Undo})
-	holds("gone back", false)
-	do(operation.Request{Kind: operation.Upgrade})
-	holds("upgraded again", true)
-	do(operation.Request{Kind: operation.Rebuild, Slots: []int{1}})
-	holds("rebuilt with the root that it has", true)
-	w.mu.Lock()
-	w.next[1], w.limits.Boot, w.renewed = "bad", 10*time.Millisecond, w.broken
-	w.mu.Unlock()
-	begin()
-	do(operation.Request{Kind: operation.Upgrade})
-	holds("an upgrade went back by itself", false)
+		holds := func(summary string, want bool) {
+			t.Helper()
+			if s.Holds(1) != want || s.Holds(2) {
+				t.Errorf("%s: p1 is held on to: %v, p2: %v", summary, s.Holds(1), s.Holds(2))
+			}
+		}
+		do := func(r operation.Request) {
+			t.Helper()
+			op, err := s.Start(t.Context(), r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			holds("at "+op.ID, r.Kind != operation.Rebuild || s.Holds(1))
+			looked <- struct{}{}
+			if r.Kind == operation.Upgrade && w.next[1] == "bad" {
+				looked <- struct{}{} // it goes back
+			}
+			w.over(s, op.ID)
+		}
+		holds("at first", false)
+		do(operation.Request{Kind: operation.Upgrade})
+		holds("upgraded", true)
+		begin()
+		holds("after a restart", true)
+		later = 23 * time.Hour
+		holds("within the day", true)
+		later = 25 * time.Hour
+		holds("after the day", false)
+		later = 0
+		do(operation.Request{Kind: operation.Undo})
+		holds("gone back", false)
+		do(operation.Request{Kind: operation.Upgrade})
+		holds("upgraded again", true)
+		do(operation.Request{Kind: operation.Rebuild, Slots: []int{1}})
+		holds("rebuilt with the root that it has", true)
+		w.mu.Lock()
+		w.next[1], w.limits.Boot, w.renewed = "bad", 10*time.Millisecond, w.broken
+		w.mu.Unlock()
+		begin()
+		do(operation.Request{Kind: operation.Upgrade})
+		holds("an upgrade went back by itself", false)
+	})
 }
 
 // TestToldBefore: a plan names what will be lost, and what is kept.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"hatchery/controller/operation"
@@ -72,6 +73,12 @@ type world struct {
 	limits      operation.Limits
 	dir         string
 	told        []string
+}
+
+// timeless is a test whose clock goes on only where everybody waits for it: how long
+// something takes hangs on nothing but what the test says, however slow the machine is.
+func timeless(test func(t *testing.T)) func(t *testing.T) {
+	return func(t *testing.T) { synctest.Test(t, test) }
 }
 
 func newWorld(t *testing.T, slots ...int) *world {
@@ -473,6 +480,7 @@ func (w *world) restored(slot int) {
 
 func (w *world) Save(ctx context.Context, slot int, operation string, tell operation.Tell) error {
 	tell("", "3 files")
+	time.Sleep(time.Nanosecond) // it takes some time, as everything does
 	return w.call(ctx, fmt.Sprintf("save p%d", slot), func() error {
 		if w.save != nil {
 			if err := w.save(slot); err != nil {
