@@ -320,6 +320,22 @@ func (w *world) undoTo(ctx context.Context, name string) <-chan error {
 	return done
 }
 
+// armed waits until the node was asked, and the service has its answer.
+func (w *world) armed() {
+	w.t.Helper()
+	await(w.t, "arming", w.agent.arms)
+	eventually(w.t, "the answer of the node that was armed", func() bool { return w.phase() != reimage.Arming })
+}
+
+// goOn is reimage for a card that is begun: when it returns, somebody is at work with it.
+func (w *world) goOn(ctx context.Context) <-chan error {
+	w.t.Helper()
+	before := w.saidSteps()
+	done := w.reimage(ctx)
+	eventually(w.t, "going on", func() bool { return w.saidSteps() != before })
+	return done
+}
+
 // await waits for a result.
 func await[T any](t *testing.T, what string, c <-chan T) T {
 	t.Helper()

@@ -47,7 +47,7 @@ func TestFlashedByHand(t *testing.T) {
 		t.Errorf("another was pushed: %+v, %v", p, err)
 	}
 	done := w.reimage(ctx)
-	await(t, "arming", w.agent.arms)
+	w.armed()
 	// What its node said before is not what the card holds while it is written.
 	w.s.Holds(slot, w.roots["A"].Build)
 	w.through(card, nextBoot)
@@ -58,7 +58,7 @@ func TestFlashedByHand(t *testing.T) {
 		t.Fatalf("the slot has %s", got)
 	}
 	done = w.undo(ctx)
-	await(t, "arming", w.agent.arms)
+	w.armed()
 	w.through(card, thirdBoot)
 	// The report of the root that it has again does not turn that round.
 	w.s.Holds(slot, w.roots["A"].Build)

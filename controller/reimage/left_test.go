@@ -66,7 +66,7 @@ func TestLeft(t *testing.T) {
 				w.holds(card, "B")
 				return
 			}
-			if v == nil {
+			if v == nil && test.heard != "" { // else its time may be over by now
 				t.Fatal("it was dropped at once")
 			}
 			eventually(t, "the record's end", func() bool {
@@ -98,7 +98,7 @@ func TestNotLeft(t *testing.T) {
 	w.restart()
 	w.assign("B")
 	done := w.reimage(context.Background())
-	await(t, "arming", w.agent.arms)
+	w.armed()
 	for range 10 {
 		w.tick()
 	}
@@ -268,8 +268,7 @@ func TestForget(t *testing.T) {
 	w.assign("B")
 	ctx, cancel := context.WithCancel(context.Background())
 	done := w.reimage(ctx)
-	await(t, "arming", w.agent.arms)
-	eventually(t, "armed", func() bool { return w.phase() == reimage.Armed })
+	w.armed()
 	if err := w.s.Forget(slot); !errors.Is(err, reimage.ErrBusy) {
 		t.Errorf("somebody is at work with it: %v", err)
 	}
@@ -337,7 +336,7 @@ func TestFails(t *testing.T) {
 			w.restart()
 			w.assign("B")
 			done := w.reimage(context.Background())
-			await(t, "arming", w.agent.arms)
+			w.armed()
 			image, err := w.wanted("")
 			succeed(t, err)
 			card := noise()
@@ -376,8 +375,7 @@ func TestFails(t *testing.T) {
 			if !w.s.Unfinished(slot) {
 				t.Errorf("it is %s", w.phase())
 			}
-			done = w.reimage(context.Background())
-			w.tick()
+			done = w.goOn(context.Background())
 			w.through(card, nextBoot)
 			succeed(t, await(t, "the other's end", done))
 		})
@@ -407,7 +405,7 @@ func TestCancelEarly(t *testing.T) {
 	release()
 	// Nothing is left of it for the next.
 	again := w.reimage(context.Background())
-	await(t, "arming", w.agent.arms)
+	w.armed()
 	w.through(noise(), nextBoot)
 	succeed(t, await(t, "the end", again))
 }

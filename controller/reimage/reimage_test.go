@@ -30,11 +30,18 @@ func noise() []byte {
 // through does all of a node's part, and gives how many pieces it fetched.
 func (w *world) through(card []byte, boot string) int {
 	w.t.Helper()
+	n := w.written(card)
+	w.s.Heard(slot, boot)
+	return n
+}
+
+// written is through, up to the last word of what writes the card.
+func (w *world) written(card []byte) int {
+	w.t.Helper()
 	image, err := w.wanted("")
 	succeed(w.t, err)
 	n := w.writeCard(card, image)
 	w.progress(image, wire.Progress{State: wire.Done, Attempt: 1}, http.StatusOK)
-	w.s.Heard(slot, boot)
 	return n
 }
 
@@ -71,14 +78,16 @@ func TestReimage(t *testing.T) {
 		w.agent.boot = step.boot
 		w.agent.mu.Unlock()
 		done := step.begin(ctx)
-		await(t, step.summary+": arming", w.agent.arms)
+		w.armed()
 		w.s.Heard(slot, step.boot) // it goes down, and says so
 		if !w.s.Busy(slot) {
 			t.Errorf("%s: nobody is at work", step.summary)
 		}
-		if n := w.through(card, step.boot+"'s next"); n != step.pieces {
+		if n := w.written(card); n != step.pieces {
 			t.Errorf("%s: %d pieces were fetched, want %d", step.summary, n, step.pieces)
 		}
+		eventually(t, step.summary+": the waiting for its agent", func() bool { return strings.Contains(w.saidSteps(), "boot: ") })
+		w.s.Heard(slot, step.boot+"'s next")
 		if err := await(t, step.summary, done); err != nil {
 			t.Fatalf("%s: %v\n%s", step.summary, err, w.saidSteps())
 		}
@@ -110,8 +119,7 @@ func TestTheServiceBeginsAgain(t *testing.T) {
 			w.assign("B")
 			ctx, cancel := context.WithCancel(context.Background())
 			done := w.reimage(ctx)
-			await(t, "arming", w.agent.arms)
-			eventually(t, "armed", func() bool { return w.phase() == reimage.Armed })
+			w.armed()
 			var image *wire.Image
 			if phase != reimage.Armed {
 				var err error
@@ -135,7 +143,7 @@ func TestTheServiceBeginsAgain(t *testing.T) {
 			if got := w.phase(); got != phase {
 				t.Fatalf("after the restart it is %s", got)
 			}
-			done = w.reimage(context.Background())
+			done = w.goOn(context.Background())
 			if phase == reimage.Done {
 				eventually(t, "the waiting for its agent", func() bool { return strings.Contains(w.saidSteps(), "boot: ") })
 				w.s.Heard(slot, nextBoot)
@@ -164,7 +172,7 @@ func TestNobodyWaits(t *testing.T) {
 	w.assign("A")
 	ctx, cancel := context.WithCancel(context.Background())
 	done := w.reimage(ctx)
-	await(t, "arming", w.agent.arms)
+	w.armed()
 	cancel()
 	await(t, "the end", done)
 	w.through(noise(), nextBoot)
@@ -205,7 +213,7 @@ func TestItBeginsAgain(t *testing.T) {
 	w := newWorld(t)
 	w.assign("A")
 	done := w.reimage(context.Background())
-	await(t, "arming", w.agent.arms)
+	w.armed()
 	card := noise()
 	image, err := w.wanted("")
 	succeed(t, err)
@@ -238,7 +246,7 @@ func TestItStartsIntoItsRoot(t *testing.T) {
 	w.assign("A")
 	done := w.reimage(context.Background())
 	for i := range 3 {
-		await(t, "arming", w.agent.arms)
+		w.armed()
 		boot := fmt.Sprint("root ", i)
 		w.agent.mu.Lock()
 		w.agent.boot = boot
@@ -266,7 +274,7 @@ func TestItDeclines(t *testing.T) {
 	w := newWorld(t)
 	w.assign("A")
 	done := w.reimage(context.Background())
-	await(t, "arming", w.agent.arms)
+	w.armed()
 	image, err := w.wanted("")
 	succeed(t, err)
 	w.progress(image, wire.Progress{State: wire.Failed, Detail: "put in a larger card", Attempt: 1}, http.StatusOK)
@@ -284,8 +292,7 @@ func TestNotRestarted(t *testing.T) {
 	w.restart()
 	w.assign("A")
 	done := w.reimage(context.Background())
-	await(t, "arming", w.agent.arms)
-	eventually(t, "armed", func() bool { return w.phase() == reimage.Armed })
+	w.armed()
 	for len(w.agent.arms) == 0 {
 		w.s.Heard(slot, agentBoot)
 		time.Sleep(5 * time.Millisecond)
@@ -362,11 +369,11 @@ func TestSilence(t *testing.T) {
 	w := newWorld(t)
 	cycles := make(chan int, 10)
 	w.cycle = func(_ context.Context, n int) error { cycles <- n; return nil }
-	w.times.Silent = 100 * time.Millisecond
+	w.times.Silent = time.Second // three of them are enough for a node that writes its card on a slow machine
 	w.restart()
 	w.assign("A")
 	done := w.reimage(context.Background())
-	await(t, "arming", w.agent.arms)
+	w.armed()
 	card := noise()
 	image, err := w.wanted("")
 	succeed(t, err)
@@ -385,7 +392,7 @@ func TestSilence(t *testing.T) {
 	}
 	w.times.Silent = deadline
 	w.restart()
-	done = w.reimage(context.Background())
+	done = w.goOn(context.Background())
 	w.through(card, nextBoot)
 	succeed(t, await(t, "the end", done))
 }
@@ -395,7 +402,7 @@ func TestCancel(t *testing.T) {
 	w.assign("A")
 	succeed(t, w.s.Cancel(context.Background(), slot))
 	done := w.reimage(context.Background())
-	await(t, "arming", w.agent.arms)
+	w.armed()
 	if err := await(t, "another", w.reimage(context.Background())); !errors.Is(err, reimage.ErrBusy) {
 		t.Errorf("two at once: %v", err)
 	}
@@ -442,7 +449,7 @@ func TestUndoOfTheBegun(t *testing.T) {
 	copy(card[mib:], "an order")
 	ctx, cancel := context.WithCancel(context.Background())
 	done := w.reimage(ctx)
-	await(t, "arming", w.agent.arms)
+	w.armed()
 	image, err := w.wanted("")
 	succeed(t, err)
 	w.writeCard(card, image)
@@ -482,7 +489,7 @@ func TestTheImageIsGone(t *testing.T) {
 	w.assign("B")
 	ctx, cancel := context.WithCancel(context.Background())
 	done := w.reimage(ctx)
-	await(t, "arming", w.agent.arms)
+	w.armed()
 	image, err := w.wanted("")
 	succeed(t, err)
 	card := noise()
@@ -509,7 +516,7 @@ func TestHostileCalls(t *testing.T) {
 	w := newWorld(t)
 	w.assign("A")
 	done := w.reimage(context.Background())
-	await(t, "arming", w.agent.arms)
+	w.armed()
 	image, err := w.wanted("")
 	succeed(t, err)
 	at := wire.PathImage + "/" + image.List

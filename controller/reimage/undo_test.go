@@ -17,8 +17,7 @@ func (w *world) begin(card []byte, phase string) {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := w.reimage(ctx)
-	await(w.t, "arming", w.agent.arms)
-	eventually(w.t, "armed", func() bool { return w.phase() == reimage.Armed })
+	w.armed()
 	if phase != reimage.Armed {
 		image, err := w.wanted("")
 		succeed(w.t, err)

@@ -118,7 +118,7 @@ func TestAllEnds(t *testing.T) {
 	if err := await(t, "the old service's end", done); err == nil || w.s == cancelled {
 		t.Errorf("%v", err)
 	}
-	done = w.reimage(ctx)
+	done = w.goOn(ctx)
 	succeed(t, write(-1))
 	w.s.Heard(slot, nextBoot)
 	succeed(t, await(t, "the end", done))
