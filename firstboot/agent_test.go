@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 }
 
 // soon is far more than anything here takes.
-const soon = 30 * time.Second
+const soon = 2 * time.Minute
 
 // An agent is one that runs in a test.
 type agent struct {

@@ -42,7 +42,7 @@ func writeAtOnce(t *testing.T, path string) error {
 	select {
 	case err := <-written:
 		return err
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("waits for a console")
 		return nil
 	}

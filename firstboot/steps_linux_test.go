@@ -17,6 +17,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"hatchery/firstboot/clock"
@@ -181,21 +182,23 @@ func TestCalling(t *testing.T) {
 // A step that asks for another go at every go has one waiting, however often
 // something else woke it.
 func TestAfterKeepsOneTimer(t *testing.T) {
-	woken := make(chan string, 100)
-	e := &environment{wake: func(step string) { woken <- step }}
-	for range 50 {
-		e.after(time.Hour, "network")
-	}
-	for range 50 {
-		e.after(20*time.Millisecond, "network")
-	}
-	if step := <-woken; step != "network" {
-		t.Errorf("%s was woken", step)
-	}
-	time.Sleep(100 * time.Millisecond)
-	if len(woken) > 0 {
-		t.Errorf("woken %d times more", len(woken))
-	}
+	synctest.Test(t, func(t *testing.T) {
+		woken := make(chan string, 100)
+		e := &environment{wake: func(step string) { woken <- step }}
+		for range 50 {
+			e.after(time.Hour, "network")
+		}
+		for range 50 {
+			e.after(20*time.Millisecond, "network")
+		}
+		if step := <-woken; step != "network" {
+			t.Errorf("%s was woken", step)
+		}
+		time.Sleep(2 * time.Hour)
+		if len(woken) > 0 {
+			t.Errorf("woken %d times more", len(woken))
+		}
+	})
 }
 
 // TestSteadyStateWritesNothing: a state that stays as it is wears no card.
