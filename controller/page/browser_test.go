@@ -54,7 +54,7 @@ func browse(t *testing.T, home string, more ...chromedp.ExecAllocatorOption) *ta
 	t.Cleanup(release)
 	ctx, leave := chromedp.NewContext(allocator)
 	t.Cleanup(leave)
-	ctx, late := context.WithTimeout(ctx, 3*time.Minute)
+	ctx, late := context.WithTimeout(ctx, 8*time.Minute)
 	t.Cleanup(late)
 	b := &tab{t: t, ctx: ctx}
 	// What the policy refuses, and what the script does wrong, is told there.
@@ -115,7 +115,7 @@ func (b *tab) quiet(when string) {
 func (b *tab) holds(what, expression string) {
 	b.t.Helper()
 	good := false
-	for deadline := time.Now().Add(20 * time.Second); !good; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !good; time.Sleep(20 * time.Millisecond) {
 		good = evaluate[bool](b, "!!("+expression+")")
 		if !good && time.Now().After(deadline) {
 			b.t.Fatalf("%s: %s does not come true on\n%s", what, expression, evaluate[string](b, "document.body.innerText"))
