@@ -457,6 +457,41 @@ func TestUserTrees(t *testing.T) {
 
 }
 
+// TestUserTreesOfControllers: what lies in controller is for each of several
+// controllers, what lies in controller2 for that one alone.
+func TestUserTreesOfControllers(t *testing.T) {
+	dir := t.TempDir()
+	for _, sub := range []string{"common", "controller", "controller2", "node", "p1"} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	targets := []string{"controller", "controller2", "controller3", "p1", "p5"}
+	for name, want := range map[string]string{
+		"controller":  "common controller",
+		"controller2": "common controller controller2",
+		"controller3": "common controller",
+		"p1":          "common node p1",
+		"p5":          "common node",
+	} {
+		trees, err := overlays.UserTrees([]string{dir}, name, targets)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, tree := range trees {
+			got = append(got, filepath.Base(tree.Name))
+		}
+		if have := strings.Join(got, " "); have != want {
+			t.Errorf("%s gets %s, not %s", name, have, want)
+		}
+	}
+	_, err := overlays.UserTrees([]string{dir}, "controller", clusterTargets)
+	if err == nil || !strings.Contains(err.Error(), "controller2 is none of common, controller, node, p1") {
+		t.Errorf("a cluster with one controller: error %v", err)
+	}
+}
+
 func TestUserFolderIsChecked(t *testing.T) {
 	for _, test := range []struct {
 		summary string

@@ -16,15 +16,16 @@ import (
 
 // UserTrees are the trees of the user's own folders for a target, in the
 // order in which they are laid: of each folder those subfolders that are
-// there, common, then the role's (controller or node), then the slot's (p2).
-// name is the target's name, "controller" or "p2", and targets are the names of
-// all of the cluster's. A folder that does not exist is an error, and so is
-// whatever in it would go to none of the targets: it is a typing mistake.
+// there, common, then the role's (controller or node), then the target's own
+// (p2, or controller2 where there are several controllers: controller is all of
+// theirs). name is the target's name, "controller" or "p2", and targets are the
+// names of all of the cluster's. A folder that does not exist is an error, and so
+// is whatever in it would go to none of the targets: it is a typing mistake.
 // READMEs and hidden files (.git) may lie beside the subfolders.
 func UserTrees(folders []string, name string, targets []string) ([]Tree, error) {
 	role := "node"
-	if name == "controller" {
-		role = "controller"
+	if _, err := clusterctrl.ParseSlot(name); err != nil {
+		role = "controller" // whichever
 	}
 	wanted := []string{"common", role}
 	if name != role {

@@ -3,6 +3,7 @@ package spec_test
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -81,6 +82,24 @@ func TestControllers(t *testing.T) {
 	}
 	if alone.Around(alone.Targets()[1]) != alone {
 		t.Error("around a slot of the only controller is not all of the cluster")
+	}
+}
+
+// TestControllersOverlays: files can be for one of the controllers alone, up to the
+// seventh there may be.
+func TestControllersOverlays(t *testing.T) {
+	for folder, want := range map[string]string{
+		"controller2": "", "controller7": "",
+		"controller1": `the folder "controller1" in it would go to no node`, "controller8": `the folder "controller8" in it would go to no node`,
+	} {
+		dir := home(t)
+		if err := os.MkdirAll(filepath.Join(dir, "mine", folder), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		_, err := load(t, dir, threeControllers+"overlays: [mine]\n")
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", folder, err)
+		}
 	}
 }
 

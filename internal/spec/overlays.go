@@ -8,7 +8,8 @@ import (
 )
 
 // overlayTrees are the folders of an overlay that are known by name, besides
-// those of the slots.
+// those of single targets: p1, controller2. Whether the cluster has these, the build
+// sees.
 var overlayTrees = []string{"common", "controller", "node"}
 
 func (d *decoder) overlays(items []item) []string {
@@ -45,9 +46,10 @@ func (d *decoder) checkOverlay(it item, entries []os.DirEntry) {
 	for _, e := range entries {
 		name := e.Name()
 		_, err := clusterctrl.ParseSlot(name)
+		_, controller := ParseController(name)
 		switch {
 		case strings.HasPrefix(name, ".") || !e.IsDir() && e.Type()&os.ModeSymlink == 0:
-		case err == nil || contains(overlayTrees, name):
+		case err == nil || controller || contains(overlayTrees, name):
 			trees++
 		default:
 			d.problem(it, "the folder %s in it would go to no node: files for all nodes lie in common/, for some in controller/, node/ or p1/ …%s",
