@@ -28,6 +28,7 @@ type cluster struct {
 	mu     sync.Mutex
 	view   enrol.ClusterView
 	broken error
+	still  bool // its clock stands still
 	asked  []string
 	kept   []controller.Event
 	events chan controller.Event
@@ -80,7 +81,10 @@ func (c *cluster) View(context.Context) (*enrol.ClusterView, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	v := c.view
-	v.Time, v.Slots, v.Alarms = time.Now().UTC(), slices.Clone(v.Slots), slices.Clone(v.Alarms)
+	v.Slots, v.Alarms = slices.Clone(v.Slots), slices.Clone(v.Alarms)
+	if !c.still {
+		v.Time = time.Now().UTC()
+	}
 	return &v, c.broken
 }
 

@@ -82,7 +82,9 @@ func TestHeaders(t *testing.T) {
 
 // TestPage looks at what is there without the script.
 func TestPage(t *testing.T) {
-	s := serve(t, newCluster(), nil)
+	c := newCluster()
+	c.still = true
+	s := serve(t, c, nil)
 	text := bodyOf(t, request(t, http.DefaultClient, "GET", "http://"+s.plain+"/"))
 	for _, want := range []string{
 		"<title>homelab · hatchery</title>", "oneil", ">ready<", "20.10.24", "Raspbian GNU/Linux 12 (bookworm), Linux 6.6.51&#43;rpt-rpi-v6, agent 1.4.0",
