@@ -35,7 +35,7 @@ func TestKernel(t *testing.T) {
 			if err := os.WriteFile(initrd, nodetest.Initramfs(t, init, kernel.Modules(t, test.modules...), nil), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute) // it only ends a test that hangs
+			ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute) // it only ends a test that hangs
 			defer cancel()
 			cmd := exec.CommandContext(ctx, qemu, append([]string{"-M", test.machine, "-m", "1024", "-display", "none", "-no-reboot", "-nic", "none", "-serial", "stdio", "-monitor", "none",
 				"-kernel", kernel.Image, "-dtb", filepath.Join(trees, test.tree), "-initrd", initrd,

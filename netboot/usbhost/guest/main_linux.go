@@ -45,7 +45,7 @@ func run() error {
 		}
 	}
 	h := &usbhost.Host{Poll: time.Hour} // uevents alone have to do
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 14*time.Minute)
 	defer cancel()
 	var mu sync.Mutex
 	ports := map[string]*usbboot.Port{}
@@ -112,10 +112,10 @@ func serve(ctx context.Context, h *usbhost.Host, d usbhost.Device, slot int, por
 			began := time.Now()
 			_, err := t.Control(short, 0xc0, 0, 4, 0, make([]byte, 4), time.Minute)
 			cancel()
-			say("p1 called off: deadline=%v at once=%v", errors.Is(err, context.DeadlineExceeded), time.Since(began) < 10*time.Second)
+			say("p1 called off: deadline=%v at once=%v", errors.Is(err, context.DeadlineExceeded), time.Since(began) < 30*time.Second)
 			began = time.Now()
 			_, err = t.Control(ctx, 0xc0, 0, 4, 0, make([]byte, 4), 200*time.Millisecond)
-			say("p1 timed out: timeout=%v at once=%v", errors.Is(err, usbboot.ErrTimeout), time.Since(began) < 10*time.Second)
+			say("p1 timed out: timeout=%v at once=%v", errors.Is(err, usbboot.ErrTimeout), time.Since(began) < 30*time.Second)
 		}
 	}
 	return port.Serve(ctx, d.USBBoot(t), Partition(slot), usbboot.Options{
