@@ -1,6 +1,7 @@
 package serving
 
 import (
+	"context"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -90,9 +91,11 @@ func TestMerge(t *testing.T) {
 		return slots.Status{State: state, Reason: "no boot ROM", Since: at(3)}, true
 	}
 	events, done := make(chan controller.Event), make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	go func() {
 		defer close(done)
-		s.merge(t.Context(), events)
+		s.merge(ctx, events)
 	}()
 	for range 5 { // more than there is room for
 		events <- controller.Event{Slot: 2, Kind: controller.EventNetboot, Detail: "p2: failed"}
@@ -100,6 +103,8 @@ func TestMerge(t *testing.T) {
 	if e := <-s.events; e.Slot != 2 || e.Detail != "p2: failed" {
 		t.Errorf("%+v", e)
 	}
+	cancel()
+	<-done // nobody is at the last one still
 	s.bootOf = nil
 	v := enrol.SlotView{Slot: 2}
 	if s.beside(&v); v.LastError == nil || v.LastError.Text != "boot over USB: no boot ROM" {
