@@ -174,6 +174,7 @@ func (d *decoder) checkControllers() {
 		return // it is no list of controllers
 	case n == 0:
 		d.problem(at, "names no controller: write three of them, or leave the key out")
+		return
 	case n == 1:
 		d.problem(at, "is for several: write what is said of a single one under `controller`")
 	case n > maxControllers:

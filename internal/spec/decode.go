@@ -547,7 +547,7 @@ func (d *decoder) unknown(at item, s key, k item) {
 		hint = ": the keys here are " + strings.Join(names, ", ")
 		if secrets {
 			k.path = at.path
-			d.problem(k, "a key is not known%s", hint)
+			d.problem(k, "a key is not known, and not shown, since it may have a secret in it%s", hint)
 			return
 		}
 	}

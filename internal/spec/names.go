@@ -15,7 +15,7 @@ var (
 	labelPattern       = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$`)
 	timezonePattern    = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9][A-Za-z0-9_+-]*)*$`)
 	localePattern      = regexp.MustCompile(`^(C|POSIX|[a-z]{2,3}(_[A-Z]{2})?)(\.[A-Za-z0-9][A-Za-z0-9-]*)?(@[a-z]+)?$`)
-	hatVersionPattern  = regexp.MustCompile(`^[1-9](\.[0-9])?$`)
+	hatVersionPattern  = regexp.MustCompile(`^[1-3](\.[0-9])?$`)
 	usbPathPattern     = regexp.MustCompile(`^[1-9][0-9]?-[1-9][0-9]?(\.[1-9][0-9]?){0,5}$`)
 )
 

@@ -17,6 +17,14 @@ func didYouMean(written string, known []string) string {
 			best, distance = k, n
 		}
 	}
+	if best == "" && len(plain) >= 4 { // password, of password_hash
+		for _, k := range known {
+			if strings.HasPrefix(plainWord(k), plain) {
+				best = k
+				break
+			}
+		}
+	}
 	if best == "" {
 		return ""
 	}
