@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"hatchery/firstboot/clock"
@@ -145,31 +146,34 @@ func TestSync(t *testing.T) {
 			want: built, err: broken, errSays: "time servers"},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
-			test.source.started = time.Now()
-			w := newWall(test.now)
-			w.broken, w.stuck = test.broken, test.stuck
-			callbacks := 0
-			if test.servers == nil {
-				test.servers = unsynchronized
-			}
-			result, err := clock.Sync(t.Context(), test.source, clock.Options{
-				Floor: built, Ceiling: test.ceiling, SetTime: w.setTime, Now: w.now, Synchronized: test.servers,
-				Stepped: func() { callbacks++ },
+			// In a time of its own, no time passes but what is slept.
+			synctest.Test(t, func(t *testing.T) {
+				test.source.started = time.Now()
+				w := newWall(test.now)
+				w.broken, w.stuck = test.broken, test.stuck
+				callbacks := 0
+				if test.servers == nil {
+					test.servers = unsynchronized
+				}
+				result, err := clock.Sync(t.Context(), test.source, clock.Options{
+					Floor: built, Ceiling: test.ceiling, SetTime: w.setTime, Now: w.now, Synchronized: test.servers,
+					Stepped: func() { callbacks++ },
+				})
+				if failed := test.err != nil || test.errSays != ""; failed != (err != nil) ||
+					test.err != nil && !errors.Is(err, test.err) || err != nil && !strings.Contains(err.Error(), test.errSays) {
+					t.Errorf("error %v; want %v, %q", err, test.err, test.errSays)
+				}
+				// Both clocks have gone on since the test began.
+				if off := w.now().Sub(test.want); off < -time.Millisecond || off > time.Since(test.source.started)+time.Millisecond {
+					t.Errorf("the clock shows %s; want %s", w.now(), test.want)
+				}
+				if w.times() != test.steps || result.Stepped != test.stepped || callbacks != test.callback {
+					t.Errorf("set %d times, %+v, told %d times", w.times(), result, callbacks)
+				}
+				if err == nil && !strings.Contains(roundedResult(result), test.says) {
+					t.Errorf("%q; want %q", roundedResult(result), test.says)
+				}
 			})
-			if failed := test.err != nil || test.errSays != ""; failed != (err != nil) ||
-				test.err != nil && !errors.Is(err, test.err) || err != nil && !strings.Contains(err.Error(), test.errSays) {
-				t.Errorf("error %v; want %v, %q", err, test.err, test.errSays)
-			}
-			// Both clocks have gone on since the test began.
-			if off := w.now().Sub(test.want); off < -time.Millisecond || off > time.Since(test.source.started)+time.Millisecond {
-				t.Errorf("the clock shows %s; want %s", w.now(), test.want)
-			}
-			if w.times() != test.steps || result.Stepped != test.stepped || callbacks != test.callback {
-				t.Errorf("set %d times, %+v, told %d times", w.times(), result, callbacks)
-			}
-			if err == nil && !strings.Contains(roundedResult(result), test.says) {
-				t.Errorf("%q; want %q", roundedResult(result), test.says)
-			}
 		})
 	}
 }

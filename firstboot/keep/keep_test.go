@@ -639,7 +639,7 @@ func TestANodeThatDrips(t *testing.T) {
 	where := netip.MustParseAddrPort(slow.Addr().String())
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	client := &swarmbackup.Client{Identity: c.slot(t, 0), Port: where.Port(), Stall: time.Second}
+	client := &swarmbackup.Client{Identity: c.slot(t, 0), Port: where.Port(), Stall: 3 * time.Second}
 	if _, err := client.List(ctx, swarmbackup.Node{Name: "p1", Slot: 1, Addr: where.Addr()}); err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "too little") {
 		t.Errorf("%v", err)
 	}
