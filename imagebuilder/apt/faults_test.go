@@ -36,7 +36,7 @@ func bomb(t *testing.T) []byte {
 }
 
 // brief is how long a client waits for a server that stands still.
-const brief = 500 * time.Millisecond
+const brief = 2 * time.Second
 
 func TestFaults(t *testing.T) {
 	tests := []struct {
@@ -101,7 +101,7 @@ func TestFaults(t *testing.T) {
 			a.Extra, a.Digests = "SHA256:\n 0000 1 main/binary-armel/Packages.xz\n", nil
 		}, says: "is no digest, size and path", kind: is[*apt.ReleaseError]},
 		{summary: "a mirror that hangs", stalls: true, after: func(t *testing.T, a *apttest.Archive) { a.Hang("InRelease") },
-			says: "cannot fetch its InRelease file: cannot download it: nothing came for 500ms"},
+			says: "cannot fetch its InRelease file: cannot download it: nothing came for 2s"},
 		{summary: "a mirror that hangs at an index", stalls: true, set: func(t *testing.T, a *apttest.Archive) { a.ByHash = false }, after: func(t *testing.T, a *apttest.Archive) { a.Hang("Packages.xz") },
 			says: "cannot fetch the index http://"},
 		{summary: "a mirror that truncates", after: func(t *testing.T, a *apttest.Archive) { a.Truncate("InRelease") },
@@ -310,7 +310,7 @@ func TestFetchDebsFaults(t *testing.T) {
 				t.Fatal(err)
 			}
 			wanted := debs(t, indexes)
-			good := append([]apt.Deb(nil), wanted...)
+			good, stall := append([]apt.Deb(nil), wanted...), o.Client.Stall
 			test.fault(t, a, wanted, &o)
 			places, err := apt.FetchDebs(t.Context(), wanted, o)
 			if err == nil || !strings.Contains(err.Error(), test.says) || test.kind != nil && !test.kind(err) {
@@ -326,7 +326,7 @@ func TestFetchDebsFaults(t *testing.T) {
 			if test.summary == "a tampered package" || test.summary == "not there any more" {
 				return
 			}
-			o.Client.Offline = false
+			o.Client.Offline, o.Client.Stall = false, stall
 			if _, err := apt.FetchDebs(t.Context(), good, o); err != nil {
 				t.Errorf("when all is well again: %v", err)
 			}
