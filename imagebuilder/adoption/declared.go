@@ -129,13 +129,11 @@ func (v *visit) stack(ctx context.Context, f *stackFile, namespace string, servi
 		v.note("workloads", "The stack %q cannot be a file of that name: it is left out; write it by hand.", f.name)
 		return nil
 	}
+	services = v.apart(f, namespace, services)
 	written := Stack{Name: f.name}
 	entries := map[string]*entry{}
 	for _, s := range services {
-		key, _ := f.key(s.Spec.Name)
-		if namespace == "" {
-			key = s.Spec.Name
-		}
+		key := keyOf(f, namespace, s)
 		entries[key] = f.service(key, withoutDefaults(s.Spec))
 		written.Services = append(written.Services, key)
 	}
@@ -170,6 +168,35 @@ func (v *visit) stack(ctx context.Context, f *stackFile, namespace string, servi
 	written.File.Content = render()
 	v.Stacks = append(v.Stacks, written)
 	return nil
+}
+
+// keyOf is what a stack file calls a service.
+func keyOf(f *stackFile, namespace string, s swarm.Service) string {
+	if key, own := f.key(s.Spec.Name); own && namespace != "" {
+		return key
+	}
+	return s.Spec.Name
+}
+
+// apart leaves out services that a stack file would call as another: one that
+// somebody gave the stack's label by hand.
+func (v *visit) apart(f *stackFile, namespace string, services []swarm.Service) []swarm.Service {
+	own := map[string]bool{}
+	for _, s := range services {
+		if key, is := f.key(s.Spec.Name); is && namespace != "" {
+			own[key] = true
+		}
+	}
+	taken := map[string]bool{}
+	return slices.DeleteFunc(services, func(s swarm.Service) bool {
+		key := keyOf(f, namespace, s)
+		if taken[key] || own[key] && key == s.Spec.Name {
+			v.note("workloads", "stack %s: the service %s is left out, since the stack has another one that its file calls %s: write it by hand.", f.name, s.Spec.Name, key)
+			return true
+		}
+		taken[key] = true
+		return false
+	})
 }
 
 // safeName says whether a name of the swarm's can be a file's.

@@ -59,9 +59,18 @@ func (inv *Inventory) wanted(hosts []*host, name, flag, who string) {
 	if len(hosts) > 0 {
 		return
 	}
-	var groups []string
+	var direct, groups []string
 	for _, g := range inv.order {
-		if len(inv.of(g)) > 0 && len(groups) < 12 {
+		if len(inv.groups[g].hosts) > 0 {
+			direct = append(direct, g)
+		}
+	}
+	peopled := map[string]bool{}
+	for _, g := range inv.above(direct) {
+		peopled[g] = true
+	}
+	for _, g := range inv.order {
+		if peopled[g] && len(groups) < 12 {
 			groups = append(groups, g)
 		}
 	}
@@ -81,7 +90,7 @@ type reading struct {
 
 func (r *reading) controller(h *host) {
 	r.Controller.Hostname = r.hostname(h, "controller.hostname")
-	v, there := r.vars(h)["ansible_host"]
+	v, there := r.variable(h, "ansible_host")
 	address, err := netip.ParseAddr(v.text)
 	switch {
 	case !there || v.text == "":
@@ -147,7 +156,7 @@ func (r *reading) slots(nodes []*host) {
 	for _, n := range slices.Sorted(maps.Keys(taken)) {
 		name := clusterctrl.SlotName(n)
 		r.Slots = append(r.Slots, Slot{Number: n, Hostname: r.hostname(taken[n], "slots."+name)})
-		if v := r.vars(taken[n])["ansible_host"]; v.text != "" {
+		if v, _ := r.variable(taken[n], "ansible_host"); v.text != "" {
 			r.named(v.text, r.Slots[len(r.Slots)-1].Hostname)
 		}
 	}
@@ -191,15 +200,15 @@ func (r *reading) guess(open []*host, taken map[int]*host) {
 // slotOf is the slot that an inventory names for a host, by hatchery's own
 // variable, ClusterCTRL's addresses or its names; 0 where it does not.
 func (r *reading) slotOf(h *host) (int, place, error) {
-	vars := r.vars(h)
-	if v, ok := vars["hatchery_target"]; ok {
+	address, _ := r.variable(h, "ansible_host")
+	if v, ok := r.variable(h, "hatchery_target"); ok {
 		n, err := clusterctrl.ParseSlot(v.text)
 		if err != nil {
 			return 0, v.at, fmt.Errorf("hatchery_target of %s: %w", h.name, err)
 		}
 		return n, v.at, nil
 	}
-	for _, v := range []variable{vars["ansible_host"], {h.name, h.at}} {
+	for _, v := range []variable{address, {h.name, h.at}} {
 		a, err := netip.ParseAddr(v.text)
 		if err != nil || !clusterctrl.Network.Contains(a) && !clusterctrl.RootNetwork.Contains(a) {
 			continue
@@ -210,7 +219,7 @@ func (r *reading) slotOf(h *host) (int, place, error) {
 		}
 		return n, v.at, nil
 	}
-	for _, name := range []string{h.name, vars["ansible_host"].text} {
+	for _, name := range []string{h.name, address.text} {
 		own, _, _ := strings.Cut(strings.ToLower(name), ".")
 		if n, err := clusterctrl.ParseSlot(own); err == nil {
 			return n, h.at, nil
@@ -222,9 +231,9 @@ func (r *reading) slotOf(h *host) (int, place, error) {
 // user is who Ansible logs in as, and with which key.
 func (r *reading) user(hosts []*host) {
 	for _, h := range hosts {
-		v, ok := r.vars(h)["ansible_user"]
+		v, ok := r.variable(h, "ansible_user")
 		if !ok {
-			v = r.vars(h)["ansible_ssh_user"]
+			v, _ = r.variable(h, "ansible_ssh_user")
 		}
 		name := v.text
 		switch {
@@ -241,7 +250,8 @@ func (r *reading) user(hosts []*host) {
 		}
 	}
 	for _, h := range hosts {
-		key := r.vars(h)["ansible_ssh_private_key_file"].text
+		v, _ := r.variable(h, "ansible_ssh_private_key_file")
+		key := v.text
 		if key == "" || strings.Contains(key, "{{") {
 			continue
 		}
@@ -279,11 +289,20 @@ var used = []string{
 // unused names the variables that say nothing to hatchery. Their values may be
 // secrets.
 func (r *reading) unused(hosts []*host) {
-	names := map[string]bool{}
-	for _, h := range hosts {
-		for name := range r.vars(h) {
+	names, seen := map[string]bool{}, map[*group]bool{}
+	from := func(vars map[string]variable) {
+		for name := range vars {
 			if !slices.Contains(used, name) {
 				names[name] = true
+			}
+		}
+	}
+	for _, h := range hosts {
+		from(h.vars)
+		for _, g := range r.groupsOf(h) {
+			if !seen[g] {
+				seen[g] = true
+				from(g.vars)
 			}
 		}
 	}

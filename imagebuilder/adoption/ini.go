@@ -19,7 +19,9 @@ func (inv *Inventory) readINI(text string) {
 	g, kind := inv.group("ungrouped", place{}), "hosts"
 	number := 0
 	for line := range strings.Lines(text) {
-		number++
+		if number++; len(inv.problems) >= maxProblems {
+			return
+		}
 		body := strings.TrimSpace(line)
 		at := place{number, 1 + len([]rune(line)) - len([]rune(strings.TrimLeft(line, " \t")))}
 		if body == "" || body[0] == '#' || body[0] == ';' {
@@ -82,9 +84,7 @@ func (inv *Inventory) hostLine(g *group, line string, at place) {
 			inv.problem(at, "what comes after a host is name=value, with quotes around a value that has spaces in it")
 			return
 		}
-		for _, h := range hosts {
-			h.vars[name] = variable{unquote(value), at}
-		}
+		inv.set(hosts, name, variable{unquote(value), at})
 	}
 }
 

@@ -21,6 +21,9 @@ import (
 const (
 	maxInventory = 1 << 20
 	maxHosts     = 10_000
+	// maxNamed is how often ranges and aliases may name hosts and their variables all
+	// in all: a line of a thousand variables for ten thousand hosts is ten million.
+	maxNamed = 500_000
 )
 
 // A place is where something stands in an inventory.
@@ -37,12 +40,15 @@ type host struct {
 	name string
 	vars map[string]variable
 	at   place // where it was first named
+
+	groups []*group // that it is in, once somebody asked
 }
 
 // A group is one of an inventory.
 type group struct {
 	name     string
 	hosts    []string
+	in       map[string]bool // the hosts
 	children []string
 	vars     map[string]variable
 	at       place
@@ -54,6 +60,10 @@ type Inventory struct {
 	hosts  map[string]*host
 	groups map[string]*group
 	order  []string // of the groups, as they come in the file
+	named  int      // how often hosts and their variables were named
+
+	parents map[string][]string // of groups, and of hosts the groups that they are in; check makes it
+	depth   map[string]int      // of groups, from the top
 
 	problems []spec.Problem
 }
@@ -149,7 +159,7 @@ func (inv *Inventory) problem(at place, format string, args ...any) {
 func (inv *Inventory) group(name string, at place) *group {
 	g := inv.groups[name]
 	if g == nil {
-		g = &group{name: name, vars: map[string]variable{}, at: at}
+		g = &group{name: name, in: map[string]bool{}, vars: map[string]variable{}, at: at}
 		inv.groups[name] = g
 		inv.order = append(inv.order, name)
 	}
@@ -158,10 +168,16 @@ func (inv *Inventory) group(name string, at place) *group {
 
 // host puts hosts into a group, all that the pattern stands for.
 func (inv *Inventory) host(g *group, pattern string, at place) []*host {
+	if inv.named > maxNamed {
+		return nil // which was said
+	}
 	pattern, port := cutPort(pattern)
 	names, err := expand(pattern)
 	if err != nil {
 		inv.problem(at, "%q: %v", pattern, err)
+		return nil
+	}
+	if !inv.more(len(names), at) {
 		return nil
 	}
 	var hosts []*host
@@ -178,12 +194,33 @@ func (inv *Inventory) host(g *group, pattern string, at place) []*host {
 		if port != "" {
 			h.vars["ansible_port"] = variable{port, at}
 		}
-		if !slices.Contains(g.hosts, name) {
+		if !g.in[name] {
+			g.in[name] = true
 			g.hosts = append(g.hosts, name)
 		}
 		hosts = append(hosts, h)
 	}
 	return hosts
+}
+
+// more counts what is named, and says whether there is room for it.
+func (inv *Inventory) more(n int, at place) bool {
+	before := inv.named
+	inv.named += n
+	if inv.named > maxNamed && before <= maxNamed {
+		inv.problem(at, "its ranges and aliases stand for more than %d hosts and variables: give the cluster an inventory of its own", maxNamed)
+	}
+	return inv.named <= maxNamed
+}
+
+// set gives hosts a variable.
+func (inv *Inventory) set(hosts []*host, name string, v variable) {
+	if !inv.more(len(hosts), v.at) {
+		return
+	}
+	for _, h := range hosts {
+		h.vars[name] = v
+	}
 }
 
 var withPort = regexp.MustCompile(`^([^:]+|.*\])?:([0-9]{1,5})$`)
@@ -223,6 +260,58 @@ func (inv *Inventory) check() {
 			walk(name)
 		}
 	}
+	if len(inv.problems) == 0 {
+		inv.relate()
+	}
+}
+
+// relate finds out who is in what, and how deep groups are nested; check saw that
+// that ends. What a group of groups says counts less than what the groups say.
+func (inv *Inventory) relate() {
+	inv.parents, inv.depth = map[string][]string{}, map[string]int{}
+	for _, name := range inv.order {
+		for _, child := range inv.groups[name].children {
+			inv.parents["group "+child] = append(inv.parents["group "+child], name)
+		}
+		for _, h := range inv.groups[name].hosts {
+			inv.parents["host "+h] = append(inv.parents["host "+h], name)
+		}
+	}
+	var measure func(name string) int
+	measure = func(name string) int {
+		if d, known := inv.depth[name]; known {
+			return d
+		}
+		d := 0
+		for _, parent := range inv.parents["group "+name] {
+			d = max(d, measure(parent)+1)
+		}
+		inv.depth[name] = d
+		return d
+	}
+	for _, name := range inv.order {
+		measure(name)
+	}
+	if _, all := inv.groups["all"]; all {
+		inv.depth["all"] = -1
+	}
+}
+
+// above are the groups that lead to one of these, with those themselves.
+func (inv *Inventory) above(groups []string) []string {
+	been := map[string]bool{}
+	var found []string
+	for open := slices.Clone(groups); len(open) > 0; {
+		name := open[len(open)-1]
+		open = open[:len(open)-1]
+		if been[name] {
+			continue
+		}
+		been[name] = true
+		found = append(found, name)
+		open = append(open, inv.parents["group "+name]...)
+	}
+	return found
 }
 
 // of lists the hosts of a group and of its children, each once, in the order of
@@ -257,42 +346,33 @@ func (inv *Inventory) of(name string) []*host {
 	return found
 }
 
-// vars are a host's variables: its own, else those of the groups that it is in,
-// of which a child's count more than its parent's.
-func (inv *Inventory) vars(h *host) map[string]variable {
-	depth := map[string]int{}
-	// In as many rounds as groups are nested; check saw that they end.
-	for range len(inv.order) {
-		changed := false
-		for _, name := range inv.order {
-			for _, child := range inv.groups[name].children {
-				if depth[child] < depth[name]+1 {
-					depth[child], changed = depth[name]+1, true
-				}
-			}
-		}
-		if !changed {
-			break
-		}
+// groupsOf are the groups that a host is in, what counts most first: a child's
+// variables count more than its parent's.
+func (inv *Inventory) groupsOf(h *host) []*group {
+	if h.groups != nil {
+		return h.groups
 	}
-	if _, all := inv.groups["all"]; all {
-		depth["all"] = -1
+	names := inv.above(inv.parents["host "+h.name])
+	if _, all := inv.groups["all"]; all && !slices.Contains(names, "all") {
+		names = append(names, "all")
 	}
-	var in []string
-	for _, name := range inv.order {
-		if name == "all" || slices.Contains(inv.of(name), h) {
-			in = append(in, name)
-		}
+	slices.SortFunc(names, func(a, b string) int { return cmp.Or(cmp.Compare(inv.depth[b], inv.depth[a]), cmp.Compare(b, a)) })
+	h.groups = []*group{}
+	for _, name := range names {
+		h.groups = append(h.groups, inv.groups[name])
 	}
-	slices.SortStableFunc(in, func(a, b string) int { return cmp.Or(cmp.Compare(depth[a], depth[b]), cmp.Compare(a, b)) })
-	vars := map[string]variable{}
-	for _, name := range in {
-		for k, v := range inv.groups[name].vars {
-			vars[k] = v
+	return h.groups
+}
+
+// variable is one of a host's: its own, else that of the groups that it is in.
+func (inv *Inventory) variable(h *host, name string) (variable, bool) {
+	if v, there := h.vars[name]; there {
+		return v, true
+	}
+	for _, g := range inv.groupsOf(h) {
+		if v, there := g.vars[name]; there {
+			return v, true
 		}
 	}
-	for k, v := range h.vars {
-		vars[k] = v
-	}
-	return vars
+	return variable{}, false
 }

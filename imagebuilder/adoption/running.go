@@ -15,12 +15,15 @@ import (
 	"strings"
 	"time"
 
+	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/api/types/swarm"
 	"github.com/docker/docker/api/types/system"
+	"golang.org/x/crypto/ssh"
 
 	"hatchery/internal/clusterctrl"
 	"hatchery/internal/nodefile"
+	"hatchery/internal/spec"
 )
 
 // ErrNoDocker is a controller whose engine could not be asked.
@@ -94,6 +97,7 @@ func (v *visit) asked() error {
 			return fmt.Errorf("docker's list of %s: %w", part.name, err)
 		}
 	}
+	v.wellFormed()
 	// Docker lists neither the swarm's own network host nor what it can tell of it
 	// by its ID alone.
 	var attached []network.Inspect
@@ -105,6 +109,20 @@ func (v *visit) asked() error {
 		}
 	}
 	return nil
+}
+
+// wellFormed takes out of the services what no engine answers, and what would be
+// looked into.
+func (v *visit) wellFormed() {
+	for _, s := range v.services {
+		c := s.Spec.TaskTemplate.ContainerSpec
+		if c == nil {
+			continue
+		}
+		c.Secrets = slices.DeleteFunc(c.Secrets, func(r *swarm.SecretReference) bool { return r == nil })
+		c.Configs = slices.DeleteFunc(c.Configs, func(r *swarm.ConfigReference) bool { return r == nil })
+		c.Ulimits = slices.DeleteFunc(c.Ulimits, func(u *container.Ulimit) bool { return u == nil })
+	}
 }
 
 func decode(raw []byte, into any) error {
@@ -134,16 +152,42 @@ func (v *visit) controller() {
 		v.User = ""
 		v.note("user", "ssh logs in as root there, which no node of hatchery lets in: `pi`, who may use sudo, is assumed. Write another `name:` here if you like.")
 	}
+	unfit := 0
 	for line := range strings.Lines(string(v.parts["keys"])) {
-		if line = strings.TrimSpace(line); line != "" && line[0] != '#' && len(v.Keys) < 50 {
+		switch line = strings.TrimSpace(line); {
+		case line == "" || line[0] == '#' || len(v.Keys) == 50 || unfit == 50:
+		case isKey(line):
 			v.Keys = append(v.Keys, line)
+		default:
+			unfit++
 		}
+	}
+	if unfit > 0 {
+		v.note("user.authorized_keys", "%d lines of the controller's authorized_keys are no keys that cluster.yaml takes, and are left out.", unfit)
 	}
 	if len(v.Keys) > 0 {
 		v.note("user.authorized_keys", "The keys that may log in on the controller now.")
 	}
 	v.zone()
 	v.link()
+}
+
+// isKey says whether a line of authorized_keys is a key that cluster.yaml takes. What
+// is none might name a file of this machine there.
+func isKey(line string) bool {
+	if _, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line)); err != nil {
+		return false
+	}
+	m, user := &mapping{}, &mapping{}
+	user.set("authorized_keys", list{line})
+	m.set("user", user)
+	var b bytes.Buffer
+	m.write(&b, "", false)
+	_, err := spec.Parse("cluster.yaml", b.Bytes())
+	var mistakes *spec.Errors
+	return !errors.As(err, &mistakes) || !slices.ContainsFunc(mistakes.Problems, func(p spec.Problem) bool {
+		return p.Path == "" || strings.HasPrefix(p.Path, "user")
+	})
 }
 
 var locales = regexp.MustCompile(`^(?i:utf8)$`)

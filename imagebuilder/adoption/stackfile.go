@@ -24,12 +24,13 @@ type stackFile struct {
 	configs  func(name string) (swarm.Config, bool) // those that are the stack's own
 
 	services *mapping
-	parts    map[string]*mapping // networks, volumes, secrets and configs by their keys
-	files    []string            // names of configs that it makes
+	parts    map[string]*mapping  // networks, volumes, secrets and configs by their keys
+	named    map[[2]string]string // the swarm's names of these, by part and key
+	files    []string             // names of configs that it makes
 }
 
 func newStackFile(name string) *stackFile {
-	return &stackFile{name: name, services: &mapping{}, parts: map[string]*mapping{"networks": {}, "volumes": {}, "secrets": {}, "configs": {}}}
+	return &stackFile{name: name, services: &mapping{}, named: map[[2]string]string{}, parts: map[string]*mapping{"networks": {}, "volumes": {}, "secrets": {}, "configs": {}}}
 }
 
 // mapping is the whole file.
@@ -45,12 +46,35 @@ func (f *stackFile) mapping() *mapping {
 	return m
 }
 
-// declare puts something into one of the parts, once, and gives its key.
-func (f *stackFile) declare(part, key string, value any) string {
-	if !slices.ContainsFunc(f.parts[part].entries, func(e *entry) bool { return e.key == key }) {
+// declare puts something of the swarm's into one of the parts, once, and gives its
+// key: another one than was wished for, where that stands for something else. A
+// stack's own proxy and a proxy that is nobody's are two.
+func (f *stackFile) declare(part, wish, name string, value *mapping) string {
+	key := f.free(part, wish, name)
+	if f.named[[2]string{part, key}] == name {
+		return key
+	}
+	f.named[[2]string{part, key}] = name
+	if key != wish && !slices.ContainsFunc(value.entries, func(e *entry) bool { return e.key == "name" }) {
+		value.set("name", said(name))
+	}
+	if len(value.entries) == 0 {
+		f.parts[part].set(key, nil)
+	} else {
 		f.parts[part].set(key, value)
 	}
 	return key
+}
+
+// free is the key that something has, or the first that nothing else has.
+func (f *stackFile) free(part, wish, name string) string {
+	key := wish
+	for n := 2; ; n++ {
+		if has, taken := f.named[[2]string{part, key}]; !taken || has == name {
+			return key
+		}
+		key = wish + "-" + strconv.Itoa(n)
+	}
 }
 
 // key is what the file calls a thing of the swarm: its name without the stack's.
@@ -249,7 +273,7 @@ func (f *stackFile) reference(part, name, target, uid, gid string, mode uint32) 
 		declared.set("external", true)
 	}
 	r := &mapping{}
-	r.set("source", said(f.declare(part, key, declared)))
+	r.set("source", said(f.declare(part, key, name, declared)))
 	r.set("target", said(target))
 	if uid != "" && uid != "0" {
 		r.set("uid", said(uid))
@@ -309,7 +333,7 @@ func (f *stackFile) volume(m mount.Mount) string {
 	o := m.VolumeOptions
 	if o == nil || o.Labels[stack.LabelNamespace] != f.name && o.DriverConfig == nil && len(o.Labels) == 0 {
 		declared.set("external", true)
-		return f.declare("volumes", m.Source, declared)
+		return f.declare("volumes", m.Source, m.Source, declared)
 	}
 	key, own := f.key(m.Source)
 	if !own {
@@ -320,7 +344,7 @@ func (f *stackFile) volume(m mount.Mount) string {
 		declared.some("driver_opts", saidPairs(d.Options))
 	}
 	declared.some("labels", saidPairs(without(o.Labels)))
-	return f.declare("volumes", key, declared)
+	return f.declare("volumes", key, m.Source, declared)
 }
 
 func (f *stackFile) attachments(m *mapping, service string, all []swarm.NetworkAttachmentConfig) {
@@ -353,7 +377,7 @@ func (f *stackFile) network(name string, n network.Inspect) string {
 	declared := &mapping{}
 	if n.Labels[stack.LabelNamespace] != f.name {
 		declared.set("external", true)
-		return f.declare("networks", name, declared)
+		return f.declare("networks", name, name, declared)
 	}
 	if !own {
 		declared.set("name", said(name))
@@ -372,13 +396,11 @@ func (f *stackFile) network(name string, n network.Inspect) string {
 		ipam.set("config", list{pool})
 		declared.set("ipam", ipam)
 	}
-	if key == "default" && len(declared.entries) == 0 {
+	if key == "default" && len(declared.entries) == 0 && f.free("networks", key, name) == key {
+		f.named[[2]string{"networks", key}] = name
 		return key // it is there of itself
 	}
-	if len(declared.entries) == 0 {
-		return f.declare("networks", key, nil)
-	}
-	return f.declare("networks", key, declared)
+	return f.declare("networks", key, name, declared)
 }
 
 // networkOptions are a network's, without what the swarm adds.

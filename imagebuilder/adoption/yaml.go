@@ -106,25 +106,25 @@ func (m *mapping) write(b *bytes.Buffer, indent string, off bool) {
 		switch v := e.value.(type) {
 		case *mapping:
 			if live := slices.ContainsFunc(v.entries, func(e *entry) bool { return !e.off }); !live && !off {
-				fmt.Fprintf(b, "%s%s: {}\n", mark, scalar(e.key))
+				fmt.Fprintf(b, "%s {}\n", named(mark, e.key))
 			} else {
-				fmt.Fprintf(b, "%s%s:\n", mark, scalar(e.key))
+				fmt.Fprintf(b, "%s\n", named(mark, e.key))
 			}
 			v.write(b, indent+"  ", off)
 		case list:
 			writeList(b, mark, e.key, v)
 		default:
-			fmt.Fprintf(b, "%s%s: %s\n", mark, scalar(e.key), scalar(v))
+			fmt.Fprintf(b, "%s %s\n", named(mark, e.key), scalar(v))
 		}
 	}
 }
 
 func writeList(b *bytes.Buffer, mark, key string, l list) {
 	if len(l) == 0 {
-		fmt.Fprintf(b, "%s%s: []\n", mark, scalar(key))
+		fmt.Fprintf(b, "%s []\n", named(mark, key))
 		return
 	}
-	fmt.Fprintf(b, "%s%s:\n", mark, scalar(key))
+	fmt.Fprintf(b, "%s\n", named(mark, key))
 	for _, item := range l {
 		m, is := item.(*mapping)
 		if !is {
@@ -141,6 +141,19 @@ func writeList(b *bytes.Buffer, mark, key string, l list) {
 			}
 		}
 	}
+}
+
+// maxKey is how long a key may be that stands in one line with its value: YAML
+// takes 1024 characters.
+const maxKey = 1000
+
+// named begins an entry.
+func named(mark, key string) string {
+	text := scalar(key)
+	if len(text) > maxKey {
+		return mark + "? " + text + "\n" + mark + ":"
+	}
+	return mark + text + ":"
 }
 
 var (
@@ -162,11 +175,28 @@ func scalar(value any) string {
 		out := json.NewEncoder(&b)
 		out.SetEscapeHTML(false)
 		_ = out.Encode(v) // a string
-		return strings.ReplaceAll(strings.TrimSuffix(b.String(), "\n"), "\x7f", `\x7f`)
+		return escaped(strings.TrimSuffix(b.String(), "\n"))
 	case float64:
 		return strconv.FormatFloat(v, 'f', -1, 64)
 	}
 	return fmt.Sprint(value)
+}
+
+// escaped writes what JSON has as it is and YAML refuses, or takes for the end of a
+// line: control characters up to U+009F, byte order marks and their like.
+func escaped(quoted string) string {
+	var b strings.Builder
+	for _, r := range quoted {
+		switch {
+		case strconv.IsPrint(r):
+			b.WriteRune(r)
+		case r > 0xffff:
+			fmt.Fprintf(&b, `\U%08x`, r)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	return b.String()
 }
 
 // wrap breaks a comment into lines; nothing in it ends the comment.

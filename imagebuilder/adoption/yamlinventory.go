@@ -125,6 +125,9 @@ func (r *yamlReader) pairs(n *yaml.Node, what string, depth int, each func(name,
 			continue
 		}
 		seen[name.Value] = true
+		if !r.more(1, at(name)) {
+			return
+		}
 		each(name, value)
 	}
 }
@@ -142,9 +145,7 @@ func (r *yamlReader) group(name, value *yaml.Node, depth int) {
 			r.pairs(value, "hosts of "+what, depth, func(name, vars *yaml.Node) {
 				hosts := r.host(g, name.Value, at(name))
 				r.pairs(vars, "host "+name.Value, depth, func(key, value *yaml.Node) {
-					for _, h := range hosts {
-						h.vars[key.Value] = r.variable(value)
-					}
+					r.set(hosts, key.Value, r.value(value))
 				})
 			})
 		case "children":
@@ -153,15 +154,15 @@ func (r *yamlReader) group(name, value *yaml.Node, depth int) {
 				r.group(name, value, depth+1)
 			})
 		case "vars":
-			r.pairs(value, "vars of "+what, depth, func(key, value *yaml.Node) { g.vars[key.Value] = r.variable(value) })
+			r.pairs(value, "vars of "+what, depth, func(key, value *yaml.Node) { g.vars[key.Value] = r.value(value) })
 		default:
 			r.problem(at(key), "%s is none of hosts, children and vars: hosts of a group stand under `hosts:`", key.Value)
 		}
 	})
 }
 
-// variable is a value; one that is a list or a mapping has no text.
-func (r *yamlReader) variable(n *yaml.Node) variable {
+// value is that of a variable; one that is a list or a mapping has no text.
+func (r *yamlReader) value(n *yaml.Node) variable {
 	for range maxNesting {
 		if n.Kind != yaml.AliasNode || n.Alias == nil {
 			break
