@@ -97,12 +97,15 @@ func load(ctx context.Context, file string, content []byte, files *folder, o Opt
 		hosts[key] = extraHosts(service)
 	}
 	model, err := d.model(ctx)
-	if err != nil {
+	for tries := 0; err != nil; tries++ {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		d.problem(pathIn(err.Error()), "%s", strings.TrimPrefix(err.Error(), "validating "+file+": "))
-		return nil, failed()
+		// Without what it refuses, the rest can be looked at too.
+		if !d.refused(err) || tries == maxTries {
+			return nil, failed()
+		}
+		model, err = d.model(ctx)
 	}
 	c := &conversion{document: d, model: model, name: o.Name, files: files, hosts: hosts, external: external}
 	s := c.stack()
@@ -343,13 +346,55 @@ func (d *document) model(ctx context.Context) (model *types.Project, err error) 
 	})
 }
 
-var pathPattern = regexp.MustCompile(`\b(services|networks|volumes|secrets|configs)((?:\.[A-Za-z0-9_-]+)+)`)
+// maxTries is how often compose-go is asked again.
+const maxTries = 16
 
-// pathIn finds the path that an error names.
-func pathIn(text string) []string {
-	m := pathPattern.FindStringSubmatch(text)
-	if m == nil {
-		return nil
+// refused tells what compose-go does not take, and takes it out of the tree. It says
+// whether all of it was found there.
+func (d *document) refused(err error) bool {
+	text := strings.TrimPrefix(err.Error(), "validating "+d.file+": ")
+	lines := []string{text}
+	if _, list, several := strings.Cut(text, "the following error(s):"); several {
+		lines = strings.FieldsFunc(list, func(r rune) bool { return r == '\n' })
 	}
-	return append([]string{m[1]}, strings.Split(m[2][1:], ".")...)
+	found := true
+	for _, line := range lines {
+		path, message := pathIn(line)
+		d.problem(path, "%s", message)
+		found = d.remove(path) && found
+	}
+	return found
+}
+
+// remove takes a value out of the tree, of a list all of it: the places of what
+// follows would be wrong. A service or such is never taken out.
+func (d *document) remove(path []string) bool {
+	for ; len(path) > 2; path = path[:len(path)-1] {
+		in, _ := d.mappingAt(path[:len(path)-1]...)
+		if _, there := in[path[len(path)-1]]; there {
+			delete(in, path[len(path)-1])
+			return true
+		}
+	}
+	return false
+}
+
+var (
+	pathPattern = regexp.MustCompile(`\b(services|networks|volumes|secrets|configs)((?:\.(?:[A-Za-z0-9_-]+|\[\d+\]))+)`)
+	// 'services[web].deploy.resources.limits.memory' invalid size: 'lots'
+	decodePattern = regexp.MustCompile(`^'(services|networks|volumes|secrets|configs)\[([^\]]+)\]((?:\.[A-Za-z0-9_-]+|\[\d+\])*)' (.+)$`)
+)
+
+// pathIn finds the path that a line of an error names, and gives what it says of it.
+func pathIn(line string) (path []string, message string) {
+	words := func(text string) []string {
+		return strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(".[]", r) })
+	}
+	if m := decodePattern.FindStringSubmatch(line); m != nil {
+		return append([]string{m[1], m[2]}, words(m[3])...), m[4]
+	}
+	if m := pathPattern.FindStringSubmatch(line); m != nil {
+		return append([]string{m[1]}, words(m[2])...), line
+	}
+	return nil, line
 }

@@ -123,6 +123,12 @@ func TestFindings(t *testing.T) {
 			"web.yml:5:13: services.web.ports[0]: no port such as 8080:80 or 8080:80/udp is (invalid containerPort: 70000)",
 			"web.yml:6:5: services.web.stop_grace_period: a time such as 90s or 1m30s is expected",
 		}},
+		{"what the model does not take, and more", begin + "    deploy: {resources: {limits: {memory: lots}}, placement: {constraints: [nonsense]}}\n    volumes: [{type: bind}]\nsecrets: {s: {file: ./gone}}\n", refused, []string{
+			"web.yml:4:35: services.web.deploy.resources.limits.memory: invalid size: 'lots'",
+			"web.yml:4:77: services.web.deploy.placement.constraints[0]: \"nonsense\" is no constraint such as node.labels.disk == ssd or node.role != manager",
+			"web.yml:5:15: services.web.volumes[0]: service volume services.web.volumes.[0] is missing a mount target",
+			"web.yml:6:15: secrets.s.file: ./gone: there is no such file",
+		}},
 		{"truth where text is expected", begin + "    environment: {A: true}\n", refused, []string{
 			"web.yml:4:19: services.web.environment.A: nothing, or a number, or text is expected here",
 		}},
