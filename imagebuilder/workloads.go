@@ -80,7 +80,7 @@ func ReadSecrets(ctx context.Context, c *spec.Cluster, names []string) (map[stri
 		case there:
 			asked[name] = content
 		case !declared:
-			return nil, &InputError{fmt.Errorf("cluster.yaml declares no secret %s; there are: %s", name, cmp.Or(strings.Join(slices.Sorted(maps.Keys(known)), ", "), "none"))}
+			return nil, undeclared("secret", name, slices.Sorted(maps.Keys(known)))
 		case pushed:
 			return nil, &InputError{fmt.Errorf("cluster.yaml does not say where %s comes from: name its file with --from, or --from - for stdin", name)}
 		default: // its variable is not set
@@ -96,6 +96,38 @@ func ReadSecrets(ctx context.Context, c *spec.Cluster, names []string) (map[stri
 	return asked, nil
 }
 
+// CheckDeclared refuses the name of a secret, or of a config, that cluster.yaml does not
+// declare, nor a stack of its. Where a stack file has mistakes nobody can tell.
+func CheckDeclared(ctx context.Context, c *spec.Cluster, config bool, name string) error {
+	kind, all := "secret", c.Workloads.Secrets
+	if config {
+		kind, all = "config", c.Workloads.Configs
+	}
+	var known []string
+	for _, content := range all {
+		known = append(known, content.Name)
+	}
+	if !config && !slices.Contains(known, name) {
+		l, err := loadWorkloads(ctx, c, true)
+		if err != nil {
+			return nil
+		}
+		for _, s := range l.stacks {
+			for _, secret := range s.Secrets {
+				known = append(known, secret.Spec.Name)
+			}
+		}
+	}
+	if slices.Contains(known, name) {
+		return nil
+	}
+	return undeclared(kind, name, known)
+}
+
+func undeclared(kind, name string, known []string) error {
+	return &InputError{fmt.Errorf("cluster.yaml declares no %s %s; there are: %s", kind, name, cmp.Or(strings.Join(known, ", "), "none"))}
+}
+
 // WorkloadProblems are what is wrong with the files that a cluster file names which
 // has mistakes of its own, so that all are told at once. What is known of the cluster
 // is not enough to judge more than the files by themselves.
@@ -108,7 +140,9 @@ func WorkloadProblems(ctx context.Context, mistakes *spec.Errors) []spec.Problem
 	if l.load(ctx) != nil {
 		return nil
 	}
-	return l.problems
+	return slices.DeleteFunc(l.problems, func(p spec.Problem) bool { // of a file that is not there, say
+		return p.Path != "" && slices.ContainsFunc(mistakes.Problems, func(told spec.Problem) bool { return told.File == p.File && told.Path == p.Path })
+	})
 }
 
 // loading is the reading of workloads.

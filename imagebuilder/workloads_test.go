@@ -305,10 +305,10 @@ func TestWorkloadFaults(t *testing.T) {
 func TestProblemsOfBoth(t *testing.T) {
 	b := newBench(t)
 	b.files(map[string]string{"one.yml": "services:\n  web:\n    image: a:${TAG}\n    networks: [proxy]\nnetworks: {proxy: {external: true}}\n",
-		"cluster.yaml": "name: homelab\nbase: raspios_lite_armhf\nuser: {authorized_keys: [" + key + "]}\nworkloads: [one.yml]\nslots: {p9x: {}}\n"})
+		"cluster.yaml": "name: homelab\nbase: raspios_lite_armhf\nuser: {authorized_keys: [" + key + "]}\nworkloads: [one.yml]\nslots: {p9x: {}}\nsecrets: {t: gone}\n"})
 	_, err := spec.Load(b.path("cluster.yaml"))
 	var mistakes *spec.Errors
-	if !errors.As(err, &mistakes) || len(mistakes.Problems) != 1 {
+	if !errors.As(err, &mistakes) || len(mistakes.Problems) != 2 {
 		t.Fatalf("the cluster file has %v", err)
 	}
 	more := imagebuilder.WorkloadProblems(t.Context(), mistakes)
