@@ -260,11 +260,11 @@ func (w *world) dial(n int) net.Conn {
 	server, client := socketPair(w.t)
 	select {
 	case w.link.coming <- from{server, netip.AddrPortFrom(netip.AddrFrom4(a), port)}:
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		w.t.Fatal("nobody serves roots")
 	}
 	w.t.Cleanup(func() { client.Close() })
-	client.SetDeadline(time.Now().Add(30 * time.Second))
+	client.SetDeadline(time.Now().Add(patience))
 	return client
 }
 
@@ -386,6 +386,9 @@ type world struct {
 	stop    func()
 }
 
+// patience only ends a test that hangs.
+const patience = 3 * time.Minute
+
 const farOff = 300 << 20 // beyond the image, on the slot's disk
 
 // newWorld makes a controller with slots 1 and 2 that netboot, 3 that is
@@ -466,7 +469,7 @@ func (w *world) serve() {
 			if err != nil {
 				w.t.Errorf("the service ended: %v", err)
 			}
-		case <-time.After(30 * time.Second):
+		case <-time.After(patience):
 			w.t.Error("the service does not end")
 		}
 	})
@@ -475,7 +478,7 @@ func (w *world) serve() {
 // until waits for a slot to come to a state.
 func (w *world) until(n int, want slots.State) netboot.SlotView {
 	w.t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		v := w.view(n)
 		if v.State == want {

@@ -120,7 +120,7 @@ func TestHold(t *testing.T) {
 	hold.Store(false)
 	gone := func() {
 		t.Helper()
-		for end := time.Now().Add(30 * time.Second); w.previous(1) != ""; time.Sleep(5 * time.Millisecond) {
+		for end := time.Now().Add(patience); w.previous(1) != ""; time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatal("it is held on to for ever")
 			}

@@ -110,7 +110,7 @@ func (w *world) rescued(n int) map[string][]byte {
 
 func (w *world) untilDetail(n int, state slots.State, detail string) {
 	w.t.Helper()
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		v := w.view(n)
 		if v.State == state && strings.Contains(v.Detail, detail) {
 			return
@@ -237,7 +237,7 @@ func TestRescueTold(t *testing.T) {
 		if n != 4 {
 			t.Errorf("it was told of p%d", n)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("nobody was told")
 	}
 	if len(told) > 0 {
@@ -262,7 +262,7 @@ func TestRescueKept(t *testing.T) {
 			}
 			return keeps.unfinished(n)
 		}
-		o.Limits = slots.Limits{Link: 20 * time.Millisecond, Files: 50 * time.Millisecond, OffFor: time.Millisecond, Pauses: []time.Duration{0, 0, 0}, Poll: 5 * time.Millisecond}
+		o.Limits = slots.Limits{Link: 20 * time.Millisecond, OffFor: time.Millisecond, Pauses: []time.Duration{0, 0, 0}, Poll: 5 * time.Millisecond}
 	}
 	w.serve()
 	w.plug(4)
@@ -271,7 +271,7 @@ func TestRescueKept(t *testing.T) {
 	w.untilDetail(4, slots.Rescue, "goes on writing its card")
 	c.link(4, false)
 	w.untilDetail(4, slots.Rescue, "its link is awaited")
-	for end, before := time.Now().Add(30*time.Second), asked.Load(); asked.Load() < before+5; time.Sleep(time.Millisecond) {
+	for end, before := time.Now().Add(patience), asked.Load(); asked.Load() < before+5; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("nobody asks whether its power is to be kept")
 		}
@@ -280,7 +280,7 @@ func TestRescueKept(t *testing.T) {
 		t.Errorf("p4 was power-cycled %d times, and is %s", v.Cycles, v.State)
 	}
 	keeps.set(4, false)
-	for end := time.Now().Add(30 * time.Second); w.view(4).Cycles == 0; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); w.view(4).Cycles == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("it is left alone for ever")
 		}
@@ -365,7 +365,7 @@ func TestRescueWhose(t *testing.T) {
 				w.rescued(test.want)
 				return
 			}
-			for end := time.Now().Add(30 * time.Second); !strings.Contains(strings.Join(w.service.View().Problems, " "), "the cards of p2 and p3 are half written"); time.Sleep(5 * time.Millisecond) {
+			for end := time.Now().Add(patience); !strings.Contains(strings.Join(w.service.View().Problems, " "), "the cards of p2 and p3 are half written"); time.Sleep(5 * time.Millisecond) {
 				if time.Now().After(end) {
 					t.Fatalf("nobody says that it is not known: %q", w.service.View().Problems)
 				}

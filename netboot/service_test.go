@@ -328,7 +328,7 @@ func TestNothingToBoot(t *testing.T) {
 
 func (w *world) untilSaid(n int, want string) {
 	w.t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		v := w.view(n)
 		for _, e := range v.Events {
