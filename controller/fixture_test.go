@@ -437,6 +437,7 @@ type card struct {
 	seq    int64
 	member enrol.SwarmState
 	calls  *enrol.Client
+	lan    string // its address there, where there are several controllers
 }
 
 // card is a fresh card in a slot, booted.
@@ -483,7 +484,7 @@ func (k *card) obey() (enrol.Action, error) {
 	}
 	switch a.Action {
 	case enrol.LeaveAndJoin, enrol.Join:
-		id, err := k.c.engine.join(string(a.JoinToken), a.AdvertiseAddr, "host"+name(k.slot))
+		id, err := k.c.engine.join(string(a.JoinToken), cmp.Or(a.AdvertiseAddr, k.lan), "host"+name(k.slot))
 		if err != nil {
 			return a.Action, err
 		}

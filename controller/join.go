@@ -125,6 +125,9 @@ func (s *service) hear(ctx context.Context, slot *slot, boot string, member enro
 	s.mu.Lock()
 	former, other := slot.NodeID, slot.BootID != "" && slot.BootID != boot
 	s.mu.Unlock()
+	if slot.foreign() && s.upElsewhere(ctx, slot, member, now) {
+		return waits, nil
+	}
 	ready := false
 	if other && former != "" {
 		// Without an answer the former node may be up.

@@ -46,17 +46,31 @@ func (s *service) otherController(r *http.Request) (*nodefile.OneController, enr
 }
 
 // vouched refuses what does not come from another controller's address, or with a
-// certificate that is followed by a newer one.
+// certificate that is followed by a newer one. One that is newer is noted: whatever it
+// is that is called with it, the older ones are over.
 func (s *service) vouched(r *http.Request, c *nodefile.OneController, peer enrol.Peer) *enrol.Error {
 	if from := addressOf(r.RemoteAddr); from != c.Address {
 		return refusal(enrol.WrongAddress, "%s calls from %s, and its address is %s", c.Name, from, c.Address)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if least := s.registry.Controllers[c.Name]; peer.Generation < least {
+	switch least := s.registry.Controllers[c.Name]; {
+	case peer.Generation < least:
 		return refusal(enrol.StaleGeneration, "generation %d of %s is an old one, generation %d is in use: flash its latest image", peer.Generation, c.Name, least)
+	case peer.Generation > least:
+		s.leastOf(c.Name, peer.Generation)
 	}
 	return nil
+}
+
+// leastOf refuses older generations of a controller from now on. The caller holds the
+// lock.
+func (s *service) leastOf(name string, generation int) {
+	if s.registry.Controllers == nil {
+		s.registry.Controllers = map[string]int{}
+	}
+	s.registry.Controllers[name] = generation
+	s.changed()
 }
 
 // managerJoin is POST /v1/join of another controller: it becomes a manager.
@@ -83,14 +97,11 @@ func (s *service) managerJoin(w http.ResponseWriter, r *http.Request, c *nodefil
 	if entry, listed := st.byID[body.Swarm.NodeID]; listed && entry.Manager && body.Swarm.State != string(swarm.Inactive) {
 		return a, nil
 	}
+	s.token.RLock()
+	defer s.token.RUnlock()
+	now = time.Now()
 	s.mu.Lock()
 	s.registry.ManagerTokenOut, s.handedManager = true, now
-	if s.registry.Controllers[c.Name] < peer.Generation {
-		if s.registry.Controllers == nil {
-			s.registry.Controllers = map[string]int{}
-		}
-		s.registry.Controllers[c.Name] = peer.Generation
-	}
 	s.changed()
 	s.mu.Unlock()
 	if err := s.save(ctx); err != nil {
@@ -126,6 +137,9 @@ func (s *service) managers(st *standing) []string {
 // rotateManagerToken makes the manager token worthless once it was handed out and
 // nobody has joined with it for a while.
 func (s *service) rotateManagerToken(ctx context.Context) error {
+	// Nobody is handed the new one while the old one is still what is noted as out.
+	s.token.Lock()
+	defer s.token.Unlock()
 	s.mu.Lock()
 	due := s.registry.ManagerTokenOut && time.Since(s.handedManager) >= s.Times.Rotate
 	s.mu.Unlock()
@@ -199,9 +213,11 @@ func (s *service) learn(g enrol.Generations, from string) (news bool) {
 		if theirs.Revoked > slot.RevokedBelow {
 			slot.RevokedBelow, news = theirs.Revoked, true
 			if slot.Generation > 0 && slot.Generation < theirs.Revoked {
-				// The entry goes by the hand of the one that revoked; until a new card
-				// joins here, no other is taken for the slot's.
-				slot.Barred, slot.joining = true, time.Time{}
+				// The entry that is known here goes; others by the hand of the one that
+				// revoked. The slot is not barred: a new card may have been let in by
+				// any controller since, and its entry is rightful.
+				slot.forgetNode()
+				slot.joining = time.Time{}
 			}
 			s.event(slot, EventRevoked, fmt.Sprintf("%s: generations below %d are refused from now on, says %s", name, theirs.Revoked, from))
 		}
@@ -211,10 +227,8 @@ func (s *service) learn(g enrol.Generations, from string) (news bool) {
 	}
 	for _, c := range s.Node.Controllers {
 		if theirs := g.Controllers[c.Name]; theirs > s.registry.Controllers[c.Name] && theirs <= maxLearned {
-			if s.registry.Controllers == nil {
-				s.registry.Controllers = map[string]int{}
-			}
-			s.registry.Controllers[c.Name], news = theirs, true
+			s.leastOf(c.Name, theirs)
+			news = true
 		}
 	}
 	if news {
@@ -313,6 +327,20 @@ func (s *service) port() uint16 {
 
 // foreign says that a slot is on another controller's HAT.
 func (s *slot) foreign() bool { return s.hat != "" }
+
+// upElsewhere says that another node is up as a slot of another HAT. Whoever let it in,
+// this controller did not hear it boot, so it cannot tell a copied card from the slot's
+// next one: that has to wait until the node is down.
+func (s *service) upElsewhere(ctx context.Context, slot *slot, m enrol.SwarmState, now time.Time) bool {
+	st, err := s.swarm.since(ctx, now)
+	if err != nil {
+		return false // nobody is let in then
+	}
+	member := swarm.State(m.State) != swarm.Inactive && (m.ClusterID == "" || m.ClusterID == st.info.ClusterID)
+	return slices.ContainsFunc(st.nodes, func(n swarm.Node) bool {
+		return n.Labels[labelSlot] == slot.target.Name && n.State == nodeReady && !(member && n.ID == m.NodeID)
+	})
+}
 
 // addForeign has the slots of the other controllers' HATs known: their nodes may
 // turn to this one.

@@ -105,6 +105,14 @@ func (r *record) adoptNode(id string) {
 	r.NodeID = id
 }
 
+// forgetNode makes the slot's node one of its past.
+func (r *record) forgetNode() {
+	if r.NodeID != "" {
+		r.PastNodes = remember(r.PastNodes, r.NodeID, pastNodes)
+		r.NodeID = ""
+	}
+}
+
 func remember(list []string, s string, most int) []string {
 	list = append(slices.DeleteFunc(list, func(have string) bool { return have == s }), s)
 	return slices.Clip(list[max(0, len(list)-most):])

@@ -41,10 +41,7 @@ func (s *service) revoke(ctx context.Context, number int) (*Revocation, error) {
 	slot.RevokedBelow = max(slot.RevokedBelow, present+1)
 	slot.Barred, slot.revoking = true, true
 	slot.joining, slot.pending = time.Time{}, time.Time{}
-	if slot.NodeID != "" {
-		slot.PastNodes = remember(slot.PastNodes, slot.NodeID, pastNodes)
-		slot.NodeID = ""
-	}
+	slot.forgetNode()
 	// The next card is another one, and nobody's clone.
 	slot.BootID, slot.PastBoots = "", nil
 	slot.challenger, slot.refuted = "", false

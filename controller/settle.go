@@ -138,6 +138,9 @@ func (s *service) settleSlot(ctx context.Context, slot *slot, st *standing) erro
 	s.mu.Lock()
 	p := s.planFor(slot, st)
 	if p == nil || slot.revoking {
+		if p == nil && !slot.revoking {
+			s.unbar(slot)
+		}
 		s.mu.Unlock()
 		return nil
 	}
@@ -189,6 +192,16 @@ func (s *service) settleSlot(ctx context.Context, slot *slot, st *standing) erro
 		}
 	}
 	return nil
+}
+
+// unbar ends a slot's bar when none of its entries is left and the token is another
+// one, where there are several controllers: its next card may be let in by another of
+// them, and that entry is rightful. The caller holds the lock.
+func (s *service) unbar(slot *slot) {
+	if slot.Barred && s.several() && !s.registry.RotateNow {
+		slot.Barred = false
+		s.changed()
+	}
 }
 
 // update changes an entry, and brings what is known of it up to date. An entry
