@@ -2,11 +2,15 @@ package workload
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"hatchery/internal/nodefile"
 	"hatchery/internal/swarm"
 )
+
+// errNotLeading says that it is another controller's turn.
+var errNotLeading = errors.New("this controller does not lead the swarm")
 
 // leads sees that this controller is the one that applies what is declared: where
 // there are several, the one that leads the swarm. Another takes over when it leads.
@@ -21,7 +25,7 @@ func (p *pass) leads(ctx context.Context) error {
 	}
 	for _, n := range nodes {
 		if n.Leads && n.Labels["hatchery.slot"] != own.Name {
-			return fmt.Errorf("%w: %s leads the swarm, and applies what is declared", errNoSwarm, n.Hostname)
+			return fmt.Errorf("%w: %s does, and applies what is declared", errNotLeading, n.Hostname)
 		}
 		if n.Leads {
 			return nil

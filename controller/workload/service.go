@@ -411,7 +411,7 @@ func (s *Service) round(ctx context.Context) error {
 		errors.Is(err, swarm.ErrNoLeader), errors.Is(err, swarm.ErrManagerUnreachable):
 		s.state(StateWaiting, "for the swarm: "+err.Error())
 		return err
-	case errors.Is(err, swarm.ErrConflict), errors.Is(err, swarm.ErrExists), errors.Is(err, swarm.ErrNotFound):
+	case errors.Is(err, swarm.ErrConflict), errors.Is(err, swarm.ErrExists), errors.Is(err, swarm.ErrNotFound), errors.Is(err, errNotLeading):
 		// Somebody is at work at the same time: it is looked at anew.
 		s.state(StateWaiting, err.Error())
 		return err
