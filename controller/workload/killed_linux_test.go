@@ -581,6 +581,37 @@ func TestWaits(t *testing.T) {
 
 // TestNames: a rebuilt controller has the same names for the same secrets, and another
 // one has others.
+// TestForeignLabels: labels in what is declared that say what only the controller says
+// change nothing: applied again and again, it stays as it is, and its own.
+func TestForeignLabels(t *testing.T) {
+	p := newPlayed(t)
+	s, err := workload.New(options(t, p))
+	w := declared.New(declared.WaitForNodes, declared.GuardOff)
+	w.Networks = []declared.Network{{Name: "proxy", Labels: map[string]string{stack.LabelNamespace: "s", workload.LabelOurs: ""}}}
+	w.Add(load(t, "s", map[string]string{"x.conf": "x", "y.conf": "y", "s.yml": `services: {a: {image: "x:1", configs: [x]}}
+networks: {default: {name: own, labels: {hatchery.workloads: ""}}}
+configs:
+  x: {file: ./x.conf, labels: {hatchery.name: s_y, hatchery.workloads: ""}}
+  y: {file: ./y.conf, labels: {hatchery.name: s_x}}
+`}))
+	for range 3 {
+		if err == nil {
+			err = errors.Join(s.Apply(workload.Request{}), s.Declare(w), s.Round(t.Context()))
+		}
+		if err != nil || s.View().State != workload.StateApplied {
+			t.Fatalf("%+v, %v", s.View(), err)
+		}
+	}
+	if len(p.configs) != 2 || len(p.networks) != 2 || slices.ContainsFunc(p.changes, func(c string) bool { return strings.Contains(c, "removed") }) {
+		t.Errorf("the swarm has\n%s\nafter %q", p.state(), p.changes)
+	}
+	for name, o := range p.configs {
+		if of := o.Labels[workload.LabelName]; o.Labels[workload.LabelOurs] != "1" || !strings.HasPrefix(name, of+"-") {
+			t.Errorf("%s has the labels %v", name, o.Labels)
+		}
+	}
+}
+
 func TestNames(t *testing.T) {
 	version := func(key, content string) string {
 		p := newPlayed(t)
@@ -653,10 +684,23 @@ func TestBroken(t *testing.T) {
 	}
 }
 
+// FuzzRecord: what is read and written down again reads the same, and says all that
+// the swarm cannot tell.
 func FuzzRecord(f *testing.F) {
 	f.Add([]byte(`{"version":1,"current":{"secret a":"a-1"},"services":{"x":{"asked":"a","has":"b"}}}`))
+	f.Add([]byte(`{"version":1,"swarm":"s","applied":"sha256:00","applied_at":"2026-01-02T03:04:05.678+02:00","begun":{"Prune":true}}`))
+	f.Add([]byte(`{"version":1,"current":null,"services":{"":{}},"begun":{}}`))
 	f.Add([]byte(`{`))
-	f.Fuzz(func(_ *testing.T, data []byte) { _ = workload.ParseRecord(data) })
+	f.Fuzz(func(t *testing.T, data []byte) {
+		first, err := workload.Rewritten(t.TempDir(), data)
+		if err != nil {
+			return
+		}
+		second, err := workload.Rewritten(t.TempDir(), first)
+		if err != nil || !bytes.Equal(first, second) {
+			t.Fatalf("%s was read, written as\n%s\nand that as\n%s: %v", data, first, second, err)
+		}
+	})
 }
 
 var _ workload.Engine = (*played)(nil)

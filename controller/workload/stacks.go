@@ -327,7 +327,7 @@ func (p *pass) prune(ctx context.Context, s *stack.Stack) error {
 func (p *pass) pruneNetworks(ctx context.Context, stackName string, wanted func(string) bool, leave bool) error {
 	for _, name := range slices.Sorted(maps.Keys(p.networks)) {
 		n := p.networks[name]
-		if n.Options.Labels[stack.LabelNamespace] != stackName || n.Options.Labels[LabelOurs] == "" || wanted(name) {
+		if n.Options.Labels[stack.LabelNamespace] != stackName || n.Options.Labels[LabelOurs] == "" || wanted(name) || p.declares(name) {
 			continue
 		}
 		if leave {
@@ -348,6 +348,11 @@ func (p *pass) pruneNetworks(ctx context.Context, stackName string, wanted func(
 		delete(p.networks, name)
 	}
 	return nil
+}
+
+// declares says whether a network is declared by itself, whatever stack its labels name.
+func (p *pass) declares(network string) bool {
+	return slices.ContainsFunc(p.w.Networks, func(n declared.Network) bool { return n.Name == network })
 }
 
 // made writes down what the swarm made of a stack's services.
@@ -433,8 +438,7 @@ func (p *pass) orphans(ctx context.Context) error {
 func (p *pass) orphanedNetworks(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(p.networks)) {
 		labels := p.networks[name].Options.Labels
-		if labels[LabelOurs] == "" || labels[stack.LabelNamespace] != "" ||
-			slices.ContainsFunc(p.w.Networks, func(n declared.Network) bool { return n.Name == name }) {
+		if labels[LabelOurs] == "" || labels[stack.LabelNamespace] != "" || p.declares(name) {
 			continue
 		}
 		step := Step{Do: DoLeave, Kind: KindNetwork, Name: name, Why: "it is declared no more: --prune removes it"}

@@ -67,8 +67,12 @@ func (t thing) version(key, content []byte) string {
 
 // annotations are the name and the labels that it is made with.
 func (t thing) annotations(name string) dockerswarm.Annotations {
-	labels := map[string]string{LabelOurs: "1", LabelName: t.name}
-	maps.Copy(labels, t.labels)
+	labels := maps.Clone(t.labels)
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	// Whatever a stack file says: by these it is found again.
+	labels[LabelOurs], labels[LabelName] = "1", t.name
 	return dockerswarm.Annotations{Name: name, Labels: labels}
 }
 
