@@ -79,6 +79,7 @@ func New(o Options) (*Service, error) {
 	}
 	s.apps = []*handlers.App{images, cache}
 	s.cache.relieve = func() { s.shrink(true) }
+	s.images.relieve = s.recount
 	s.mirror = newMirror(cache, s.cache.room, &s.o)
 	s.close = sync.OnceValue(s.end)
 	return s, nil
@@ -134,7 +135,7 @@ func (s *Service) registry(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.Method != http.MethodDelete {
-		if err := s.images.room.take(max(0, r.ContentLength)); err != nil {
+		if err := s.images.take(int(max(0, r.ContentLength))); err != nil {
 			refuse(w, http.StatusInsufficientStorage, "DENIED", fmt.Sprintf("%v: remove images that nobody needs (docs/registry.md)", err))
 			return
 		}

@@ -94,6 +94,16 @@ func (s *Service) shrink(full bool) {
 	s.o.Log.Info("the cache gave up what was not used for longest", "mb", gone>>20)
 }
 
+// recount looks what the pushed images take: what was uploaded and given up, or was
+// there already, distribution removes without a word.
+func (s *Service) recount() {
+	s.shrinking.Lock()
+	defer s.shrinking.Unlock()
+	if err := s.images.room.count(); err != nil {
+		s.o.Log.Warn("the pushed images cannot be counted", "error", err)
+	}
+}
+
 // Sweep removes what no manifest of a pushed image needs, and with untagged the
 // manifests too that no tag leads to. It does nothing, and says so, while somebody
 // pushes: what was pushed so far has no manifest yet.

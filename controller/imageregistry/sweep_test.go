@@ -2,6 +2,7 @@ package imageregistry_test
 
 import (
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -77,6 +78,38 @@ func TestImagesQuota(t *testing.T) {
 	if done, err := busy.Sweep(t.Context(), true); err != nil || done {
 		t.Errorf("right after a push: %v, %v", done, err)
 	}
+}
+
+// TestUploadsGivenUp: what was uploaded and is gone again takes no room.
+func TestUploadsGivenUp(t *testing.T) {
+	s := newSite(t, "http://192.0.2.1", imageregistry.Limits{Images: 2_500_000})
+	images, _ := s.node(1)
+	call := func(method, url string, body string) *http.Response {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+		must(t, err)
+		answer, err := http.DefaultClient.Do(r)
+		must(t, err)
+		answer.Body.Close()
+		return answer
+	}
+	at := func(answer *http.Response) string {
+		t.Helper()
+		location, err := answer.Location()
+		must(t, err)
+		return location.String()
+	}
+	for i := range 4 {
+		upload := at(call(http.MethodPost, "http://"+images+"/v2/app/blobs/uploads/", ""))
+		part := call(http.MethodPatch, upload, strings.Repeat("x", 1_000_000))
+		if part.StatusCode != http.StatusAccepted {
+			t.Fatalf("upload %d: %s", i, part.Status)
+		}
+		if gone := call(http.MethodDelete, at(part), ""); gone.StatusCode != http.StatusNoContent {
+			t.Fatalf("giving upload %d up: %s", i, gone.Status)
+		}
+	}
+	must(t, push(t, images+"/app:latest", image(t, 500_000, 2)))
 }
 
 // TestCacheQuota: the cache gives up what was not used for longest, and more than it may
