@@ -227,15 +227,18 @@ func TestLimits(t *testing.T) {
 	t.Run("but silence is no stall", func(t *testing.T) {
 		// Long enough for a handshake on a machine that does much else.
 		const limit = 2 * time.Second
-		s := newSite(t, &nbd.Server{Stall: limit, Handshake: limit}, exports{"p1": {Name: "p1", Device: newRAM(mib)}})
-		p := s.dial()
+		s := newSite(t, &nbd.Server{Stall: limit, Handshake: limit}, exports{"p1": {Name: "p1", Device: newRAM(mib)}, "p2": {Name: "p2", Device: newRAM(mib)}})
+		p, fresh := s.dial(), s.dial()
 		p.enter("p1")
+		fresh.enter("p2")
 		if e := p.do(0, write, 0, mib, make([]byte, mib)); e != 0 {
 			t.Errorf("error %d", e)
 		}
 		time.Sleep(limit + limit/4)
-		if e := p.do(0, read, 0, 512); e != 0 {
-			t.Errorf("error %d", e)
+		for _, p := range []*peer{p, fresh} {
+			if e := p.do(0, read, 0, 512); e != 0 {
+				t.Errorf("error %d", e)
+			}
 		}
 	})
 }
