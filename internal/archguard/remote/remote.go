@@ -122,6 +122,14 @@ func (r *reader) read(ctx context.Context, ref string) (archguard.Image, error) 
 		if err != nil {
 			return archguard.Image{}, err
 		}
+		// What lies beside the image, a signature say, has a configuration of its own.
+		inner, err := image.Manifest()
+		if err != nil {
+			return archguard.Image{}, err
+		}
+		if !inner.Config.MediaType.IsConfig() {
+			continue
+		}
 		config, err := image.ConfigFile()
 		if err != nil {
 			return archguard.Image{}, err

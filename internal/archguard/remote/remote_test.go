@@ -1,6 +1,8 @@
 package remote_test
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"net/http/httptest"
 	"strings"
@@ -36,6 +38,49 @@ func image(t *testing.T, architecture, variant string) v1.Image {
 		t.Fatal(err)
 	}
 	return i
+}
+
+// beside is what lies in an index beside the image, and is none.
+type beside struct{ v1.Image }
+
+func (b beside) RawConfigFile() ([]byte, error) { return []byte("no JSON"), nil }
+
+func (b beside) ConfigName() (v1.Hash, error) {
+	h, _, err := v1.SHA256(strings.NewReader("no JSON"))
+	return h, err
+}
+
+func (b beside) Manifest() (*v1.Manifest, error) {
+	m, err := b.Image.Manifest()
+	if err != nil {
+		return nil, err
+	}
+	m = m.DeepCopy()
+	m.Config.MediaType, m.Config.Size = "application/vnd.example.signature", int64(len("no JSON"))
+	m.Config.Digest, err = b.ConfigName()
+	return m, err
+}
+
+func (b beside) RawManifest() ([]byte, error) {
+	m, err := b.Manifest()
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(m)
+}
+
+func (b beside) Digest() (v1.Hash, error) {
+	data, err := b.RawManifest()
+	if err != nil {
+		return v1.Hash{}, err
+	}
+	h, _, err := v1.SHA256(bytes.NewReader(data))
+	return h, err
+}
+
+func (b beside) Size() (int64, error) {
+	data, err := b.RawManifest()
+	return int64(len(data)), err
 }
 
 func TestReader(t *testing.T) {
@@ -84,6 +129,11 @@ func TestReader(t *testing.T) {
 		add(image(t, "x", ""), &v1.Platform{OS: "unknown", Architecture: "unknown"}),
 		add(image(t, "arm", "v5"), nil), // its configuration says so alone
 	))
+	push("signed:1", mutate.AppendManifests(empty.Index,
+		add(image(t, "arm64", ""), &v1.Platform{OS: "linux", Architecture: "arm64"}),
+		add(beside{image(t, "x", "")}, nil),
+		mutate.IndexAddendum{Add: mutate.AppendManifests(empty.Index, add(image(t, "arm", "v6"), nil))}, // which engines do not follow
+	))
 	reader := remote.Reader(remote.Options{})
 	for _, c := range []struct {
 		ref    string
@@ -92,6 +142,7 @@ func TestReader(t *testing.T) {
 	}{
 		{"single:1", []string{"linux/arm/v6"}, true},
 		{"bare:1", []string{"linux/arm"}, true},
+		{"signed:1", []string{"linux/arm64"}, false},
 		{"index:1", []string{"linux/arm/v6", "linux/arm64", "linux/arm/v5"}, false},
 	} {
 		i, err := reader.Image(t.Context(), host+"/"+c.ref)
