@@ -45,7 +45,14 @@ func TestPromtool(t *testing.T) {
 			t.Fatal(err)
 		}
 		changed := strings.Replace(string(text), "expr: hatchery_slot_refused == 1", "expr: hatchery_slot_refused == 2", 1)
-		if name == "alerts.yml" && changed == string(text) {
+		if name == "alerts_test.yml" {
+			// Days of a cluster that is well, once more, would tell nothing new.
+			parts := strings.Split(changed, "\n  - name: ")
+			changed = strings.Join(slices.DeleteFunc(parts, func(part string) bool {
+				return !strings.Contains(part, "\ntests:") && !strings.HasPrefix(part, "HatcherySlotRefused\n")
+			}), "\n  - name: ")
+		}
+		if changed == string(text) {
 			t.Fatal("this test changes nothing")
 		}
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(changed), 0o600); err != nil {
