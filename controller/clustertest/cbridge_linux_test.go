@@ -418,7 +418,10 @@ func (b *bridged) containers() {
 		must(b.t, err)
 		there := b.listen(b.space(to), to.Addr.String()+":9003")
 		seen := b.space(to).Tap(to.Link())
-		must(b.t, b.reaches(netspace.Of(b.t, pid), there, there.LocalAddr().String()))
+		inside := netspace.Of(b.t, pid)
+		netspace.Eventually(b.t, "a container of "+from.Name+" is heard by "+to.Name, func() error {
+			return b.reaches(inside, there, there.LocalAddr().String())
+		})
 		for _, f := range seen.Heard() {
 			if bytes.Contains(f, []byte("word ")) && len(f) > 34 && netip.AddrFrom4([4]byte(f[26:30])) != from.Addr {
 				b.t.Errorf("a container of %s is %v to %s", from.Name, f[26:30], to.Name)

@@ -32,7 +32,9 @@ func (s *switches) of(slot int) int {
 func watchPower(t *testing.T, c *clustertest.Cluster, on func(slot, times int)) *switches {
 	s := &switches{ons: map[int]int{}}
 	stop, stopped := make(chan struct{}), make(chan struct{})
-	t.Cleanup(func() { close(stop); <-stopped })
+	// What is done takes its time, in which another slot may be off and on.
+	var doing sync.WaitGroup
+	t.Cleanup(func() { close(stop); <-stopped; doing.Wait() })
 	go func() {
 		defer close(stopped)
 		had := map[int]bool{}
@@ -47,7 +49,7 @@ func watchPower(t *testing.T, c *clustertest.Cluster, on func(slot, times int)) 
 					s.ons[m.Slot]++
 					times := s.ons[m.Slot]
 					s.mu.Unlock()
-					on(m.Slot, times)
+					doing.Go(func() { on(m.Slot, times) })
 				}
 				had[m.Slot] = has
 			}

@@ -140,12 +140,12 @@ func web(t *testing.T, c *clustertest.Cluster) map[int]swarm.Task {
 func ask(c *clustertest.Cluster, m *enginetest.Machine, replica int) error {
 	return c.Controller.Do(func() error {
 		// The connection is made here: this thread alone is in the machine.
-		conn, err := net.DialTimeout("tcp", fmt.Sprintf("%s:%d", m.Addr, webPort+replica), 5*time.Second)
+		conn, err := net.DialTimeout("tcp", fmt.Sprintf("%s:%d", m.Addr, webPort+replica), 30*time.Second)
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+		_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
 		if _, err := io.WriteString(conn, "GET / HTTP/1.0\r\n\r\n"); err != nil {
 			return err
 		}

@@ -35,7 +35,12 @@ func TestSeveralControllers(t *testing.T) {
 	make1 := func(c *clustertest.Cluster, name string) {
 		t.Helper()
 		eventually(t, name+" is made", func(ctx context.Context) error {
-			_, err := c.Controller.Engine().CreateService(ctx, dockerswarm.ServiceSpec{
+			// One that was made though its answer came too late is not made again.
+			services, err := c.Controller.Engine().ServiceEntries(ctx)
+			if err != nil || slices.ContainsFunc(services, func(s swarm.ServiceEntry) bool { return s.Spec.Name == name }) {
+				return err
+			}
+			_, err = c.Controller.Engine().CreateService(ctx, dockerswarm.ServiceSpec{
 				Annotations:  dockerswarm.Annotations{Name: name},
 				TaskTemplate: dockerswarm.TaskSpec{ContainerSpec: &dockerswarm.ContainerSpec{Image: "none:1"}},
 			})
