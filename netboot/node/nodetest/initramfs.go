@@ -7,14 +7,27 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"hatchery/internal/testtool"
 )
 
-// Build builds a program of this module for the boards that nodes are.
+// built are the programs that were built already.
+var built struct {
+	sync.Mutex
+	programs map[string][]byte
+}
+
+// Build builds a program of this module for the boards that nodes are, once in a
+// process. Nobody changes what it gives.
 func Build(t testing.TB, pkg string) []byte {
 	t.Helper()
+	built.Lock()
+	defer built.Unlock()
+	if program := built.programs[pkg]; program != nil {
+		return program
+	}
 	out := filepath.Join(t.TempDir(), filepath.Base(pkg))
 	cmd := exec.Command(testtool.Need(t, "go"), "build", "-trimpath", "-ldflags=-s -w", "-o", out, pkg)
 	cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH=arm", "GOARM=6", "CGO_ENABLED=0")
@@ -25,6 +38,10 @@ func Build(t testing.TB, pkg string) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if built.programs == nil {
+		built.programs = map[string][]byte{}
+	}
+	built.programs[pkg] = data
 	return data
 }
 
