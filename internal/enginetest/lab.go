@@ -145,7 +145,7 @@ cat >/dev/null
 test=$1 dir=$2
 shift 2
 for ns in "$@"; do
-	tries=100
+	tries=1000
 	while [ -e "/run/netns/$ns" ] && pids=$(ip netns pids "$ns" | grep -vx "$test") && [ "$tries" -gt 0 ]; do
 		kill -9 $pids
 		tries=$((tries - 1))

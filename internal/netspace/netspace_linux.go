@@ -24,7 +24,7 @@ const helperEnv = "HATCHERY_NETSPACE_HELPER"
 
 // patience is how long a state is waited for. A machine under load is slow, and
 // a state that never comes costs only a failing test this long.
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 // Helpers are what a test binary can be in place of the tests, by name.
 type Helpers map[string]func(ctx context.Context, args []string) error
