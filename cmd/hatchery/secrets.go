@@ -96,6 +96,14 @@ func (b *bringing) contents(c *cobra.Command, names []string) (map[string][]byte
 	case b.from != "" && len(names) != 1:
 		return nil, usageError{errors.New("--from is for one secret: name it")}
 	case b.from != "":
+		if b.on != "" {
+			// What cannot be read here the controller judges.
+			if cluster, err := spec.Load(b.settings.file); err == nil {
+				if err := imagebuilder.CheckDeclared(c.Context(), cluster, b.config, names[0]); err != nil {
+					return nil, err
+				}
+			}
+		}
 		content, err := contentFrom(c, b.from, most)
 		if err != nil {
 			return nil, err

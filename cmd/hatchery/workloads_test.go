@@ -216,7 +216,7 @@ func TestWorkloadsOn(t *testing.T) {
 	dir := t.TempDir()
 	for name, content := range map[string]string{
 		"ssh":          "#!/bin/sh\nfor a; do printf '<%s>' \"$a\"; done >>\"$SENT\"\nprintf '\\n' >>\"$SENT\"\ncat >>\"$SENT\"\ncase $* in *cf_token*) exit \"${FAILS:-0}\" ;; esac\n",
-		"cluster.yaml": "name: homelab\nbase: raspios_lite_armhf\nuser: {authorized_keys: [\"" + strings.TrimSpace(testKey) + "\"]}\nworkloads: [web.yml]\nsecrets: {cf_token: $CF_TOKEN, later: pushed}\n",
+		"cluster.yaml": "name: homelab\nbase: raspios_lite_armhf\nuser: {authorized_keys: [\"" + strings.TrimSpace(testKey) + "\"]}\nworkloads: [web.yml]\nsecrets: {cf_token: $CF_TOKEN, later: pushed}\nconfigs: {site: pushed}\n",
 		"web.yml":      "services: {web: {image: \"web:1\", secrets: [cf_token, own]}}\nsecrets: {cf_token: {external: true}, own: {file: own.txt}}\n",
 		"own.txt":      "of-the-stack", "later.txt": "of-later",
 	} {
@@ -243,6 +243,8 @@ func TestWorkloadsOn(t *testing.T) {
 		{summary: "one, without another's variable", args: "secrets push web_own", sent: []string{"<'web_own'>", "of-the-stack"}},
 		{summary: "one that is pushed", args: "secrets push later --from " + filepath.Join(dir, "later.txt"), sent: []string{"<'later'><'--from=-'>", "of-later"}},
 		{summary: "a config", args: "secrets push site --config --from " + filepath.Join(dir, "later.txt"), sent: []string{"<'site'><'--from=-'><'--config'>", "of-later"}},
+		{summary: "a secret of a stack", args: "secrets push web_own --from " + filepath.Join(dir, "later.txt"), sent: []string{"<'web_own'><'--from=-'>", "of-later"}},
+		{summary: "one that is not declared", args: "secrets push othr --from " + filepath.Join(dir, "later.txt"), code: exitUsage, stderr: "cluster.yaml declares no secret othr; there are: cf_token, later, web_own"},
 		{summary: "declared twice over", args: "workloads apply --declared x", code: exitUsage, stderr: "--declared is for the controller itself"},
 	} {
 		t.Run(c.summary, func(t *testing.T) {
