@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -36,6 +37,7 @@ that does not answer is a warning. It writes nothing but to the cache.`,
 				options.Progress = display
 				warnings, err = workloadWarnings(c.Context(), cluster, options)
 				display.Close()
+				warnings = append(zoneWarning(cluster), warnings...)
 			}
 			if s.json {
 				return checkJSON(c, s.file, cluster, warnings, err)
@@ -49,8 +51,12 @@ that does not answer is a warning. It writes nothing but to the cache.`,
 				fmt.Fprintln(c.ErrOrStderr(), p)
 			}
 			fmt.Fprintf(c.OutOrStdout(), "%s is valid: cluster %s\n", s.file, cluster.Name)
+			width := 0
 			for _, t := range cluster.Targets() {
-				fmt.Fprintf(c.OutOrStdout(), "  %-10s  %s\n", t.Name, t.Hostname)
+				width = max(width, len(t.Name))
+			}
+			for _, t := range cluster.Targets() {
+				fmt.Fprintf(c.OutOrStdout(), "  %-*s  %s\n", width, t.Name, t.Hostname)
 			}
 			return nil
 		},
@@ -79,6 +85,19 @@ func workloadWarnings(ctx context.Context, cluster *spec.Cluster, o imagebuilder
 		return nil, err
 	}
 	return w.Warnings, nil
+}
+
+// zoneWarning tells of a time zone that this machine does not know. The base image has the
+// last word, which check does not open: its list of them may be newer.
+func zoneWarning(cluster *spec.Cluster) []spec.Problem {
+	if _, err := time.LoadLocation("Europe/London"); err != nil {
+		return nil // it knows none
+	}
+	if _, err := time.LoadLocation(cluster.Timezone); err == nil {
+		return nil
+	}
+	return []spec.Problem{{File: cluster.File, Path: "timezone", Message: fmt.Sprintf(
+		"%q is no time zone that this machine knows, and build refuses one that the base image does not know: names are as Europe/London (`timedatectl list-timezones` lists them)", cluster.Timezone)}}
 }
 
 func checkJSON(c *cobra.Command, file string, cluster *spec.Cluster, warnings []spec.Problem, err error) error {
