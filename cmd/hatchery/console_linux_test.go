@@ -339,7 +339,7 @@ func TestDoctorElsewhere(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	code := run(context.Background(), []string{"doctor", "--json"}, &stdout, &stderr)
 	var said struct{ Message string }
-	if err := json.Unmarshal(stderr.Bytes(), &said); err != nil || code != exitFailed || !strings.Contains(said.Message, "name the controller with --on") || stdout.Len() > 0 {
+	if err := json.Unmarshal(stderr.Bytes(), &said); err != nil || code != exitUsage || !strings.Contains(said.Message, "name the controller with --on") || stdout.Len() > 0 {
 		t.Errorf("%d, %s%s", code, stdout.String(), stderr.String())
 	}
 }

@@ -3,9 +3,9 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -32,7 +32,7 @@ finding, by what one sees of it.`,
 			return st.run(c, []string{"doctor"}, func(ctx context.Context) error {
 				o, closed, err := doctor.Here(doctor.Places{}, st.service(), firstboot.Version())
 				if errors.Is(err, doctor.ErrNoController) {
-					return fmt.Errorf("%w; from a workstation, name the controller with --on", err)
+					return st.elsewhere(strings.TrimPrefix(err.Error(), doctor.ErrNoController.Error()+": "))
 				}
 				if err != nil {
 					return err

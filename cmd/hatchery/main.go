@@ -95,8 +95,24 @@ loop device, no chroot and no emulator.`,
 		newServe(s), newStatus(s), newEvents(s), newRevoke(s), newBackup(s), newBoot(s), newFlash(s), newOpenCard(),
 		newPush(s), newNetboot(s), newPower(s), newConsole(s), newDoctor(s), newPage(s), newRebuild(s), newUpgrade(s), newMetrics(s),
 		newWorkloads(s), newSecrets(s))
+	explainArguments(root)
 	root.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 	return root
+}
+
+// explainArguments has every command say in the same words what it takes.
+func explainArguments(c *cobra.Command) {
+	for _, argument := range []struct{ name, means string }{
+		{"SLOT", "SLOT is the name of a slot of cluster.yaml: p1, p2 …"},
+		{"TARGET", "TARGET is what an image is built for: controller, or the name of a slot, p1, p2 …"},
+	} {
+		if strings.Contains(c.Use, argument.name) {
+			c.Long += "\n\n" + argument.means
+		}
+	}
+	for _, sub := range c.Commands() {
+		explainArguments(sub)
+	}
 }
 
 // noArgs refuses arguments to a command that takes none.

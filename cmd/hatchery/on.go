@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,8 @@ import (
 	"golang.org/x/term"
 
 	"hatchery/controller"
+	"hatchery/internal/nodefile"
+	"hatchery/internal/spec"
 	"hatchery/netboot/transfer"
 )
 
@@ -58,10 +61,29 @@ func (st *station) run(c *cobra.Command, args []string, here func(ctx context.Co
 		return st.remote(c.Context(), c.OutOrStdout(), c.ErrOrStderr(), args)
 	}
 	err := here(c.Context())
-	if errors.Is(err, controller.ErrNotServed) {
-		return fmt.Errorf("%w; from a workstation, name the controller with --on", err)
+	if errors.Is(err, controller.ErrNotServed) && !isNode() {
+		return st.elsewhere("nobody answers on " + st.socket)
 	}
 	return err
+}
+
+// isNode says whether this machine is of a cluster: what does not run there is out of
+// order, and what does not run on a workstation is asked of the wrong one.
+func isNode() bool {
+	_, err := os.Stat(nodePlace)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// nodePlace is what every machine of a cluster has; tests have another.
+var nodePlace = nodefile.Path
+
+// elsewhere is the mistake of whoever asks a machine that is no controller.
+func (st *station) elsewhere(why string) error {
+	host := "HOST"
+	if cluster, err := spec.Load(st.settings.file); err == nil {
+		host = cluster.Targets()[0].Hostname
+	}
+	return usageError{fmt.Errorf("name the controller with --on %s: this machine is none (%s)", host, why)}
 }
 
 // isHost says whether a name can be given to ssh, alone or as USER@HOST: it is

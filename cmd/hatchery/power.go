@@ -90,7 +90,9 @@ func (p *powerPlace) do(c *cobra.Command, args []string, do func(context.Context
 		direct, closed, missing := p.direct(slices.Contains(args, "--dry-run"))
 		switch {
 		case errors.Is(missing, hat.ErrNoHAT):
-			// Most likely this is not the controller.
+			if !isNode() { // a workstation, most likely
+				return p.elsewhere(fmt.Sprintf("nobody answers on %s, and %v", p.socket, hat.ErrNoHAT))
+			}
 			return fmt.Errorf("%w; and here, %w", err, missing)
 		case missing != nil:
 			return missing
@@ -290,7 +292,7 @@ some seconds, and switches it on again. For a node that hangs, --now does not as
 			"  hatchery power cycle p2 --now"},
 	}[what]
 	c := &cobra.Command{
-		Use: what + " [SLOT...]", Short: verb.short, Long: verb.long, Example: verb.example,
+		Use: what + map[bool]string{true: " [SLOT...]", false: " {SLOT...|--all}"}[what == power.DoOn], Short: verb.short, Long: verb.long, Example: verb.example,
 		Args: func(c *cobra.Command, names []string) error {
 			switch {
 			case len(names) > 0 && f.all:

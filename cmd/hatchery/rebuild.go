@@ -10,7 +10,7 @@ func newRebuild(s *settings) *cobra.Command {
 	f := &operationFlags{station: &station{settings: s}, request: operation.Request{Kind: operation.Rebuild}}
 	k := &keptFlags{station: f.station}
 	c := &cobra.Command{
-		Use:   "rebuild SLOT...",
+		Use:   "rebuild {SLOT...|--all}",
 		Short: "Make nodes as on their first day, without touching a card",
 		Long: `rebuild drains a slot's node, renews its root (its card is written anew in place; a
 slot without a card gets a fresh disk), waits until the node is Ready in the swarm

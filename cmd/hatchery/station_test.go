@@ -106,9 +106,20 @@ func TestNoService(t *testing.T) {
 	for _, args := range [][]string{{"status"}, {"revoke", "p1"}, {"events"}, {"backup", filepath.Join(t.TempDir(), "b")}} {
 		var stdout, stderr bytes.Buffer
 		code := run(context.Background(), append(args, "--socket", socket), &stdout, &stderr)
-		if code != exitFailed || !strings.Contains(stderr.String(), "--on") || stdout.Len() > 0 {
+		if code != exitUsage || !strings.HasPrefix(stderr.String(), "hatchery: name the controller with --on HOST: ") || stdout.Len() > 0 {
 			t.Errorf("%v: exit code %d, %s%s", args, code, stdout.String(), stderr.String())
 		}
+	}
+	// On a machine of the cluster nobody has asked the wrong one.
+	usual := nodePlace
+	nodePlace = filepath.Join(t.TempDir(), "node.json")
+	defer func() { nodePlace = usual }()
+	if err := os.WriteFile(nodePlace, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr bytes.Buffer
+	if code := run(context.Background(), []string{"status", "--socket", socket}, &stdout, &stderr); code != exitFailed || !strings.Contains(stderr.String(), "systemctl status hatchery") {
+		t.Errorf("on the controller: exit code %d, %s", code, stderr.String())
 	}
 }
 
