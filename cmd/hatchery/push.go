@@ -33,6 +33,9 @@ func newPush(s *settings) *cobra.Command {
 once for all of them, and the layers over it. What the controller has already is not
 sent again, and a push that was interrupted goes on where it ended.
 
+It is said on the workstation. The controller's name is cluster.yaml's: --on is only for
+another one, or where there are several controllers.
+
 Nothing changes on a node by that. ` + "`hatchery upgrade`" + ` has the slots take what was pushed,
 one after the other: those with cards write it to their cards, in place. A slot
 without a card (root: netboot or ephemeral) boots it the next time that it boots, too; what
@@ -45,7 +48,7 @@ flashed with from this output folder; push what is new after it.`,
 		Example: `  hatchery build && hatchery push           # all slots
   hatchery push p2                          # one slot
   hatchery push p2 --flashed && hatchery push p2   # what its card holds, then what is new
-  hatchery push --on hammond.local`,
+  hatchery push --on hammond.local          # by another name than cluster.yaml's`,
 		Args: slotArgs,
 		RunE: func(c *cobra.Command, args []string) error { return p.run(c, args) },
 	}
