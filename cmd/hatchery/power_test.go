@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"os"
@@ -55,12 +56,12 @@ func (b fileBus) ReadByteData(register byte) (byte, error) {
 }
 
 func (b fileBus) WriteByteData(register, value byte) error {
-	registers, err := os.ReadFile(b.place)
+	f, err := os.OpenFile(b.place, os.O_WRONLY, 0) // in place: who reads meanwhile finds all of them
 	if err != nil {
 		return err
 	}
-	registers[register] = value
-	return os.WriteFile(b.place, registers, 0o600)
+	_, err = f.WriteAt([]byte{value}, int64(register))
+	return errors.Join(err, f.Close())
 }
 
 func (b fileBus) Close() error { return nil }
