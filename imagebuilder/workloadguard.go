@@ -440,6 +440,8 @@ func (a *askedRegistry) recall(name string) *said {
 	if err != nil || json.NewDecoder(bytes.NewReader(data)).Decode(s) != nil || s.Image != name {
 		return nil
 	}
+	now := time.Now()
+	_ = os.Chtimes(f.Name(), now, now) // cache prune goes by it
 	return s
 }
 

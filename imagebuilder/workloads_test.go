@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -27,6 +28,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"hatchery/imagebuilder"
+	"hatchery/imagebuilder/baseimage"
 	"hatchery/imagebuilder/diskimage"
 	"hatchery/internal/declared"
 	"hatchery/internal/spec"
@@ -349,8 +351,26 @@ func TestWorkloadGuard(t *testing.T) {
 		t.Errorf("with nobody looking: %v, %v", w, err)
 	}
 	end()
+	past := time.Now().Add(-40 * 24 * time.Hour)
+	said, err := filepath.Glob(b.path("cache/platforms/*.json"))
+	if err != nil || len(said) != 2 {
+		t.Fatal(said, err)
+	}
+	for _, place := range said {
+		if err := os.Chtimes(place, past, past); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if _, err := read(host+"/seven:1", "", false); err == nil || !strings.Contains(err.Error(), lacks) {
 		t.Errorf("with the registry gone: %v", err)
+	}
+	// What was used now stays when the cache is pruned.
+	cache, err := baseimage.OpenCache(b.path("cache"))
+	if err == nil {
+		_, err = cache.Prune(baseimage.PruneOptions{Unused: 30 * 24 * time.Hour})
+	}
+	if left, _ := filepath.Glob(b.path("cache/platforms/*.json")); err != nil || len(left) != 1 {
+		t.Errorf("of what was said, a month later: %q, %v", left, err)
 	}
 	if _, err := read(host+"/seven:1", "", true); err == nil || !strings.Contains(err.Error(), lacks) {
 		t.Errorf("offline: %v", err)

@@ -31,8 +31,8 @@ func newCache(s *settings) *cobra.Command {
 		Short: "Show, verify and clear what was fetched and unpacked",
 		Long: `cache shows what lies in hatchery's cache: base images, unpacked and ready for
 builds; Docker layers, which targets of one base share; the packages, the lists of
-packages and the parts of container images that layers were made of; and what has
-come of downloads so far. Everything in it can be fetched or made again; nothing in
+packages and the parts of container images that layers were made of; what registries
+said of images that services run; and what has come of downloads so far. Everything in it can be fetched or made again; nothing in
 it belongs to one cluster.`,
 		Example: `  hatchery cache                   # what is there, and how large is it?
   hatchery cache --long            # each package by itself
@@ -106,7 +106,7 @@ func (g group[T]) id() string {
 }
 
 // small are the kinds of which there are many.
-var small = []string{baseimage.KindPackage, baseimage.KindIndex, baseimage.KindContainer}
+var small = []string{baseimage.KindPackage, baseimage.KindIndex, baseimage.KindContainer, baseimage.KindPlatforms}
 
 // grouped puts the entries of small kinds together that are alike in what
 // alike says; the others stay by themselves.
@@ -370,8 +370,8 @@ func newCachePrune(s *settings, dir *string) *cobra.Command {
 		Use:   "prune",
 		Short: "Remove from the cache what was not used for a while",
 		Long: `prune removes what no build used for 30 days: base images, Docker layers, packages,
-parts of container images; downloads that were broken off and not taken up again for
-as long; and what killed builds left. What the present cluster needs stays, however
+parts of container images, what was said of them; downloads that were broken off and
+not taken up again for as long; and what killed builds left. What the present cluster needs stays, however
 old it is: the images, packages and container images that cluster.lock, or a sha256
 in the cluster file, names. A Docker layer is made anew from these without a
 network. What a build uses right now stays in any case.`,

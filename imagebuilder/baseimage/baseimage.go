@@ -169,7 +169,7 @@ func OpenCache(dir string, options ...Option) (*Cache, error) {
 	}
 	for _, sub := range []string{
 		c.images(), c.index(), c.downloads(), c.locks(), c.Layers(),
-		filepath.Dir(c.debs()), c.debs(), c.lists(), c.containers(), filepath.Dir(c.blobs()), c.blobs(),
+		filepath.Dir(c.debs()), c.debs(), c.lists(), c.containers(), filepath.Dir(c.blobs()), c.blobs(), c.platforms(),
 	} {
 		if err := os.MkdirAll(sub, 0o700); err != nil {
 			return nil, fmt.Errorf("cannot make the cache: %w", err)

@@ -20,6 +20,7 @@ import (
 func (c *Cache) debs() string       { return filepath.Join(c.dir, "apt", "debs") }
 func (c *Cache) lists() string      { return filepath.Join(c.dir, "apt", "lists") }
 func (c *Cache) containers() string { return filepath.Join(c.dir, "containers") }
+func (c *Cache) platforms() string  { return filepath.Join(c.dir, "platforms") }
 func (c *Cache) blobs() string      { return filepath.Join(c.containers(), "blobs", "sha256") }
 
 // fetched is a section of what other packages fetch and verify: files that are
@@ -106,6 +107,7 @@ func (c *Cache) fetchedSections() []section {
 		fetched{c, KindPackage, c.debs(), aptUse, byDigest("", ".deb"), c.packageNames},
 		fetched{c, KindIndex, c.lists(), aptUse, byDigest("", releaseSuffix, ".xz", ".gz", ".zst", ".packages"), nil},
 		fetched{c, KindContainer, c.blobs(), containersUse, byDigest("", ""), nil},
+		fetched{c, KindPlatforms, c.platforms(), platformsUse, byDigest("", ".json"), nil},
 		fetched{c, KindDownload, c.debs(), aptUse, byDigest("", ".part"), nil},
 		fetched{c, KindDownload, c.lists(), aptUse, byDigest("", ".part"), nil},
 		fetched{c, KindDownload, c.blobs(), containersUse, byDigest(".", atomicfile.Suffix), nil},

@@ -69,10 +69,11 @@ func newLarder(t *testing.T) *larder {
 		{"shared", "containers/blobs/sha256/" + sum([]byte(sharedText)), sharedText},
 		{"other", "containers/blobs/sha256/" + sum([]byte(otherText)), otherText},
 		{"stranger", "containers/blobs/sha256/" + sum([]byte(strangerText)), strangerText},
+		{"what was said", "platforms/" + sum([]byte("docker.io/library/alpine:3.20")) + ".json", "{}"},
 		{"half a blob", "containers/blobs/sha256/." + sum([]byte("y")) + ".hatchery-tmp", "half"},
 		{"half a layer", "layers/.docker-" + sum([]byte("z")) + ".hatchery-tmp", "half"},
 		// What is none of it is left alone.
-		{"", "apt/debs/README", ""}, {"", "apt/lists/" + strings.Repeat("a", 63) + ".xz", ""}, {"", "apt/lists/" + sum(nil) + ".bz2", ""},
+		{"", "platforms/README.json", ""}, {"", "apt/debs/README", ""}, {"", "apt/lists/" + strings.Repeat("a", 63) + ".xz", ""}, {"", "apt/lists/" + sum(nil) + ".bz2", ""},
 		{"", "containers/blobs/sha256/" + strings.ToUpper(sum([]byte("x"))), ""}, {"", "containers/layers/" + sum([]byte(sharedText)), "known"}, {"", "layers/mine", ""},
 	} {
 		place := filepath.Join(l.dir, filepath.FromSlash(file.path))
@@ -138,6 +139,7 @@ func (l *larder) age(t *testing.T, by time.Duration, names ...string) {
 func TestListFetched(t *testing.T) {
 	l := newLarder(t)
 	l.age(t, 5*day, "deb", "layer")
+	l.age(t, 40*day, "what was said")
 	list := func() []string {
 		entries, err := l.cache.List()
 		if err != nil {
@@ -176,6 +178,7 @@ func TestListFetched(t *testing.T) {
 		"release: index, 0 days, in use false, ",
 		"shared: container, 0 days, in use false, ",
 		"stranger: container, 0 days, in use false, ",
+		"what was said: platforms, 40 days, in use false, ",
 	}
 	if got := list(); !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -224,7 +227,7 @@ func TestListFetched(t *testing.T) {
 }
 
 func TestPruneFetched(t *testing.T) {
-	old := []string{"deb", "index", "manifest", "config", "shared", "other", "stranger", "half a deb", "layer"}
+	old := []string{"what was said", "deb", "index", "manifest", "config", "shared", "other", "stranger", "half a deb", "layer"}
 	keep := func(texts ...string) (all []digest.Digest) {
 		for _, text := range texts {
 			all = append(all, digest.FromString(text))

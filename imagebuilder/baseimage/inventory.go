@@ -23,6 +23,7 @@ const (
 	KindPackage   = "package"   // a .deb
 	KindIndex     = "index"     // a Debian archive's list of packages, or its signed Release file
 	KindContainer = "container" // a part of a container image
+	KindPlatforms = "platforms" // what a registry said of an image: what processors it is for
 	KindDownload  = "download"  // what has come of a file so far
 	KindHalfMade  = "half-made" // an image or layer that is being made, or was when its build was killed
 )
@@ -30,7 +31,7 @@ const (
 // An Entry is a thing in the cache.
 type Entry struct {
 	Kind   string        `json:"kind"`
-	Digest digest.Digest `json:"digest"` // of the content; of a layer and a Release file the key; otherwise of the file that it is to come out of
+	Digest digest.Digest `json:"digest"` // of the content; of a layer, a Release file and what was said of an image the key; otherwise of the file that it is to come out of
 	Path   string        `json:"path"`
 	Size   int64         `json:"size"`    // bytes that the file has
 	OnDisk int64         `json:"on_disk"` // bytes that it takes there: less where it has holes

@@ -97,6 +97,8 @@ func checkKey(key string) error {
 const (
 	aptUse        = "apt-use"
 	containersUse = "containers-use"
+	// Nobody holds it: what was said of an image is read and written in one go.
+	platformsUse = "platforms-use"
 )
 
 // UsePackages keeps the packages and indexes of Debian archives in the cache

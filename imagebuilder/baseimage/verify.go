@@ -26,8 +26,9 @@ type Finding struct {
 // Verify reads what is in the cache and compares it with its digest. Builds do
 // not read an image or a layer for that: they believe an image whose size,
 // times and inode are those that it was made with. Downloads that are not
-// whole are compared when they are, and Release files have a signature that is
-// looked at whenever they are used.
+// whole are compared when they are, Release files have a signature that is
+// looked at whenever they are used, and what a registry said of an image is
+// named for the image.
 func (c *Cache) Verify(ctx context.Context, o VerifyOptions) ([]Finding, error) {
 	if o.Progress == nil {
 		o.Progress = progress.Discard
@@ -39,7 +40,7 @@ func (c *Cache) Verify(ctx context.Context, o VerifyOptions) ([]Finding, error) 
 			return nil, err
 		}
 		for _, e := range entries {
-			if e.Kind == KindDownload && (!e.Whole || e.InUse) || e.Kind == KindHalfMade || e.Kind == KindIndex && strings.HasSuffix(e.Path, releaseSuffix) {
+			if e.Kind == KindPlatforms || e.Kind == KindDownload && (!e.Whole || e.InUse) || e.Kind == KindHalfMade || e.Kind == KindIndex && strings.HasSuffix(e.Path, releaseSuffix) {
 				continue
 			}
 			f := Finding{Entry: e}
