@@ -49,7 +49,7 @@ func ensure(ctx context.Context, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	opt.Patience = 2 * time.Second
+	opt.Patience = 6 * time.Second
 	opt.Log = slog.New(slog.DiscardHandler)
 	status, err := link.Ensure(ctx, node(*network), opt)
 	fmt.Println(status)
