@@ -51,7 +51,7 @@ func (inv *Inventory) Cluster(roles Roles) (*Cluster, error) {
 	if len(inv.problems) > 0 {
 		return nil, &spec.Errors{Problems: inv.problems}
 	}
-	c.note("", "An inventory says nothing of the swarm's networks, secrets and stacks: `hatchery import --on %s` reads those from the running cluster, or name the stack files under workloads.", cmp.Or(c.Controller.Hostname, "HOST"))
+	c.note("", "An inventory says nothing of the swarm's networks, secrets and stacks: `hatchery import --on %s` reads those from the running cluster, or name the stack files under workloads.", argument(cmp.Or(c.Controller.Hostname, "HOST")))
 	return c, nil
 }
 
@@ -264,7 +264,7 @@ func (r *reading) user(hosts []*host) {
 				r.Keys = append(r.Keys, public)
 			}
 		} else {
-			r.note("user.authorized_keys", "The inventory logs in with the key %s, and there is no %s: `ssh-keygen -y -f %s` prints what belongs here.", key, public, key)
+			r.note("user.authorized_keys", "The inventory logs in with the key %s, and there is no %s: `ssh-keygen -y -f %s` prints what belongs here.", key, public, argument(key))
 			return
 		}
 	}
@@ -317,7 +317,7 @@ func (r *reading) unused(hosts []*host) {
 	}
 	for _, dir := range []string{"host_vars", "group_vars"} {
 		if info, err := os.Stat(filepath.Join(filepath.Dir(r.file), dir)); err == nil && info.IsDir() {
-			r.note("", "The folder %s beside the inventory was not read: `ansible-inventory -i %s --list --yaml > inventory.yml` writes an inventory with all of it.", dir, filepath.Base(r.file))
+			r.note("", "The folder %s beside the inventory was not read: `ansible-inventory -i %s --list --yaml > inventory.yml` writes an inventory with all of it.", dir, argument(filepath.Base(r.file)))
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -228,4 +229,37 @@ func FuzzScalars(f *testing.F) {
 			t.Fatalf("%q became %v and %v:\n%s", text, got.A, got.B, b.Bytes())
 		}
 	})
+}
+
+// TestCommandsToRun: what people are told to run has foreign text as one word of it,
+// as a shell says.
+func TestCommandsToRun(t *testing.T) {
+	const evil = "/nowhere/$(id)`id`;'x'&-k"
+	inv, err := ParseInventory("hosts", []byte("[clusterctrl_server]\n-o;$(id)\n[clusterctrl_nodes]\np1 \"ansible_ssh_private_key_file="+evil+"\"\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := inv.Cluster(Roles{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers := stock()
+	answers["nodes"] = "[" + strings.Replace(node("1", "a;$(id)", "172.19.181.1", "armv6l", ""), "active", "drain;id", 1) + "]"
+	running, err := Running(t.Context(), answers.shell, "a test", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	notes := fmt.Sprint(c.Notes(), running.Notes())
+	for command, want := range map[string]string{
+		"`ssh-keygen -y -f ": evil, "`hatchery import --on ": "./-o;$(id)", "`docker node update --availability ": "drain;id a;$(id)",
+	} {
+		_, rest, found := strings.Cut(notes, command)
+		for _, end := range []string{"` prints", "` reads", "` makes"} {
+			rest, _, _ = strings.Cut(rest, end)
+		}
+		got, err := exec.CommandContext(t.Context(), "sh", "-c", "echo "+rest).Output()
+		if !found || err != nil || string(got) != want+"\n" {
+			t.Errorf("%s%s: sh takes it for %q, %v", command, rest, got, err)
+		}
+	}
 }

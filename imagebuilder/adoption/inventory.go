@@ -106,7 +106,7 @@ func ParseInventory(file string, data []byte) (*Inventory, error) {
 	case !utf8.Valid(data) || bytes.ContainsRune(data, 0):
 		inv.problem(place{}, "is no text in UTF-8")
 	case bytes.HasPrefix(data, []byte("#!")):
-		inv.problem(place{1, 1}, "is a program that makes an inventory, and is not run: `ansible-inventory -i %s --list --yaml > inventory.yml` writes what it says", filepath.Base(file))
+		inv.problem(place{1, 1}, "is a program that makes an inventory, and is not run: `ansible-inventory -i %s --list --yaml > inventory.yml` writes what it says", argument(filepath.Base(file)))
 	case bytes.HasPrefix(data, []byte("$ANSIBLE_VAULT")):
 		inv.problem(place{1, 1}, "is encrypted: `ansible-vault view` shows it")
 	case inYAML(file, data):

@@ -379,7 +379,7 @@ func (v *visit) noLabels(n swarm.Node) {
 		v.note("controller", "The controller has the labels %s, and cluster.yaml has none for it alone: constrain services to `node.role == manager` instead, or give the label to all nodes with swarm.labels.", strings.Join(slices.Sorted(maps.Keys(own)), ", "))
 	}
 	if n.Spec.Availability != swarm.NodeAvailabilityActive {
-		v.note("controller", "The controller's availability in the swarm is %s: after the first start, `docker node update --availability %s` makes it so again.", n.Spec.Availability, n.Spec.Availability)
+		v.note("controller", "The controller's availability in the swarm is %s: after the first start, `docker node update --availability %s` makes it so again.", n.Spec.Availability, argument(string(n.Spec.Availability)))
 	}
 }
 
@@ -414,7 +414,7 @@ func (v *visit) slot(number int, n swarm.Node) Slot {
 		s.Root = "netboot"
 	}
 	if n.Spec.Availability != swarm.NodeAvailabilityActive {
-		v.note(path, "Its availability in the swarm is %s; a new node is active: after the first start, `docker node update --availability %s %s` makes it so again.", n.Spec.Availability, n.Spec.Availability, host)
+		v.note(path, "Its availability in the swarm is %s; a new node is active: after the first start, `docker node update --availability %s %s` makes it so again.", n.Spec.Availability, argument(string(n.Spec.Availability)), argument(host))
 	}
 	if n.Spec.Role == swarm.NodeRoleManager {
 		v.note(path, "It is a manager of the swarm; hatchery's Zeros are workers.")

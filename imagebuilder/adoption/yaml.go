@@ -215,6 +215,20 @@ func wrap(text string, width int) []string {
 	return append(lines, line)
 }
 
+var harmless = regexp.MustCompile(`^[A-Za-z0-9_/.@%+=:,][A-Za-z0-9_/.@%+=:,-]*$|^~/[A-Za-z0-9_/.@%+=:,-]*$`)
+
+// argument is a foreign text in a command that people are told to run: it stays one
+// word of it, and no option.
+func argument(text string) string {
+	if text = printable(text); harmless.MatchString(text) {
+		return text
+	}
+	if strings.HasPrefix(text, "-") {
+		text = "./" + text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+}
+
 // printable is a foreign text for a comment or a message.
 func printable(text string) string {
 	return strings.Map(func(r rune) rune {
