@@ -218,7 +218,7 @@ func (c *Cluster) keys() []key {
 		},
 		{
 			name: "overlays", syntax: "a list of folders", example: "[./my-files]", elsewise: "none",
-			about: "Folders with files of your own, laid over all others in this order. What lies in a folder's `common/` goes to every node, in `controller/`, `node/` (all slots) and `p1/` … to those. How owners, modes and templates are written is in overlays/README.md.",
+			about: "Folders with files of your own, laid over all others in this order. What lies in a folder's `common/` goes to every node, in `controller/`, `node/` (all slots) and `p1/` … to those; where there are several controllers, `controller/` is for all of them and `controller2/` for that one alone. How owners, modes and templates are written is in overlays/README.md.",
 			items: func(d *decoder, v []item) { c.Overlays = d.overlays(v) },
 		},
 	}, c.Workloads.keys()...)
