@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/api/types/swarm"
 	"github.com/docker/docker/client"
@@ -138,8 +139,16 @@ func (e *deployed) byUs(file, name string, variables map[string]string) {
 	e.must(err)
 	ctx := e.Context()
 	for _, n := range s.Networks {
-		_, err := e.docker.NetworkCreate(ctx, n.Name, n.Options)
-		e.must(err)
+		// The engine may just have made its own part of the network that is gone, for a task
+		// that was on its way, and lets no other have the name until that is gone too.
+		for start := time.Now(); ; time.Sleep(200 * time.Millisecond) {
+			_, err := e.docker.NetworkCreate(ctx, n.Name, n.Options)
+			if cerrdefs.IsConflict(err) && time.Since(start) < 2*time.Minute {
+				continue
+			}
+			e.must(err)
+			break
+		}
 	}
 	for _, x := range s.Secrets {
 		_, err := e.docker.SecretCreate(ctx, x.Spec)
