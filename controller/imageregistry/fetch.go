@@ -66,6 +66,7 @@ func (m *mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // manifest has one after the other ask for the same manifest: the next finds it here.
+// Of one that does not come the upstream is asked no longer than it may send nothing.
 func (m *mirror) manifest(w http.ResponseWriter, r *http.Request) {
 	m.mu.Lock()
 	turn := m.turns[r.URL.Path]
@@ -80,7 +81,9 @@ func (m *mirror) manifest(w http.ResponseWriter, r *http.Request) {
 	select {
 	case turn <- struct{}{}:
 		defer func() { <-turn }()
-		m.app.ServeHTTP(w, r)
+		ctx, cancel := context.WithTimeoutCause(r.Context(), m.o.Limits.Stall, fmt.Errorf("the upstream has not sent it for %s", m.o.Limits.Stall))
+		defer cancel()
+		m.app.ServeHTTP(w, r.WithContext(ctx))
 	case <-r.Context().Done():
 	}
 }

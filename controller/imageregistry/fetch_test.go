@@ -120,7 +120,7 @@ func TestOnce(t *testing.T) {
 // the next one begins anew.
 func TestBroken(t *testing.T) {
 	h := newHub(t)
-	s := newSite(t, h.URL, imageregistry.Limits{Stall: 300 * time.Millisecond})
+	s := newSite(t, h.URL, imageregistry.Limits{Stall: 2 * time.Second})
 	i := image(t, 1_000_000, 1)
 	must(t, push(t, h.host+"/library/hello:1", i))
 	_, mirror := s.node(1)
@@ -129,8 +129,21 @@ func TestBroken(t *testing.T) {
 		summary string
 		half    func(string)
 	}{
-		{"it breaks off", func(string) { panic(http.ErrAbortHandler) }},
-		{"nothing more comes", func(string) { <-forever }},
+		{"its manifest does not come", func(what string) {
+			if what == manifests {
+				<-forever
+			}
+		}},
+		{"it breaks off", func(what string) {
+			if what != manifests {
+				panic(http.ErrAbortHandler)
+			}
+		}},
+		{"nothing more comes", func(what string) {
+			if what != manifests {
+				<-forever
+			}
+		}},
 	} {
 		h.onHalf(c.half)
 		if _, err := pull(t, mirror+"/library/hello:1"); err == nil {

@@ -53,10 +53,14 @@ type hub struct {
 	host string
 
 	mu     sync.Mutex
-	counts map[string]int // of GETs of blobs, by digest; "manifests" of all of those
-	// half, where it is set, is called when half of a blob of some size was sent.
-	half func(digest string)
+	counts map[string]int // of GETs of blobs, by digest, and of manifests
+	// half, where it is set, is called when half of a blob of some size was sent, or of a
+	// manifest.
+	half func(what string)
 }
+
+// manifests is what all of them are counted as.
+const manifests = "manifests"
 
 // large is the size from which on a blob is one that half is called of, in bytes.
 const large = 200_000
@@ -70,17 +74,15 @@ func newHub(t testing.TB) *hub {
 			store.ServeHTTP(w, r)
 			return
 		}
-		_, digest, blob := strings.Cut(r.URL.Path, "/blobs/sha256:")
-		h.mu.Lock()
-		switch {
-		case blob:
-			h.counts[digest]++
-		case strings.Contains(r.URL.Path, "/manifests/"):
-			h.counts["manifests"]++
+		_, what, blob := strings.Cut(r.URL.Path, "/blobs/sha256:")
+		if strings.Contains(r.URL.Path, "/manifests/") {
+			what = manifests
 		}
+		h.mu.Lock()
+		h.counts[what]++
 		half := h.half
 		h.mu.Unlock()
-		if !blob || half == nil {
+		if what == "" || half == nil {
 			store.ServeHTTP(w, r)
 			return
 		}
@@ -92,10 +94,10 @@ func newHub(t testing.TB) *hub {
 		body := answer.Body.Bytes()
 		w.Header().Set("Content-Length", fmt.Sprint(len(body)))
 		w.WriteHeader(answer.Code)
-		if len(body) >= large {
+		if !blob || len(body) >= large {
 			w.Write(body[:len(body)/2])
 			w.(http.Flusher).Flush()
-			half(digest)
+			half(what)
 			body = body[len(body)/2:]
 		}
 		w.Write(body)
@@ -105,16 +107,16 @@ func newHub(t testing.TB) *hub {
 	return h
 }
 
-func (h *hub) onHalf(f func(digest string)) {
+func (h *hub) onHalf(f func(what string)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.half = f
 }
 
-func (h *hub) count(digest string) int {
+func (h *hub) count(what string) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.counts[digest]
+	return h.counts[what]
 }
 
 // A site is a registry with what nodes reach it by.
