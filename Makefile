@@ -76,7 +76,7 @@ test-card: deps base build
 e2e: deps base build
 	@.ci/e2e
 
-## soak: the long forms, for hours: twenty kills and more of test-swarm, joins and leaves with flat memory, cards cut off as they are written
+## soak: the long forms, for hours: twenty kills and more of test-swarm, joins and leaves with flat memory, cards cut off as they are written, a stack and the registry on emulated boards
 soak: deps base build
 	@.ci/soak
 

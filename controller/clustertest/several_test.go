@@ -4,6 +4,7 @@ package clustertest_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -84,6 +85,18 @@ func TestSeveralControllers(t *testing.T) {
 		}
 		return nil
 	})
+
+	// Its next card is let in, and none of the three takes it for what was revoked.
+	second.PowerOff(second.Slot(5))
+	second.Renew(second.Slot(5))
+	second.PowerOn(second.Slot(5))
+	next := waitFor(t, second, want, before["p5"])["p5"]
+	for began := time.Now(); time.Since(began) < 15*time.Second; time.Sleep(time.Second) {
+		n, err := second.Controller.Engine().Node(t.Context(), next)
+		if errors.Is(err, swarm.ErrNotFound) || err == nil && n.Availability != "active" {
+			t.Fatalf("p5's new entry is %+v, %v", n, err)
+		}
+	}
 }
 
 // waitFor waits until the list of nodes is as wanted, and without these entries. It

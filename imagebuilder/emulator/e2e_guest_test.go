@@ -101,6 +101,11 @@ func (a *account) logIn(ctx context.Context, name string, dial func(ctx context.
 func (g *guestShell) run(ctx context.Context, command string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandLimit)
 	defer cancel()
+	return g.give(ctx, command, nil)
+}
+
+// give runs a command there that reads what it is given, and takes as long as ctx lets it.
+func (g *guestShell) give(ctx context.Context, command string, input io.Reader) (string, error) {
 	var out bytes.Buffer
 	err := func() error {
 		session, err := g.session(ctx)
@@ -110,6 +115,7 @@ func (g *guestShell) run(ctx context.Context, command string) (string, error) {
 		stop := context.AfterFunc(ctx, func() { session.Close() })
 		defer stop()
 		defer session.Close()
+		session.Stdin = input
 		session.Stdout = &out
 		// Not the same buffer: the session copies the two side by side.
 		var errs bytes.Buffer

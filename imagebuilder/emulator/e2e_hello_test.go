@@ -42,7 +42,7 @@ func buildHello(t testing.TB) []byte {
 
 // helloArchive is an image of the program alone, as `docker save` writes one.
 // The same program gives the same bytes.
-func helloArchive(t testing.TB, program []byte) []byte {
+func helloArchive(t testing.TB, program []byte, called string) []byte {
 	t.Helper()
 	made := time.Unix(1_000_000_000, 0).UTC()
 	var content bytes.Buffer
@@ -75,7 +75,7 @@ func helloArchive(t testing.TB, program []byte) []byte {
 	if image, err = mutate.ConfigFile(image, config); err != nil {
 		t.Fatal(err)
 	}
-	tag, err := name.NewTag(helloImage)
+	tag, err := name.NewTag(called)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,8 +92,8 @@ func TestHelloArchive(t *testing.T) {
 		t.Skip("builds a program for another processor")
 	}
 	program := buildHello(t)
-	archive := helloArchive(t, program)
-	if !bytes.Equal(archive, helloArchive(t, program)) {
+	archive := helloArchive(t, program, helloImage)
+	if !bytes.Equal(archive, helloArchive(t, program, helloImage)) {
 		t.Error("the second archive differs")
 	}
 	testtool.Need(t, "skopeo")

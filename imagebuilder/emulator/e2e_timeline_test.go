@@ -75,6 +75,13 @@ func (l *timeline) took(e emulator.Event) {
 	}
 }
 
+// reached is what a guest got to that no event tells of.
+func (l *timeline) reached(target, row string, since time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.current(target).rows[row] = time.Since(since).Seconds()
+}
+
 // phaseRows is what phases are called in the table.
 var phaseRows = map[emulator.Phase]string{
 	emulator.Kernel: "the kernel speaks",
