@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +32,7 @@ type station struct {
 	on       string // the controller's host name; "" is here
 	out      string // the output folder, with the ssh_config
 	socket   string
+	node     string // what every machine of a cluster has; "" for nodefile.Path
 }
 
 // stationFlags are those of every command that is the controller's.
@@ -61,7 +63,7 @@ func (st *station) run(c *cobra.Command, args []string, here func(ctx context.Co
 		return st.remote(c.Context(), c.OutOrStdout(), c.ErrOrStderr(), args)
 	}
 	err := here(c.Context())
-	if errors.Is(err, controller.ErrNotServed) && !isNode() {
+	if errors.Is(err, controller.ErrNotServed) && !st.isNode() {
 		return st.elsewhere("nobody answers on " + st.socket)
 	}
 	return err
@@ -69,13 +71,10 @@ func (st *station) run(c *cobra.Command, args []string, here func(ctx context.Co
 
 // isNode says whether this machine is of a cluster: what does not run there is out of
 // order, and what does not run on a workstation is asked of the wrong one.
-func isNode() bool {
-	_, err := os.Stat(nodePlace)
+func (st *station) isNode() bool {
+	_, err := os.Stat(cmp.Or(st.node, nodefile.Path))
 	return !errors.Is(err, fs.ErrNotExist)
 }
-
-// nodePlace is what every machine of a cluster has; tests have another.
-var nodePlace = nodefile.Path
 
 // elsewhere is the mistake of whoever asks a machine that is no controller.
 func (st *station) elsewhere(why string) error {

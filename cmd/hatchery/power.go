@@ -90,7 +90,7 @@ func (p *powerPlace) do(c *cobra.Command, args []string, do func(context.Context
 		direct, closed, missing := p.direct(slices.Contains(args, "--dry-run"))
 		switch {
 		case errors.Is(missing, hat.ErrNoHAT):
-			if !isNode() { // a workstation, most likely
+			if !p.isNode() { // a workstation, most likely
 				return p.elsewhere(fmt.Sprintf("nobody answers on %s, and %v", p.socket, hat.ErrNoHAT))
 			}
 			return fmt.Errorf("%w; and here, %w", err, missing)

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"hatchery/controller"
 	"hatchery/internal/enrol"
 )
@@ -111,15 +113,18 @@ func TestNoService(t *testing.T) {
 		}
 	}
 	// On a machine of the cluster nobody has asked the wrong one.
-	usual := nodePlace
-	nodePlace = filepath.Join(t.TempDir(), "node.json")
-	defer func() { nodePlace = usual }()
-	if err := os.WriteFile(nodePlace, []byte("{}"), 0o600); err != nil {
+	st := &station{settings: &settings{}, socket: socket, node: filepath.Join(t.TempDir(), "node.json")}
+	if err := os.WriteFile(st.node, []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var stdout, stderr bytes.Buffer
-	if code := run(context.Background(), []string{"status", "--socket", socket}, &stdout, &stderr); code != exitFailed || !strings.Contains(stderr.String(), "systemctl status hatchery") {
-		t.Errorf("on the controller: exit code %d, %s", code, stderr.String())
+	c := &cobra.Command{}
+	c.SetContext(t.Context())
+	err := st.run(c, nil, func(ctx context.Context) error {
+		_, err := st.service().Cluster(ctx)
+		return err
+	})
+	if exitCode(err) != exitFailed || !strings.Contains(err.Error(), "systemctl status hatchery") {
+		t.Errorf("on the controller: %v", err)
 	}
 }
 
