@@ -106,7 +106,7 @@ func TestConsoleWithoutATerminal(t *testing.T) {
 		}
 	}
 	var stdout, stderr bytes.Buffer
-	if code := run(context.Background(), []string{"console", "p2", "--log", "--socket", filepath.Join(t.TempDir(), "none")}, &stdout, &stderr); code != exitFailed || !strings.Contains(stderr.String(), "--on") {
+	if code := run(context.Background(), []string{"console", "p2", "--log", "--socket", filepath.Join(t.TempDir(), "none")}, &stdout, &stderr); code != exitUsage || !strings.Contains(stderr.String(), "--on") {
 		t.Errorf("without a service: %d, %s", code, stderr.String())
 	}
 }
