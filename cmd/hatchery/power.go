@@ -291,8 +291,12 @@ do it either.`,
 some seconds, and switches it on again. For a node that hangs, --now does not ask.`,
 			"  hatchery power cycle p2 --now"},
 	}[what]
+	slots := " {SLOT...|--all}"
+	if what == power.DoOn {
+		slots = " [SLOT...]"
+	}
 	c := &cobra.Command{
-		Use: what + map[bool]string{true: " [SLOT...]", false: " {SLOT...|--all}"}[what == power.DoOn], Short: verb.short, Long: verb.long, Example: verb.example,
+		Use: what + slots, Short: verb.short, Long: verb.long, Example: verb.example,
 		Args: func(c *cobra.Command, names []string) error {
 			switch {
 			case len(names) > 0 && f.all:

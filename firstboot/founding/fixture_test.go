@@ -249,7 +249,8 @@ func (m *machine) Cluster(context.Context) (swarm.Cluster, error) {
 
 func (m *machine) Set(_ context.Context, o swarm.Settings) error {
 	defer m.call("set the certificates' life to %v, the heartbeat to %v", o.CertExpiry, o.Heartbeat)()
-	m.expiry, m.heartbeat = cmp.Or(o.CertExpiry, m.expiry), cmp.Or(o.Heartbeat, m.heartbeat)
+	set := o.Or(swarm.Settings{CertExpiry: m.expiry, Heartbeat: m.heartbeat})
+	m.expiry, m.heartbeat = set.CertExpiry, set.Heartbeat
 	return nil
 }
 

@@ -13,7 +13,6 @@
 package founding
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -364,7 +363,7 @@ func (g *going) checkSettings(ctx context.Context) error {
 		return err
 	}
 	there := cluster.Settings
-	wanted.CertExpiry, wanted.Heartbeat = cmp.Or(wanted.CertExpiry, there.CertExpiry), cmp.Or(wanted.Heartbeat, there.Heartbeat)
+	wanted = wanted.Or(there)
 	// Setting what is set tells whether the swarm has the key of its CA, which
 	// one does not that the engine was killed over.
 	if there == wanted && !g.changing() {
@@ -525,7 +524,7 @@ func (g *going) init(ctx context.Context, force bool) error {
 	if err != nil {
 		return err
 	}
-	o := swarm.InitOptions{Addr: g.node.SwarmAddr(), ForceNewCluster: force, CertExpiry: set.CertExpiry, Heartbeat: set.Heartbeat}
+	o := swarm.InitOptions{Addr: g.node.SwarmAddr(), ForceNewCluster: force, Settings: set}
 	if s := g.node.Swarm; s != nil {
 		if o.AddressPool, err = s.Pool(); err != nil {
 			return err

@@ -1,7 +1,6 @@
 package swarm
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -117,8 +116,7 @@ func (e *Engine) Init(ctx context.Context, o InitOptions) (string, error) {
 		ForceNewCluster: o.ForceNewCluster,
 		Availability:    swarm.NodeAvailabilityActive,
 	}
-	r.Spec.CAConfig.NodeCertExpiry = o.CertExpiry
-	r.Spec.Dispatcher.HeartbeatPeriod = o.Heartbeat
+	o.Settings.put(&r.Spec)
 	if o.AddressPool.IsValid() {
 		r.DefaultAddrPool, r.SubnetSize = []string{o.AddressPool.String()}, subnetSize
 	}
@@ -182,7 +180,7 @@ func (e *Engine) Cluster(ctx context.Context) (Cluster, error) {
 		Version:      s.Version.Index,
 		WorkerToken:  s.JoinTokens.Worker,
 		ManagerToken: s.JoinTokens.Manager,
-		Settings:     Settings{CertExpiry: s.Spec.CAConfig.NodeCertExpiry, Heartbeat: s.Spec.Dispatcher.HeartbeatPeriod},
+		Settings:     settingsOf(&s.Spec),
 		Created:      s.CreatedAt,
 		Updated:      s.UpdatedAt,
 	}
@@ -206,8 +204,7 @@ func (e *Engine) RotateWorkerToken(ctx context.Context) error {
 // from its engine's next start on, so not before the next boot.
 func (e *Engine) Set(ctx context.Context, o Settings) error {
 	return e.updateCluster(ctx, "setting the life of the nodes' swarm certificates and their heartbeat", func(s *swarm.Spec) swarm.UpdateFlags {
-		s.CAConfig.NodeCertExpiry = cmp.Or(o.CertExpiry, s.CAConfig.NodeCertExpiry)
-		s.Dispatcher.HeartbeatPeriod = cmp.Or(o.Heartbeat, s.Dispatcher.HeartbeatPeriod)
+		o.Or(settingsOf(s)).put(s)
 		return swarm.UpdateFlags{}
 	})
 }

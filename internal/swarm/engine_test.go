@@ -88,7 +88,7 @@ func TestLife(t *testing.T) {
 	}
 
 	pool := netip.MustParsePrefix("10.181.0.0/16")
-	id, err := c.Engine().Init(ctx, swarm.InitOptions{Addr: c.Addr, CertExpiry: 9000 * time.Hour, Heartbeat: 15 * time.Second, AddressPool: pool})
+	id, err := c.Engine().Init(ctx, swarm.InitOptions{Addr: c.Addr, Settings: swarm.Settings{CertExpiry: 9000 * time.Hour, Heartbeat: 15 * time.Second}, AddressPool: pool})
 	must(t, err)
 	// What it takes for the life of certificates to count.
 	must(t, c.RestartEngine(ctx))

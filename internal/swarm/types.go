@@ -35,11 +35,10 @@ type Info struct {
 
 // InitOptions is how a swarm is made.
 type InitOptions struct {
-	Addr            netip.Addr    // advertised, listened on, and the data path's
-	CertExpiry      time.Duration // life of a node's certificate; 0: Docker's
-	Heartbeat       time.Duration // between two signs of life that a node gives; 0: Docker's
-	AddressPool     netip.Prefix  // overlay networks are cut from it, /24 each; zero: Docker's
-	ForceNewCluster bool          // recover what lies in Docker's folder
+	Addr            netip.Addr   // advertised, listened on, and the data path's
+	Settings                     // of one that is 0, Docker's own
+	AddressPool     netip.Prefix // overlay networks are cut from it, /24 each; zero: Docker's
+	ForceNewCluster bool         // recover what lies in Docker's folder
 }
 
 // JoinOptions is how an engine joins.
@@ -48,14 +47,6 @@ type JoinOptions struct {
 	Token        string
 	Addr         netip.Addr // advertised and the data path's
 	Availability string     // active, pause or drain
-}
-
-// Settings are what a swarm can be told at any time. Of one that is 0, nothing is said.
-type Settings struct {
-	CertExpiry time.Duration // life of the certificates that it gives to nodes
-	// Heartbeat is the time between two signs of life that a node gives. After three that
-	// do not come it is taken for lost (swarmkit manager/dispatcher/dispatcher.go).
-	Heartbeat time.Duration
 }
 
 // A Cluster is the swarm itself, as a manager sees it.
