@@ -150,13 +150,19 @@ func TestOneBlock(t *testing.T) {
 	succeed(t, os.WriteFile(path, b, 0o600))
 	s := open(t, path, imagefile.Options{BlockMap: own})
 	last := len(s.Map().Ranges) - 1
-	if _, err := taken(t, s, all(s.Map())); err == nil {
+	wrong := func(got map[int][]byte, i int) bool {
+		off, n := s.Map().Bytes(s.Map().Ranges[i])
+		return !bytes.Equal(got[i], content[off:off+n])
+	}
+	// The pieces have checksums, which are the engine's to look at: reading ends
+	// with the last piece, before or after the damaged block's own check.
+	got, err := taken(t, s, all(s.Map()))
+	if err == nil && !slices.ContainsFunc(all(s.Map()), func(i int) bool { return wrong(got, i) }) {
 		t.Fatal("the damage does not show, so this shows nothing")
 	}
-	got, err := taken(t, s, []int{last})
+	got, err = taken(t, s, []int{last})
 	succeed(t, err)
-	off, n := s.Map().Bytes(s.Map().Ranges[last])
-	if !bytes.Equal(got[last], content[off:off+n]) {
+	if wrong(got, last) {
 		t.Error("the last piece is wrong")
 	}
 }
