@@ -283,14 +283,7 @@ func TestRebuiltUnderService(t *testing.T) {
 		t.Fatalf("it is %s: %s %+v", op.State, op.Error, op.Slots)
 	}
 	// Nothing is waited for from here on: that was the operation's.
-	engine, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	nodes, err := c.Controller.Engine().Nodes(engine)
-	must(t, err)
-	if now := clustertest.Table(nodes); now != c.Settled(more) {
-		t.Errorf("the nodes are\n%s\nwant\n%s", now, c.Settled(more))
-	}
-	after := ids(nodes)
+	after := ids(c.Stands(c.Settled(more)))
 	if after["p2"] == before["p2"] || after["p1"] != before["p1"] || after["p3"] != before["p3"] {
 		t.Errorf("the nodes are %v, they were %v", after, before)
 	}

@@ -233,7 +233,11 @@ func TestRevokedWhileJoining(t *testing.T) {
 	for range rounds(2, 20) {
 		told := toldToJoin(t, c, 1)
 		c.PowerOn(p1)
-		<-told
+		select {
+		case <-told:
+		case <-time.After(patience):
+			t.Fatal("the node was not told to join")
+		}
 		after := time.Duration(random.IntN(600)) * time.Millisecond // an engine joins within half a second
 		time.Sleep(after)
 		rev, err := c.Service().Revoke(t.Context(), 1)

@@ -206,12 +206,7 @@ func asBefore(t *testing.T, c *clustertest.Cluster, before, tasks map[string]str
 	t.Helper()
 	more := map[int]string{2: "rack=top"}
 	// Nothing is waited for: that was the operation's.
-	nodes, err := c.Controller.Engine().Nodes(t.Context())
-	must(t, err)
-	if now := clustertest.Table(nodes); now != c.Settled(more) {
-		t.Errorf("the nodes are\n%s\nwant\n%s", now, c.Settled(more))
-	}
-	after := ids(nodes)
+	after := ids(c.Stands(c.Settled(more)))
 	if after["p2"] == before["p2"] || after["p1"] != before["p1"] || after["p3"] != before["p3"] || after["controller"] != before["controller"] {
 		t.Errorf("the nodes are %v, they were %v", after, before)
 	}
@@ -232,7 +227,7 @@ func asBefore(t *testing.T, c *clustertest.Cluster, before, tasks map[string]str
 // writes the card are the real ones.
 func TestRebuildUpgradeAndBack(t *testing.T) {
 	t.Parallel()
-	limits := operation.Limits{Look: 200 * time.Millisecond, Steady: 2 * time.Second, Boot: patience, Health: 40 * time.Second, Settle: 30 * time.Second}
+	limits := operation.Limits{Look: 200 * time.Millisecond, Steady: 2 * time.Second, Boot: patience, Health: time.Minute, Settle: 30 * time.Second}
 	c, first, image := carded(t, clustertest.Options{Operations: limits})
 	h := commandLine(t, c)
 	p2, others := c.Slot(2), []*enginetest.Machine{c.Controller, c.Slot(1), c.Slot(3)}
