@@ -82,6 +82,12 @@ func (c *cluster) View(context.Context) (*enrol.ClusterView, error) {
 	defer c.mu.Unlock()
 	v := c.view
 	v.Slots, v.Alarms = slices.Clone(v.Slots), slices.Clone(v.Alarms)
+	for i, s := range v.Slots {
+		if s.Operation != nil {
+			now := *s.Operation
+			v.Slots[i].Operation = &now
+		}
+	}
 	if !c.still {
 		v.Time = time.Now().UTC()
 	}
