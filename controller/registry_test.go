@@ -9,6 +9,7 @@ import (
 
 	"hatchery/controller"
 	"hatchery/internal/atomicfile"
+	"hatchery/internal/swarm"
 )
 
 func TestADamagedRegistry(t *testing.T) {
@@ -103,6 +104,9 @@ func TestARegistryThatIsReplaced(t *testing.T) {
 				if err := os.RemoveAll(c.options.StateDir); err != nil {
 					t.Fatal(err)
 				}
+				// Without a swarm there is nothing to write down by itself, which could
+				// come at the moment of the replacing.
+				c.engine.with(func() { c.engine.info.State = swarm.Failed })
 				c.start()
 				k.calls = c.client(k.id, address(1))
 			}
@@ -140,6 +144,7 @@ func TestARegistryThatIsReplaced(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), "replaced") {
 				t.Errorf("the service ends with %v", err)
 			}
+			c.engine.with(func() { c.engine.info.State = swarm.Active })
 			c.stop = nil
 			c.start()
 			k.calls = c.client(k.id, address(1))
