@@ -168,6 +168,12 @@ func bootWith(ctx context.Context, start func(context.Context, emulator.Options)
 }
 
 func bootTo(ctx context.Context, stdout io.Writer, start func(context.Context, emulator.Options) (bootRig, error), args ...string) (code int, stderr string) {
+	var errs bytes.Buffer
+	code = bootSaying(ctx, stdout, &errs, start, args...)
+	return code, errs.String()
+}
+
+func bootSaying(ctx context.Context, stdout, stderr io.Writer, start func(context.Context, emulator.Options) (bootRig, error), args ...string) (code int) {
 	s := &settings{}
 	root := newRoot(s)
 	for _, c := range root.Commands() {
@@ -177,21 +183,20 @@ func bootTo(ctx context.Context, stdout io.Writer, start func(context.Context, e
 	}
 	root.AddCommand(bootCommand(s, start, swarmList{tries: 2, connect: time.Minute, whole: time.Minute}))
 	root.SetArgs(append([]string{"boot"}, args...))
-	var errs bytes.Buffer
 	root.SetOut(stdout)
-	root.SetErr(&errs)
+	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	switch {
 	case err == nil:
 	case s.json:
-		printErrorJSON(&errs, err)
+		printErrorJSON(stderr, err)
 	default:
-		printError(&errs, err)
+		printError(stderr, err)
 	}
 	if err != nil {
 		code = exitCode(err)
 	}
-	return code, errs.String()
+	return code
 }
 
 // fullDisk takes nothing.
@@ -499,12 +504,13 @@ func TestBootStays(t *testing.T) {
 				if waits++; waits > 1 {
 					return crash
 				}
-				time.AfterFunc(50*time.Millisecond, func() { test.after(r, cancel) })
 				return come(ctx, r)
 			}}
-			code, stdout, stderr := boot(ctx, rig, "p1", "--stay")
-			if code != test.code || !strings.Contains(stdout, "docker   1:30") || !strings.Contains(stderr, test.stderr) || !rig.closed {
-				t.Errorf("exit code %d, closed: %v\n%s%s", code, rig.closed, stdout, stderr)
+			var stdout bytes.Buffer
+			stderr := &untilSaid{words: "They stay up until ^C.\n", then: func() { test.after(rig, cancel) }}
+			code := bootSaying(ctx, &stdout, stderr, rig.start, "p1", "--stay")
+			if code != test.code || !strings.Contains(stdout.String(), "docker   1:30") || !strings.Contains(stderr.String(), test.stderr) || !rig.closed {
+				t.Errorf("exit code %d, closed: %v\n%s%s", code, rig.closed, stdout.String(), stderr)
 			}
 		})
 	}

@@ -119,6 +119,22 @@ func says(ctx context.Context, socket, args string) (code int, stdout, stderr st
 	return code, out.String(), errs.String()
 }
 
+// An untilSaid is a buffer, and a call when there first are certain words in it.
+type untilSaid struct {
+	syncBuffer
+	words string
+	then  func()
+	once  sync.Once
+}
+
+func (u *untilSaid) Write(p []byte) (int, error) {
+	n, err := u.syncBuffer.Write(p)
+	if strings.Contains(u.String(), u.words) {
+		u.once.Do(u.then)
+	}
+	return n, err
+}
+
 func TestRebuildCommand(t *testing.T) {
 	t.Setenv("SUDO_USER", "sam")
 	w, socket := newWorks(t)
@@ -149,9 +165,13 @@ func TestRebuildCommand(t *testing.T) {
 	check("rebuild p1 p2", exitFailed, "", "p1 is busy: the rebuild rebuild-1 by sam@")
 	t.Setenv("SUDO_USER", "sam")
 	check("rebuild p2", exitFailed, "", "p2 is busy: the rebuild rebuild-1 by sam@")
-	leaving, leave := context.WithTimeout(t.Context(), time.Second)
+	// Who looks on leaves once it is seen what is at work.
+	leaving, leave := context.WithTimeout(t.Context(), time.Minute)
 	defer leave()
-	code, out, errs := says(leaving, socket, "rebuild p1 p2")
+	var stdout bytes.Buffer
+	stderr := &untilSaid{words: "p1: renew: write: 1 of 2 MB ...", then: leave}
+	code := run(leaving, []string{"rebuild", "p1", "p2", "--socket", socket}, &stdout, stderr)
+	out, errs := stdout.String(), stderr.String()
 	if code != exitFailed || out != "" || !strings.Contains(errs, "rebuild-1 is at work on that already") || !strings.Contains(errs, "p1: renew: write: 1 of 2 MB ...") ||
 		!strings.Contains(errs, "rebuild-1 goes on on the controller: `hatchery rebuild --follow rebuild-1` looks on again") {
 		t.Errorf("exit code %d\n%s\n%s", code, out, errs)
