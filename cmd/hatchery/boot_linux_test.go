@@ -255,6 +255,9 @@ func render(t *testing.T, written string) []string {
 			lines = append(lines, "")
 		case '\r':
 		case '\x1b':
+			if len(written) < 8 {
+				return lines // not all of it has come
+			}
 			t.Fatalf("an escape sequence that was not expected: %.20q", written)
 		default:
 			lines[len(lines)-1] += written[:1] // a byte, of a character perhaps

@@ -171,6 +171,22 @@ func (p *person) types(keys string) {
 	}
 }
 
+// attached waits until the terminal is the node's: what is typed before is a line of the
+// terminal's own, with another end than Return.
+func (p *person) attached() {
+	p.t.Helper()
+	p.sees("[hatchery: the console of p2;")
+	raw := func() bool {
+		now, err := unix.IoctlGetTermios(int(p.tty.Fd()), unix.TCGETS)
+		return err == nil && now.Lflag&unix.ISIG == 0
+	}
+	for deadline := time.Now().Add(time.Minute); !raw(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			p.t.Fatal("the terminal is not the node's")
+		}
+	}
+}
+
 // ends waits for the program's end, and gives its exit code.
 func (p *person) ends() int {
 	p.t.Helper()
@@ -222,15 +238,7 @@ func TestConsoleAttached(t *testing.T) {
 	if text := p.text(); !strings.Contains(text, "Raspbian\r\np2 login: ") || strings.Contains(text, "\x1b") {
 		t.Errorf("it shows %q", text)
 	}
-	raw := func() bool {
-		now, err := unix.IoctlGetTermios(int(p.tty.Fd()), unix.TCGETS)
-		return err == nil && now.Lflag&unix.ISIG == 0
-	}
-	for deadline := time.Now().Add(time.Minute); !raw(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the terminal is not the node's")
-		}
-	}
+	p.attached()
 	p.types("pi\r\x03\x04~x\r~?")
 	if got := hears(t, node, "~x\r"); got != "pi\r\x03\x04~x\r" {
 		t.Errorf("the node got %q", got)
@@ -265,7 +273,7 @@ func TestConsoleTaken(t *testing.T) {
 	first := newPerson(t, w.command("console", "p2", "--socket", socket))
 	first.sees("[hatchery: the console of p2;")
 	second := newPerson(t, w.command("console", "p2", "--take", "--socket", socket))
-	second.sees("[hatchery: the console of p2;")
+	second.attached()
 	first.sees("somebody else has taken this console")
 	if code := first.ends(); code != exitFailed {
 		t.Errorf("it ends with %d", code)
