@@ -85,6 +85,8 @@ func TestPage(t *testing.T) {
 	c := newCluster()
 	c.still = true
 	s := serve(t, c, nil)
+	// The events are listened to beside what serves.
+	await(t, s, "the events", func(text string) bool { return strings.Contains(text, "the swarm is there") })
 	text := bodyOf(t, request(t, http.DefaultClient, "GET", "http://"+s.plain+"/"))
 	for _, want := range []string{
 		"<title>homelab · hatchery</title>", "oneil", ">ready<", "20.10.24", "Raspbian GNU/Linux 12 (bookworm), Linux 6.6.51&#43;rpt-rpi-v6, agent 1.4.0",
