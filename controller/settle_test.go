@@ -19,6 +19,18 @@ func rebuilt(old *card) *card {
 	return old.c.card(old.slot)
 }
 
+// noted waits until the service has seen something in an entry, and written it down.
+func (c *cluster) noted(what string) {
+	c.t.Helper()
+	eventually(c.t, func() error {
+		data, err := os.ReadFile(filepath.Join(c.options.StateDir, "registry.json"))
+		if err == nil && !strings.Contains(string(data), what) {
+			err = fmt.Errorf("%q is not in the registry:\n%s", what, data)
+		}
+		return err
+	})
+}
+
 func TestARebuiltCardTakesItsOldPlace(t *testing.T) {
 	tests := []struct {
 		summary string
@@ -44,7 +56,7 @@ func TestARebuiltCardTakesItsOldPlace(t *testing.T) {
 		}, want: "node2 pause ready" + p1Labels},
 		{summary: "the old entry was removed by hand", before: func(c *cluster) {
 			c.engine.edit("node1", func(n *swarm.Node) { n.Labels["rack"] = "left" })
-			time.Sleep(300 * time.Millisecond) // what the entry has is seen every 100 ms
+			c.noted("rack")
 		}, after: func(c *cluster) {
 			c.engine.with(func() { delete(c.engine.nodes, "node1") })
 		}, want: "node2 active ready" + p1Labels + " rack=left"},
@@ -372,7 +384,7 @@ func TestASwarmMadeAnew(t *testing.T) {
 	k.up()
 	c.settled("node1 active ready" + p1Labels)
 	c.engine.edit("node1", func(n *swarm.Node) { n.Labels["rack"] = "left" })
-	time.Sleep(300 * time.Millisecond)
+	c.noted("rack")
 	c.end()
 	c.engine = newEngine()
 	c.engine.info.ClusterID, c.engine.serial = "swarm2", 10
