@@ -157,7 +157,8 @@ func (h *hat) Attend(ctx context.Context, seen func([]usbhost.Device), serve fun
 			if !h.powered[n] || h.mute[n] || began[n] == h.round[n] {
 				continue
 			}
-			began[n] = h.round[n]
+			round := h.round[n]
+			began[n] = round
 			serving.Go(func() {
 				for at := 0; ctx.Err() == nil; {
 					number, d, err := board.Attachment(ctx, at)
@@ -170,6 +171,10 @@ func (h *hat) Attend(ctx context.Context, seen func([]usbhost.Device), serve fun
 						device.SerialIndex = 1
 					}
 					h.mu.Lock()
+					if !h.powered[n] || h.round[n] != round {
+						h.mu.Unlock()
+						return // its power went meanwhile: another round's are served by another
+					}
 					h.open[device.Path] = d
 					h.shown = append(slices.DeleteFunc(h.shown, func(was usbhost.Device) bool { return was.Path == device.Path }), device)
 					h.mu.Unlock()
