@@ -282,9 +282,9 @@ func TestFaults(t *testing.T) {
 		{summary: "stalls before the first byte", stalls: true, answer: is(1, stall(0)), requests: 2},
 		{summary: "stalls for ever", stalls: true, answer: func(m *mirror, n int, w http.ResponseWriter, r *http.Request) bool {
 			return n == 1 && stall(2000)(m, w, r) || stall(0)(m, w, r)
-		}, requests: 3, ranges: 2, says: "cannot download it: nothing came for 500ms (2000 bytes are kept: the next run goes on from there)", kept: 2000},
+		}, requests: 3, ranges: 2, says: "cannot download it: nothing came for 2s (2000 bytes are kept: the next run goes on from there)", kept: 2000},
 		{summary: "never answers", stalls: true, answer: always(func(m *mirror, w http.ResponseWriter, r *http.Request) bool { <-r.Context().Done(); return true }),
-			requests: 3, says: "cannot download it: nothing came for 500ms"},
+			requests: 3, says: "cannot download it: nothing came for 2s"},
 		{summary: "breaks again and again, a little further each time", answer: always(cutAt(2000)),
 			requests: 20, ranges: 19, says: "(40000 bytes are kept", kept: 40000},
 		{summary: "breaks again and again, far between", answer: always(cutAt(100 << 10)), requests: 7, ranges: 6, sent: int64(len(file))},
