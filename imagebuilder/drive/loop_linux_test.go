@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -73,6 +74,14 @@ proc/self/mountinfo : 26 1 0:5 / / rw shared:1 - tmpfs none rw
 // attached shows a file or device as a loop device.
 func attached(t testing.TB, path string) (device string) {
 	t.Helper()
+	device, _ = attachedUntil(t, path)
+	return device
+}
+
+// attachedUntil is attached, and detaches it before the test's end. It does so once:
+// somebody else's file may soon be attached by the same name.
+func attachedUntil(t testing.TB, path string) (device string, detach func()) {
+	t.Helper()
 	testtool.NeedRoot(t)
 	losetup := testtool.Need(t, "losetup")
 	out, err := exec.Command(losetup, "--find", "--show", path).CombinedOutput()
@@ -80,8 +89,13 @@ func attached(t testing.TB, path string) (device string) {
 		testtool.Missing(t, "a loop device ("+strings.TrimSpace(string(out))+")")
 	}
 	device = strings.TrimSpace(string(out))
-	t.Cleanup(func() { exec.Command(losetup, "--detach", device).Run() })
-	return device
+	detach = sync.OnceFunc(func() {
+		if out, err := exec.Command(losetup, "--detach", device).CombinedOutput(); err != nil {
+			t.Errorf("losetup --detach %s: %v: %s", device, err, out)
+		}
+	})
+	t.Cleanup(detach)
+	return device, detach
 }
 
 func refused(t *testing.T, summary string, d drive.Drive, want string) {
@@ -100,9 +114,14 @@ func TestLoopOverLoop(t *testing.T) {
 	card := file(t, t.TempDir(), 16<<20)
 	lower := attached(t, card)
 	testtool.Run(t, "mkfs.ext4", "-q", lower)
-	for _, c := range []struct{ summary, other string }{
-		{"a device over it", attached(t, lower)},
-		{"a device over the same file", attached(t, card)},
+	over, letOver := attachedUntil(t, lower)
+	beside, letBeside := attachedUntil(t, card)
+	for _, c := range []struct {
+		summary, other string
+		detach         func()
+	}{
+		{"a device over it", over, letOver},
+		{"a device over the same file", beside, letBeside},
 	} {
 		place := t.TempDir()
 		mount(t, c.other, place)
@@ -115,7 +134,7 @@ func TestLoopOverLoop(t *testing.T) {
 			t.Errorf("%s, with force: %v", c.summary, err)
 		}
 		unix.Unmount(place, 0)
-		testtool.Run(t, "losetup", "--detach", c.other)
+		c.detach()
 	}
 	open(t, find(t, lower), false)
 }

@@ -160,6 +160,13 @@ func newRigTest(t *testing.T, boots map[string][]boot) *rigTest {
 	return r
 }
 
+// booted is how often a guest was booted, by its own count.
+func (r *rigTest) booted(target string) int {
+	text, _ := os.ReadFile(filepath.Join(r.dir, "play.json."+target))
+	n, _ := strconv.Atoi(string(text))
+	return n
+}
+
 func (r *rigTest) start() *Rig {
 	r.t.Helper()
 	rig, err := Start(context.Background(), r.opts)
@@ -324,6 +331,12 @@ func TestRenew(t *testing.T) {
 	}
 	if err := r.wait(rig, Ready, "controller"); err != nil {
 		t.Errorf("the controller was touched: %v", err)
+	}
+	// It counts its boots itself, and only once its process has begun.
+	for deadline := time.Now().Add(time.Minute); r.booted("p1") < 2; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it was not booted again")
+		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 	defer cancel()
