@@ -140,7 +140,7 @@ func TestLetGoLater(t *testing.T) {
 		}},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
-			l := newLab(t, func(o *preserve.Options) { o.Hold = 240 * time.Millisecond })
+			l := newLab(t, func(o *preserve.Options) { o.Hold = 2400 * time.Millisecond })
 			must(t, l.node().Restore(t.Context(), nil))
 			l.lay(data, "newer")
 			must(t, l.keeper.Save(t.Context(), 2, op, nil))
