@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -57,7 +58,11 @@ func help(what string, args []string) error {
 			_, _ = conn.WriteTo([]byte(host), from)
 		}
 	case "ask":
-		for range 3 {
+		tries, err := strconv.Atoi(args[1])
+		if err != nil {
+			return err
+		}
+		for range tries {
 			conn, err := net.Dial("udp4", args[0])
 			if err != nil {
 				return err

@@ -50,8 +50,8 @@ serve n1 192.168.1.151:9998
 serve ctl 172.19.181.254:9999
 
 # Without the filter the two networks are one.
-echo "open, node to impostor: $(ask n1 172.19.181.77:9998)"
-echo "open, impostor to node: $(ask lan 172.19.181.1:9999)"
+echo "open, node to impostor: $(reach n1 172.19.181.77:9998)"
+echo "open, impostor to node: $(reach lan 172.19.181.1:9999)"
 echo "open, seen on the LAN: $(seen lan)"
 
 at ctl nft -c -f "$CONTROLLER/etc/hatchery/firewall.nft"
@@ -91,6 +91,6 @@ ip -n n1 neigh replace 172.19.181.77 lladdr 02:00:00:00:00:02 dev usb0
 echo "node to impostor, past ARP: $(ask n1 172.19.181.77:9998)"
 echo "seen on the LAN: $(seen lan)"
 echo "seen on the node: $(seen n1)"
-echo "node to controller: $(ask n1 172.19.181.254:9999)"
-echo "node to LAN: $(ask n1 192.168.1.1:9999)"
-echo "LAN to node: $(ask lan 192.168.1.151:9998)"
+echo "node to controller: $(reach n1 172.19.181.254:9999)"
+echo "node to LAN: $(reach n1 192.168.1.1:9999)"
+echo "LAN to node: $(reach lan 192.168.1.151:9998)"

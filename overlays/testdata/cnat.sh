@@ -46,21 +46,21 @@ echo "node to uplink, Docker's policy alone: $(ask n1 192.168.42.1:9999)"
 at ctl "$CONTROLLER/usr/lib/hatchery/docker-user"
 at ctl "$CONTROLLER/usr/lib/hatchery/docker-user"
 at ctl iptables -w -S DOCKER-USER
-echo "node to node: $(ask n1 172.19.181.2:9999)"
-echo "node to controller: $(ask n1 172.19.181.254:9999)"
-echo "node to uplink: $(ask n1 192.168.42.1:9999)"
+echo "node to node: $(reach n1 172.19.181.2:9999)"
+echo "node to controller: $(reach n1 172.19.181.254:9999)"
+echo "node to uplink: $(reach n1 192.168.42.1:9999)"
 
 # A host on the LAN that has the controller for a router, and the swarm's ports.
 serve ctl 192.168.42.10:7946
 serve ctl 192.168.42.10:9999
 ip -n up route add 172.19.180.0/23 via 192.168.42.10
 at ctl iptables -w -P FORWARD ACCEPT
-echo "LAN to controller: $(ask up 192.168.42.10:9999)"
+echo "LAN to controller: $(reach up 192.168.42.10:9999)"
 echo "LAN to the swarm: $(ask up 192.168.42.10:7946)"
 echo "LAN to inner address: $(ask up 172.19.181.254:9999)"
 echo "LAN to node: $(ask up 172.19.181.2:9999)"
 at ctl nft delete table ip hatchery
-echo "LAN to node, without our table: $(ask up 172.19.181.2:9999)"
+echo "LAN to node, without our table: $(reach up 172.19.181.2:9999)"
 at ctl nft -f "$CONTROLLER/etc/hatchery/firewall.nft"
 ip -n up route del 172.19.180.0/23
 at ctl iptables -w -P FORWARD DROP
@@ -68,7 +68,7 @@ at ctl iptables -w -P FORWARD DROP
 # Docker starts again and makes its tables anew; so do we.
 at ctl iptables -w -t nat -F
 at ctl nft -f "$CONTROLLER/etc/hatchery/firewall.nft"
-echo "node to uplink, afterwards: $(ask n2 192.168.42.1:9999)"
+echo "node to uplink, afterwards: $(reach n2 192.168.42.1:9999)"
 echo "rules: $(at ctl nft list table ip hatchery | grep -c masquerade)"
 at ctl nft delete table ip hatchery
 echo "node to uplink, without our table: $(ask n2 192.168.42.1:9999)"
@@ -80,13 +80,14 @@ cable ctl ethpi1 00:22:82:ff:fe:01 n1 usb0 00:22:82:ff:ff:01
 eventually has ctl ethpi1 'master br0'
 eventually has n1 usb0 172.19.181.1/24
 eventually sh -c 'ip -n n1 route show default | grep 172.19.181.254'
-echo "switched off and on: $(ask n1 192.168.42.1:9999)"
+echo "switched off and on: $(reach n1 192.168.42.1:9999)"
 
 # Names.
 at up dnsmasq --keep-in-foreground --conf-file=/dev/null --user=root --no-hosts --no-resolv --listen-address=192.168.42.1 \
 	--bind-interfaces --address=/upstream.example/10.9.8.7 --log-facility="$WORK/upstream.log" --pid-file &
 echo "nameserver 192.168.42.1" >"$CONTROLLER/etc/resolv.conf"
 dnsmasq_of ctl "$CONTROLLER"
+eventually resolve up 192.168.42.1:53 upstream.example
 eventually resolve n1 172.19.181.254:53 hammond.
 for name in hammond carter.chappa.example p1 upstream.example nobody; do
 	echo "$name: $(resolve n1 172.19.181.254:53 "$name" || true)"

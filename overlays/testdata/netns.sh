@@ -59,7 +59,12 @@ serve() {
 
 # ask NS ADDR: who do we look like to it?
 ask() {
-	at "$1" env HATCHERY_TEST_HELPER=ask "$HELPER" "$2"
+	at "$1" env HATCHERY_TEST_HELPER=ask "$HELPER" "$2" 3
+}
+
+# reach NS ADDR: the same of somebody who should answer, and may take long.
+reach() {
+	at "$1" env HATCHERY_TEST_HELPER=ask "$HELPER" "$2" 60
 }
 
 # resolve NS SERVER NAME
