@@ -408,7 +408,7 @@ func TestChangedSource(t *testing.T) {
 	if err := os.WriteFile(place, second, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	cache.SetSettled(2 * time.Second)
+	cache.SetSettled(time.Minute)
 	checkImage(t, image, first)
 	image, err = cache.Get(t.Context(), baseimage.Ref{Source: place}, progress.Discard)
 	if err != nil {

@@ -275,7 +275,7 @@ func (r *testRegistry) push(t testing.TB, repository string, b *blobs, tags map[
 func options(t testing.TB) preload.Options {
 	return preload.Options{
 		Cache: t.TempDir(), Dir: t.TempDir(), Keychain: noAccounts{},
-		Client: &download.Client{Stall: 300 * time.Millisecond, Pause: time.Millisecond, Patience: time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
+		Client: &download.Client{Stall: 2 * time.Second, Pause: time.Millisecond, Patience: time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
 	}
 }
 

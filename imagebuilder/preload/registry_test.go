@@ -164,7 +164,7 @@ func TestFaultsOfRegistries(t *testing.T) {
 			},
 		},
 		{
-			summary: "a registry that stands still", err: "nothing came for 300ms",
+			summary: "a registry that stands still", err: "nothing came for 2s",
 			at: func(_ *blobs, _ testing.TB, r *http.Request) bool { return r.URL.Path == "/v2/" },
 			fault: func(t *testing.T, _ *blobs, w http.ResponseWriter, r *http.Request, _ int) bool {
 				<-r.Context().Done()
