@@ -194,6 +194,11 @@ func (s *Service) begunNow(ctx context.Context, d usbhost.Device) (is *slot, unc
 	sl, told := s.tellApart(ctx, d, found, boards)
 	if !told && len(found) > 1 {
 		s.problem("rescue", fmt.Sprintf("the cards of %s and %s are half written, and which of them asks for boot files is unknown: set `hat: {version: …}` in cluster.yaml to what is printed on the board, or leave one of them without power", found[0].name(), found[1].name()))
+		s.mu.Lock()
+		if s.wiring != nil { // learned meanwhile, by another of the boards
+			delete(s.problems, "rescue")
+		}
+		s.mu.Unlock()
 	}
 	return sl, !told
 }
