@@ -74,11 +74,14 @@ func join(t *testing.T, lab *enginetest.Lab, m *enginetest.Machine) {
 	must(t, m.Engine().Join(t.Context(), swarm.JoinOptions{Remotes: []string{remote}, Token: cluster.WorkerToken, Addr: m.Addr}))
 }
 
-// list is what the controller's node list says, a line a node.
+// list is what the controller's node list says, a line a node; or that there is none,
+// as a manager that was started a moment ago may say.
 func list(t *testing.T, lab *enginetest.Lab) string {
 	t.Helper()
 	nodes, err := lab.Controller.Engine().Nodes(t.Context())
-	must(t, err)
+	if err != nil {
+		return err.Error()
+	}
 	var lines []string
 	for _, n := range nodes {
 		lines = append(lines, fmt.Sprintf("%s %s %s\n", n.Hostname, n.Addr, n.State))
@@ -90,7 +93,16 @@ func list(t *testing.T, lab *enginetest.Lab) string {
 func eventuallyList(t *testing.T, lab *enginetest.Lab, want string) {
 	t.Helper()
 	want = strings.ReplaceAll(strings.TrimPrefix(want, "\n"), "\t", "")
-	eventually(t, "the node list is\n"+want, func() bool { return list(t, lab) == want })
+	var last string
+	defer func() {
+		if last != want {
+			t.Logf("the node list is\n%s", last)
+		}
+	}()
+	eventually(t, "the node list is\n"+want, func() bool {
+		last = list(t, lab)
+		return last == want
+	})
 }
 
 // TestSwarm has what may happen to machines happen to those of a swarm.
@@ -231,7 +243,7 @@ func hear(t *testing.T, to *enginetest.Machine, addr string, from *enginetest.Ma
 		heard <- host
 	}()
 	err := from.Do(func() error {
-		c, err := net.DialTimeout("tcp4", addr, 5*time.Second)
+		c, err := net.DialTimeout("tcp4", addr, 30*time.Second)
 		if err != nil {
 			return err
 		}
