@@ -134,6 +134,9 @@ func TestLife(t *testing.T) {
 		t.Errorf("p1's entry: %+v", n)
 	}
 	drain(changed)
+	// The swarm gives a node an address of its own network's meanwhile: another version.
+	n, err = c.Engine().Node(ctx, i.NodeID)
+	must(t, err)
 	spec := swarm.NodeSpec{Labels: map[string]string{"hatchery.slot": "p1"}, Availability: "active"}
 	must(t, c.Engine().UpdateNode(ctx, n.ID, n.Version, spec))
 	select {

@@ -100,7 +100,16 @@ func TestObjects(t *testing.T) {
 		t.Errorf("it is %+v", before)
 	}
 	spec.Labels = map[string]string{"a": "c"}
-	must(t, e.UpdateService(ctx, service, before.Version, spec))
+	// The swarm gives the service its address on the network meanwhile: another version.
+	eventually(t, "the service is changed", func() bool {
+		before = entry()
+		err := e.UpdateService(ctx, service, before.Version, spec)
+		if errors.Is(err, swarm.ErrConflict) {
+			return false
+		}
+		must(t, err)
+		return true
+	})
 	is("a change of an old version", e.UpdateService(ctx, service, before.Version, spec), swarm.ErrConflict)
 	eventually(t, "the change has come to its end", func() bool { return entry().Previous == nil })
 	if after := entry(); after.Version <= before.Version || after.Spec.Labels["a"] != "c" {
