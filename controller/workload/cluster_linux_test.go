@@ -339,7 +339,11 @@ func TestApplied(t *testing.T) {
 		b.must(b.service.Push(workload.KindSecret, name, []byte(content)))
 	}
 	b.reaches(workload.StateApplied)
-	b.docker("stack", "rm", "web")
+	b.until("docker stack rm has its way", func(*workload.Status) bool {
+		// As long as a task of a service that is gone is on its network, that cannot go.
+		_, err := b.lab.Controller.Docker(t.Context(), "stack", "rm", "web")
+		return err == nil
+	})
 	b.until("docker stack rm", func(*workload.Status) bool {
 		return len(b.versions()) == 0 && len(names(b.engine.Secrets(t.Context()))) == 1
 	})
@@ -461,8 +465,12 @@ configs: {site: {external: true}}
 	says := func(want string) {
 		t.Helper()
 		b.until("it says "+want, func(v *workload.Status) bool {
-			return len(v.Stacks) == 1 && len(v.Stacks[0].Services) == 1 && v.Stacks[0].Services[0].Running == 1 &&
-				strings.Contains(b.docker("service", "logs", "--raw", "show_a"), want)
+			if len(v.Stacks) != 1 || len(v.Stacks[0].Services) != 1 || v.Stacks[0].Services[0].Running != 1 {
+				return false
+			}
+			// As long as a task is on its way, the engine cannot tell what it says.
+			out, err := b.lab.Controller.Docker(t.Context(), "service", "logs", "--raw", "show_a")
+			return err == nil && strings.Contains(out, want)
 		})
 	}
 	b.must(b.service.Push(workload.KindSecret, "cf_token", []byte("one")))
