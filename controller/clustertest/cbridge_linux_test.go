@@ -409,8 +409,7 @@ func (b *bridged) containers() {
 		from, to := pair[0], pair[1]
 		out, err := from.Docker(b.t.Context(), "run", "--detach", "idle:1")
 		must(b.t, err)
-		pid, err := strconv.Atoi(idling(b.t, strings.TrimSpace(out)))
-		must(b.t, err)
+		pid := idlingSoon(b.t, strings.TrimSpace(out))
 		there := b.listen(b.space(to), to.Addr.String()+":9003")
 		seen := b.space(to).Tap(to.Link())
 		inside := netspace.Of(b.t, pid)
@@ -455,7 +454,7 @@ func (b *bridged) connect(host *netspace.Space) {
 	}
 	// One of them is there, for who is inside.
 	must(b.t, p1.Do(func() error {
-		c, err := net.DialTimeout("tcp", "172.19.181.254:7946", 5*time.Second)
+		c, err := net.DialTimeout("tcp", "172.19.181.254:7946", 30*time.Second)
 		if err == nil {
 			c.Close()
 		}
@@ -471,8 +470,7 @@ func (b *bridged) container(wire *netspace.Wire) {
 	id, err := ctl.Docker(b.t.Context(), "run", "--detach", "idle:1")
 	must(b.t, err)
 	id = strings.TrimSpace(id)
-	pid, err := strconv.Atoi(idling(b.t, id))
-	must(b.t, err)
+	pid := idlingSoon(b.t, id)
 	addr, err := ctl.Docker(b.t.Context(), "inspect", "--format", "{{.NetworkSettings.IPAddress}}", id)
 	must(b.t, err)
 	addr = strings.TrimSpace(addr)
@@ -528,9 +526,8 @@ func (b *bridged) cablePulled(tasks func() error) {
 		}
 		return nil
 	})
-	if err := tasks(); err != nil {
-		b.t.Errorf("with eth0's cable out, between the tasks: %v", err)
-	}
+	// A datagram may be lost or late; the cable stays out.
+	netspace.Eventually(b.t, "with eth0's cable out, a task hears the other", tasks)
 	b.PowerOff(p2)
 	b.PowerOn(p2)
 	b.WaitSettled()

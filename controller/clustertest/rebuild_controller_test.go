@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -64,6 +65,18 @@ func idling(t *testing.T, id string) string {
 	return "none"
 }
 
+// idlingSoon is that of a container that was started a moment ago, which may be on its way
+// to be that program still.
+func idlingSoon(t *testing.T, id string) (pid int) {
+	t.Helper()
+	until(t, "the program to be what runs in the container", func() bool {
+		var err error
+		pid, err = strconv.Atoi(idling(t, id))
+		return err == nil
+	})
+	return pid
+}
+
 // containers are what runs on a machine, with the processes: a container that was
 // started again has another.
 func containers(t *testing.T, m *enginetest.Machine) string {
@@ -109,7 +122,12 @@ func TestControllerRebuiltUnderAService(t *testing.T) {
 	}
 	until(t, "the service to run on both", func() bool { return strings.Count(tasks(), "Running Running") == 2 })
 	running := func() string { return containers(t, c.Slot(1)) + "\n" + containers(t, c.Slot(2)) }
-	hadTasks, had := tasks(), running()
+	var had string
+	until(t, "the programs to be what runs there", func() bool {
+		had = running()
+		return !strings.Contains(had, "process none")
+	})
+	hadTasks := tasks()
 	if strings.Count(had, " running 0 process ") != 2 || strings.Contains(had, "process none") {
 		t.Fatalf("the service has\n%s", had)
 	}
@@ -148,5 +166,15 @@ func TestControllerRebuiltUnderAService(t *testing.T) {
 	}
 	// It is managed, too.
 	docker(t, c, "service", "rm", "web")
-	until(t, "the service to end", func() bool { return running() == "\n" })
+	until(t, "the service to end", func() bool {
+		for _, m := range c.Slots() {
+			// What is listed may be gone a moment later: nobody asks for more of it.
+			out, err := m.Docker(t.Context(), "ps", "--no-trunc", "--quiet")
+			must(t, err)
+			if strings.TrimSpace(out) != "" {
+				return false
+			}
+		}
+		return true
+	})
 }

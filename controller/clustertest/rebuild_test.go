@@ -65,14 +65,21 @@ func table(c *clustertest.Cluster, more map[int]string, without ...int) string {
 	return strings.Join(lines, "\n")
 }
 
-// docker runs the docker command line on the controller.
+// docker runs the docker command line on the controller. It reads what it changes, and
+// is refused where somebody has changed that in between, as the service and the swarm
+// itself may: then nothing was done, and it is done again.
 func docker(t *testing.T, c *clustertest.Cluster, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	out, err := c.Controller.Docker(ctx, args...)
-	must(t, err)
-	return out
+	for {
+		out, err := c.Controller.Docker(ctx, args...)
+		if err != nil && ctx.Err() == nil && strings.Contains(err.Error(), "update out of sequence") {
+			continue
+		}
+		must(t, err)
+		return out
+	}
 }
 
 // ids are the node IDs of the list, by the slots' names.

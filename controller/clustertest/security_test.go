@@ -137,8 +137,17 @@ func TestRevoked(t *testing.T) {
 	}
 	nodes := c.WaitSettled()
 	lost := clustertest.NodeOf(t, nodes, 1)
-	lost.Labels["rack"] = "left"
-	need(t, manager.Engine().UpdateNode(ctx, lost.ID, lost.Version, swarm.NodeSpec{Labels: lost.Labels, Availability: lost.Availability}))
+	until(t, "the label to be set", func() bool {
+		now, err := manager.Engine().Node(ctx, lost.ID)
+		need(t, err)
+		now.Labels["rack"] = "left"
+		err = manager.Engine().UpdateNode(ctx, now.ID, now.Version, swarm.NodeSpec{Labels: now.Labels, Availability: now.Availability})
+		if errors.Is(err, swarm.ErrConflict) {
+			return false // it was changed in between
+		}
+		need(t, err)
+		return true
+	})
 	rack := map[int]string{1: "rack=left"}
 	c.WaitTable(c.Settled(rack))
 	stolen, err := c.Store.Target(p1.Name, 1, p1.Hostname)
