@@ -381,10 +381,17 @@ func (b *bridged) poison(wire *netspace.Wire, through func(string) []string) {
 			wire.Sends(netspace.Frame(dst, hostileMAC, netspace.TypeARP, netspace.ARP(1, hostileMAC, as, hostileMAC, as)))
 			wire.Sends(netspace.Frame(dst, hostileMAC, netspace.TypeARP, netspace.ARP(2, hostileMAC, as, target, to), netspace.Tag{Type: netspace.TypeQinQ}))
 		}
-		out := b.space(victim.at).IP("neigh show " + as)
-		if strings.Contains(out, hostileMAC) || !strings.Contains(out, mac(victim.as)) {
-			b.t.Errorf("%s takes %s for %s", victim.at.Name, as, out)
-		}
+		// Who is not sure any more asks, which may take a moment.
+		netspace.Eventually(b.t, victim.at.Name+" knows "+victim.as.Name, func() error {
+			out := b.space(victim.at).IP("neigh show " + as)
+			if strings.Contains(out, hostileMAC) {
+				b.t.Fatalf("%s takes %s for %s", victim.at.Name, as, out)
+			}
+			if !strings.Contains(out, mac(victim.as)) {
+				return errors.New(out)
+			}
+			return nil
+		})
 	}
 	// In a slot's name, to where nobody is: that is flooded, if the bridge takes it, and
 	// it has learnt then that the slot is behind eth0.

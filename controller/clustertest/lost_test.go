@@ -68,9 +68,10 @@ func watchPower(t *testing.T, c *clustertest.Cluster, on func(slot, times int)) 
 // alone after the third, with an alarm, until somebody switches it by hand.
 func TestLostLink(t *testing.T) {
 	t.Parallel()
-	c := homestead(t, clustertest.Options{Slots: []int{1, 2}, HAT: true, Power: power.Limits{
-		Lost: 3 * time.Second, Boot: 5 * time.Second, Stable: 5 * time.Second, OffFor: time.Second, Poll: 250 * time.Millisecond, Cycles: 3,
-	}})
+	// What is switched on has its link before the next cycle would be due: on a busy
+	// machine too. After one by hand that is due when it was lost for long enough.
+	limits := power.Limits{Lost: 8 * time.Second, Boot: 12 * time.Second, Stable: 5 * time.Second, OffFor: time.Second, Poll: 250 * time.Millisecond, Cycles: 3}
+	c := homestead(t, clustertest.Options{Slots: []int{1, 2}, HAT: true, Power: limits})
 	before := ids(c.WaitSettled())
 	h := commandLine(t, c)
 	var byHand sync.Map
@@ -107,7 +108,7 @@ func TestLostLink(t *testing.T) {
 	}
 	t.Logf("p1 is Ready again %v after both were lost", time.Since(began).Round(100*time.Millisecond))
 	// It stays so: as long as two more cycles would take.
-	time.Sleep(2 * (3 + 5 + 1) * time.Second)
+	time.Sleep(2 * (limits.Lost + limits.Boot + limits.OffFor))
 	if p1, p2 := s.of(1), s.of(2); p1 != 2 || p2 != 3 {
 		t.Errorf("p1 got power %d times, p2 %d times; want 2 and 3", p1, p2)
 	}
