@@ -16,6 +16,7 @@ import (
 
 	"hatchery/controller/clustertest"
 	"hatchery/controller/operation"
+	"hatchery/internal/atomicfile"
 	"hatchery/internal/enginetest"
 	"hatchery/internal/nodefile"
 	wire "hatchery/internal/reimage"
@@ -188,16 +189,17 @@ func clean(t *testing.T, c *clustertest.Cluster, slot int, release string) {
 			t.Errorf("%s is not over", op.ID)
 		}
 	}
-	var left []string
-	must(t, filepath.WalkDir(c.Controller.State(), func(path string, d fs.DirEntry, err error) error {
-		if err == nil && strings.Contains(d.Name(), ".tmp") {
-			left = append(left, path)
-		}
-		return nil
-	}))
-	if len(left) > 0 {
-		t.Errorf("files are left: %q", left)
-	}
+	// The service writes its own state down all the time; nothing stays half written.
+	until(t, "no file to be half written", func() bool {
+		left := 0
+		must(t, filepath.WalkDir(c.Controller.State(), func(_ string, d fs.DirEntry, err error) error {
+			if err == nil && strings.HasSuffix(d.Name(), atomicfile.Suffix) {
+				left++
+			}
+			return nil // also of what was there a moment ago
+		}))
+		return left == 0
+	})
 }
 
 // asBefore sees that p2 is what it was, as another node; the others are the nodes, the
