@@ -253,6 +253,10 @@ func TestApplied(t *testing.T) {
 		return strings.Contains(out, "web_back.1")
 	})
 
+	b.until("both services have their addresses, which makes another version of them", func(*workload.Status) bool {
+		has := strings.Fields(b.docker("service", "inspect", "--format", "{{len .Endpoint.VirtualIPs}}", "web_front", "web_back"))
+		return len(has) == 2 && !slices.Contains(has, "0")
+	})
 	before := b.versions()
 	b.must(b.service.Apply(workload.Request{}))
 	b.reaches(workload.StateApplied)
