@@ -51,6 +51,7 @@ type board struct {
 type cut struct {
 	summary string
 	when    func(m *meter, off int64, content []byte) bool
+	keeps   bool // the card has what was written by then, and not only some of it
 }
 
 func newBoard(t *testing.T, m *enginetest.Machine, c *card, dir, kept string, told func(string, ...any)) *board {
@@ -206,9 +207,9 @@ func (b *board) boot(ctx context.Context) error {
 			b.mu.Unlock()
 			b.told("the power is cut: %s (%d bytes written, %d of the boot partition)", next.summary, m.bytes, m.boot)
 			return true
-		})
+		}, next.keeps)
 	} else {
-		b.card.power(nil)
+		b.card.power(nil, false)
 	}
 	socket := filepath.Join(b.dir, "card.sock")
 	if err := os.RemoveAll(socket); err != nil {

@@ -25,6 +25,7 @@ type card struct {
 	off     bool
 	meter   meter
 	cut     func(m *meter, off int64, content []byte) bool // nil: nothing cuts the power
+	keeps   bool                                           // what was written, when that does
 	onCut   func()
 }
 
@@ -78,6 +79,9 @@ func (c *card) WriteAt(p []byte, off int64) (int, error) {
 	c.meter.count(off, p)
 	if c.cut != nil && c.cut(&c.meter, off, p) {
 		c.cut = nil
+		if c.keeps {
+			clear(c.unsaved)
+		}
 		if err := c.lose(); err != nil {
 			return 0, err
 		}
@@ -134,11 +138,12 @@ func (c *card) Flush() error {
 	return nil
 }
 
-// power switches it on, with what is to cut its power.
-func (c *card) power(cut func(m *meter, off int64, content []byte) bool) {
+// power switches it on, with what is to cut its power, and whether it keeps all that was
+// written by then.
+func (c *card) power(cut func(m *meter, off int64, content []byte) bool, keeps bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.off, c.meter, c.cut = false, meter{}, cut
+	c.off, c.meter, c.cut, c.keeps = false, meter{}, cut, keeps
 }
 
 // count counts a write.

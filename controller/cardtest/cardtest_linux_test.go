@@ -309,7 +309,13 @@ func (s *scenario) upgrade(t *testing.T) {
 // upgrade, five.
 func (s *scenario) undo(t *testing.T) {
 	s.wanted = s.first
-	s.cutting(t, cutsAtEdges(), "upgrade", "--undo", "p1", "--yes")
+	cuts, starts := cutsAtEdges(), s.board.started()
+	s.cutting(t, cuts, "upgrade", "--undo", "p1", "--yes")
+	// After the last cut it starts into a root which does not stay, and whose card is
+	// written once more: what is kept is for the one after that.
+	if starts = s.board.started() - starts; starts < len(cuts)+3 {
+		t.Errorf("the board was started %d times, and %d cuts should have led it into a root that does not stay, once more into what writes the card, and into its root", starts, len(cuts))
+	}
 	if out := s.shell(t, "cat /opt/version; cat /srv/data/kept; sudo test -e /root/junk || echo gone"); out != "first\nprecious\ngone" {
 		t.Fatalf("p1 says %q", out)
 	}
@@ -355,8 +361,8 @@ sudo dd if=/dev/urandom of=/boot/firmware/data.bin bs=64k count=%d conv=notrunc,
 // cutsAmid are the points amid what is written.
 func cutsAmid() []cut {
 	return []cut{
-		{"amid the root", func(m *meter, _ int64, _ []byte) bool { return m.bytes > changedRoot/2 }},
-		{"amid the boot partition", func(m *meter, _ int64, _ []byte) bool { return m.flushesAfter > 0 && m.boot > changedBoot/2 }},
+		{"amid the root", func(m *meter, _ int64, _ []byte) bool { return m.bytes > changedRoot/2 }, false},
+		{"amid the boot partition", func(m *meter, _ int64, _ []byte) bool { return m.flushesAfter > 0 && m.boot > changedBoot/2 }, false},
 	}
 }
 
@@ -364,13 +370,15 @@ func cutsAmid() []cut {
 func cutsAtEdges() []cut {
 	order := func(off int64) bool { return off >= reimage.OrderPlace && off < reimage.OrderPlace+reimage.OrderSize }
 	return []cut{
-		{"its start is counted", func(_ *meter, off int64, _ []byte) bool { return order(off) }},
+		{"its start is counted", func(_ *meter, off int64, _ []byte) bool { return order(off) }, false},
 		// From here on the boot ROM finds nothing.
-		{"the boot partition is about to be written", func(m *meter, _ int64, _ []byte) bool { return m.flushesAfter > 0 }},
+		{"the boot partition is about to be written", func(m *meter, _ int64, _ []byte) bool { return m.flushesAfter > 0 }, false},
+		// From here on it finds a root, with an order on its card still. Without that sector
+		// it would be the cut before this one.
 		{"the boot partition's first sector is written", func(m *meter, off int64, content []byte) bool {
 			first := firstSector(off, content)
 			return m.sealed && first != nil && len(bytes.TrimLeft(first, "\x00")) > 0
-		}},
+		}, true},
 	}
 }
 
@@ -379,10 +387,10 @@ func cutsAtEdges() []cut {
 func randomCuts() (cuts []cut) {
 	for range 4 {
 		after := rand.Int64N(changedRoot / 5)
-		cuts = append(cuts, cut{fmt.Sprintf("after %d bytes of the root", after), func(m *meter, _ int64, _ []byte) bool { return m.bytes > after }})
+		cuts = append(cuts, cut{fmt.Sprintf("after %d bytes of the root", after), func(m *meter, _ int64, _ []byte) bool { return m.bytes > after }, false})
 	}
 	after := rand.Int64N(changedBoot / 2)
-	return append(cuts, cut{fmt.Sprintf("after %d bytes of the boot partition", after), func(m *meter, _ int64, _ []byte) bool { return m.sealed && m.boot > after }})
+	return append(cuts, cut{fmt.Sprintf("after %d bytes of the boot partition", after), func(m *meter, _ int64, _ []byte) bool { return m.sealed && m.boot > after }, false})
 }
 
 // mapped is how much of an image is in use, in bytes.

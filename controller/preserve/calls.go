@@ -47,15 +47,21 @@ func (k *Keeper) waiting(slot int) *record {
 	return nil
 }
 
-// unknown answers a node where nobody knows what is kept for it: it waits, since to be told
-// that there is nothing would be the end of what there is.
-func (k *Keeper) unknown(w http.ResponseWriter, slot int) bool {
+// early answers a node that gets nothing yet. Where nobody knows what is kept for it, to be
+// told that there is nothing would be the end of what there is; and what a root has back
+// that is written over is not given again.
+func (k *Keeper) early(w http.ResponseWriter, slot int) bool {
 	err := k.known(slot)
+	if err == nil && k.o.Rewrites(slot) {
+		err = errRewritten
+	}
 	if err != nil {
 		wait(w, err)
 	}
 	return err != nil
 }
+
+var errRewritten = errors.New("this node's card is not whole, and is about to be written on: what was kept is for the root that stays")
 
 // wait asks a node to come back.
 func wait(w http.ResponseWriter, why error) {
@@ -66,7 +72,7 @@ func wait(w http.ResponseWriter, why error) {
 const retryPersonS = 30
 
 func (k *Keeper) offer(w http.ResponseWriter, _ *http.Request, slot int) {
-	if k.unknown(w, slot) {
+	if k.early(w, slot) {
 		return
 	}
 	var o kept.Offer
@@ -83,7 +89,7 @@ func (k *Keeper) stream(w http.ResponseWriter, r *http.Request, slot int) {
 		return
 	}
 	defer release()
-	if k.unknown(w, slot) {
+	if k.early(w, slot) {
 		return
 	}
 	what := k.waiting(slot)
@@ -121,6 +127,10 @@ func (k *Keeper) restored(w http.ResponseWriter, r *http.Request, slot int) {
 	}
 	if err := receipt.Check(); err != nil {
 		refuse(w, err)
+		return
+	}
+	if k.o.Rewrites(slot) {
+		wait(w, errRewritten)
 		return
 	}
 	for i := range receipt.Left {
@@ -189,10 +199,11 @@ func (k *Keeper) Calls() http.Handler {
 	mux.HandleFunc("GET "+Prefix+"{slot}/plan", of(func(r *http.Request, slot int) (any, error) { return k.Plan(r.Context(), slot) }))
 	mux.HandleFunc("GET "+Prefix+"{slot}/archive", func(w http.ResponseWriter, r *http.Request) {
 		slot, err := clusterctrl.ParseSlot(r.PathValue("slot"))
-		if err == nil && k.unknown(w, slot) {
-			return
-		}
 		if err == nil {
+			if err := k.known(slot); err != nil {
+				wait(w, err)
+				return
+			}
 			err = k.give(w, slot)
 		}
 		if err != nil {

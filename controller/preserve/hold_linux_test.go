@@ -3,6 +3,9 @@ package preserve_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"strings"
@@ -12,6 +15,7 @@ import (
 	"hatchery/controller/preserve"
 	"hatchery/firstboot"
 	"hatchery/internal/enrol"
+	"hatchery/internal/kept"
 )
 
 // TestWhoseItIs: what is kept is the next root's, whatever becomes of the operation
@@ -315,3 +319,50 @@ func TestWithoutDocker(t *testing.T) {
 
 // nowhere is an address that nobody has.
 var nowhere = netip.MustParseAddr("127.255.255.254")
+
+// TestRewritten is a root that starts from a card which is about to be written over: it gets
+// nothing, so that the one that stays gets all.
+func TestRewritten(t *testing.T) {
+	rewrites := false
+	l := newLab(t, func(o *preserve.Options) { o.Rewrites = func(slot int) bool { return slot == 2 && rewrites } })
+	must(t, l.node().Restore(t.Context(), nil)) // the first root: nothing
+	l.lay(data, "precious")
+	must(t, l.keeper.Save(t.Context(), 2, "a", nil))
+
+	call := func(call, body string) *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		method, path, _ := strings.Cut(call, " ")
+		l.keeper.NodeCalls()[call](w, httptest.NewRequest(method, path, strings.NewReader(body)), 2)
+		return w
+	}
+
+	// One that had begun before may have it already, and cannot say so.
+	l.newRoot()
+	offer := call("GET "+kept.Path, "").Body.String()
+	rewrites = true
+	_, digest, _ := strings.Cut(offer, `"digest":"`)
+	digest, _, _ = strings.Cut(digest, `"`)
+	w := call("POST "+kept.PathRestored, fmt.Sprintf(`{"digest":%q}`, digest))
+	if w.Code != http.StatusServiceUnavailable || l.keeper.View()[0].Restored {
+		t.Errorf("a root that does not stay has it back: %d %s", w.Code, w.Body)
+	}
+	for range 2 {
+		var refused *enrol.Error
+		if err := l.node().Restore(t.Context(), nil); !errors.As(err, &refused) || refused.Status != http.StatusServiceUnavailable || !strings.Contains(err.Error(), "the root that stays") {
+			t.Errorf("a root that does not stay: %v", err)
+		}
+	}
+	if w := call("GET "+kept.PathStream, ""); w.Code != http.StatusServiceUnavailable {
+		t.Errorf("it gets the archive all the same: %d", w.Code)
+	}
+	if got := l.read(data); got != "none" {
+		t.Errorf("it has %q", got)
+	}
+
+	l.newRoot()
+	rewrites = false
+	must(t, l.node().Restore(t.Context(), nil))
+	if got := l.read(data); got != "precious" || !l.keeper.View()[0].Restored {
+		t.Errorf("the root that stays has %q: %+v", got, l.keeper.View())
+	}
+}

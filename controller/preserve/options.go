@@ -34,6 +34,9 @@ type Options struct {
 	// for the node file's.
 	Port uint16
 	Addr func(slot int) (netip.Addr, error)
+	// Rewrites says whether the slot's card is about to be written over, whatever starts from
+	// it: such a root waits, since what it got back would be gone with it. nil: never.
+	Rewrites func(slot int) bool
 	// Stall is how long a call may stand still before it is given up; 0: two minutes.
 	// A node counts what it has before it answers.
 	Stall time.Duration
@@ -68,6 +71,9 @@ func (o *Options) check() error {
 			}
 			return netip.Addr{}, fmt.Errorf("there is no slot %d: add it to cluster.yaml, and build the controller's image again", slot)
 		}
+	}
+	if o.Rewrites == nil {
+		o.Rewrites = func(int) bool { return false }
 	}
 	if o.Stall == 0 {
 		o.Stall = 2 * time.Minute

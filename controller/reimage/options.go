@@ -54,8 +54,8 @@ type Times struct {
 	// Rescue is how long a node that was started over its link, to go on with its card, may
 	// take to be heard of. Default: 5 minutes.
 	Rescue time.Duration
-	// Left is for how long nobody may be at work with a card that was not begun, until it
-	// is taken for left as it is. Default: 2 minutes.
+	// Left is for how long nobody may be at work with a card, until it is taken for left as
+	// it is. Default: 2 minutes.
 	Left time.Duration
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"hatchery/controller/reimage"
 	"hatchery/internal/clusterctrl"
@@ -143,4 +144,52 @@ func TestUnfinished(t *testing.T) {
 	if _, err := w.wanted("?begun=1"); err != nil || !w.s.Unfinished(slot) {
 		t.Errorf("%v, %v", err, w.s.View(slot))
 	}
+}
+
+// TestRewrites is whether a root that starts from a card stays.
+func TestRewrites(t *testing.T) {
+	w := newWorld(t)
+	w.assign("B")
+	if w.s.Rewrites(slot) {
+		t.Error("nothing is written, and it does not stay")
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := w.reimage(ctx)
+	w.armed()
+	image, err := w.wanted("")
+	succeed(t, err)
+	if w.s.Rewrites(slot) {
+		t.Error("it is not begun, and does not stay")
+	}
+	card := noise()
+	w.writeCard(card, image)
+	if !w.s.Rewrites(slot) || w.s.Rewrites(3) {
+		t.Error("it is begun, and stays; or another slot's does not")
+	}
+	// Its power goes behind the last sector: it starts from its card, and is armed again.
+	w.s.Heard(slot, nextBoot)
+	w.armed()
+	if !w.s.Rewrites(slot) {
+		t.Error("it was armed again, and stays")
+	}
+	// The service ends: whoever goes on with it comes back soon, or not at all.
+	cancel()
+	await(t, "the end", done)
+	w.restart()
+	if !w.s.Rewrites(slot) {
+		t.Error("a service that began a moment ago lets it stay")
+	}
+	w.times.Left = time.Nanosecond
+	w.restart()
+	if w.s.Rewrites(slot) {
+		t.Error("nobody goes on with it, and it does not stay")
+	}
+	done = w.goOn(context.Background())
+	eventually(t, "somebody at work", func() bool { return w.s.Rewrites(slot) })
+	w.written(card)
+	if w.s.Rewrites(slot) {
+		t.Error("its card is whole, and it does not stay")
+	}
+	w.s.Heard(slot, thirdBoot)
+	succeed(t, await(t, "the end", done))
 }

@@ -199,6 +199,17 @@ func (s *Service) Busy(slot int) bool {
 // nothing on it to start from. It does not wait.
 func (s *Service) Unfinished(slot int) bool { return (*s.unfinished.Load())[slot] }
 
+// Rewrites says whether a slot's card is begun and is about to be written on, so that a
+// root that starts from it all the same does not stay: a power cut right behind the last
+// sector leaves one. A service that began a moment ago does not know yet whether somebody
+// goes on with it. It does not wait.
+func (s *Service) Rewrites(slot int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.records[slot]
+	return r != nil && r.Phase == Writing && (s.busy[slot] != nil || time.Since(r.left) < s.o.Times.Left)
+}
+
 // Rescued says that a slot's node was started over its link with what writes cards, since it
 // finds nothing on its card to start from. Where nothing is heard of that, the slot's View
 // says so.

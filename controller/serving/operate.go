@@ -120,7 +120,11 @@ func openOperating(o Options, node *nodefile.Node, id *enrol.Identity, engine *s
 	s.console, err = console.New(console.Options{Slots: slotsOf(node), Dir: filepath.Join(o.RunDir, console.Folder), Log: o.Log})
 	absent(console.Prefix, "consoles are not read", err)
 
-	s.kept, err = preserve.New(preserve.Options{Node: node, Identity: id, Dir: filepath.Join(o.StateDir, filepath.Base(preserve.Dir)), Log: o.Log})
+	keeping := preserve.Options{Node: node, Identity: id, Dir: filepath.Join(o.StateDir, filepath.Base(preserve.Dir)), Log: o.Log}
+	if s.cards != nil {
+		keeping.Rewrites = s.cards.Rewrites
+	}
+	s.kept, err = preserve.New(keeping)
 	absent(preserve.Prefix, "nothing can be kept for new roots", err)
 
 	ops := operation.Options{
