@@ -51,10 +51,13 @@ func Missing(t testing.TB, what string) {
 }
 
 // Run runs a tool and gives what it printed, stdout and stderr together; it
-// fails the test where the tool fails.
+// fails the test where the tool fails. Names are UTF-8, whatever the machine's
+// locale is: mtools writes others with underscores.
 func Run(t testing.TB, name string, args ...string) string {
 	t.Helper()
-	out, err := exec.Command(Need(t, name), args...).CombinedOutput()
+	cmd := exec.Command(Need(t, name), args...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
 	}
